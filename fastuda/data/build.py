@@ -1,0 +1,81 @@
+"""From a config to a data set."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from fastuda.data.classes import ClassSet, class_set
+from fastuda.data.config import DataConfig, DatasetConfig
+from fastuda.data.dataset import Dataset, FileDataset, Unlabelled
+from fastuda.data.errors import DataError
+from fastuda.data.layouts import LAYOUTS
+from fastuda.data.streets import Streets
+from fastuda.data.tables import id_table
+
+_IDS = {"synthia": "synthia", "folder": "trainids"}
+
+
+class Domains(NamedTuple):
+    """The three data sets of a task."""
+
+    source: Dataset
+    target: Dataset
+    validation: Dataset
+
+
+def build_dataset(config: DatasetConfig, classes: ClassSet) -> Dataset:
+    """The data set that ``config`` describes, its labels mapped to ``classes``.
+
+    Looks at directories and lists but decodes nothing. Raises ValueError, in one sentence that names the path, for a
+    missing directory or file, an empty split or an unset environment variable.
+    """
+    if config.kind == "streets":
+        return _streets(config, classes)
+    if config.kind not in LAYOUTS:
+        raise DataError(f"there is no data set kind '{config.kind}'; there are streets, {', '.join(LAYOUTS)}")
+    root = expand_root(config)
+    entries = LAYOUTS[config.kind](config, root)
+    table = id_table(config.ids or _IDS.get(config.kind, "cityscapes"), root)
+    return FileDataset(classes, entries, table, config.labelled, same_size=config.kind != "synscapes")
+
+
+def build_domains(config: DataConfig) -> Domains:
+    """Source, target and validation data set; the target is built without labels whatever its config says."""
+    classes = class_set(config.classes)
+    target = replace(config.target, labelled=False)
+    return Domains(*(build_dataset(c, classes) for c in (config.source, target, config.validation)))
+
+
+def expand_root(config: DatasetConfig) -> Path:
+    """The data set's directory with ``$VARIABLES`` and ``~`` expanded.
+
+    Raises ValueError for an empty root, an unset variable or a directory that does not exist.
+    """
+    if not config.root:
+        raise DataError(f"a {config.kind} data set needs the field 'root', the directory where its files lie")
+    expanded = os.path.expanduser(os.path.expandvars(config.root))
+    unset = re.search(r"\$\{?(\w+)\}?", expanded)
+    if unset:
+        raise DataError(
+            f"the environment variable {unset[1]} is not set, which the data directory '{config.root}' needs"
+        )
+    root = Path(expanded)
+    if not root.is_dir():
+        raise DataError(f"the data directory {root} does not exist")
+    return root
+
+
+def _streets(config: DatasetConfig, classes: ClassSet) -> Dataset:
+    streets = Streets(
+        classes,
+        look=config.look,
+        split=config.split,
+        count=config.count,
+        seed=config.seed,
+        size=config.size,
+    )
+    return streets if config.labelled else Unlabelled(streets)

@@ -1,0 +1,148 @@
+"""The class sets of the field's benchmarks, all written as Cityscapes train ids (0..18)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cached_property
+
+import numpy as np
+
+IGNORE = 255
+
+TRAIN_ID_NAMES = (
+    "road",
+    "sidewalk",
+    "building",
+    "wall",
+    "fence",
+    "pole",
+    "traffic light",
+    "traffic sign",
+    "vegetation",
+    "terrain",
+    "sky",
+    "person",
+    "rider",
+    "car",
+    "truck",
+    "bus",
+    "train",
+    "motorcycle",
+    "bicycle",
+)
+
+TRAIN_ID_COLOURS = (
+    (128, 64, 128),
+    (244, 35, 232),
+    (70, 70, 70),
+    (102, 102, 156),
+    (190, 153, 153),
+    (153, 153, 153),
+    (250, 170, 30),
+    (220, 220, 0),
+    (107, 142, 35),
+    (152, 251, 152),
+    (70, 130, 180),
+    (220, 20, 60),
+    (255, 0, 0),
+    (0, 0, 142),
+    (0, 0, 70),
+    (0, 60, 100),
+    (0, 80, 100),
+    (0, 0, 230),
+    (119, 11, 32),
+)
+
+# The rare classes whose mean is reported beside mIoU: wall, fence, light, sign, terrain, rider, truck ... bicycle.
+TAIL_TRAIN_IDS = (3, 4, 6, 7, 9, 12, 14, 15, 16, 17, 18)
+
+_ALL = tuple(range(19))
+_SYNTHIA16 = (0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 15, 17, 18)
+_SYNTHIA13 = (0, 1, 2, 6, 7, 8, 10, 11, 12, 13, 15, 17, 18)
+_COMMON11 = (0, 1, 2, 4, 5, 7, 8, 10, 11, 12, 13)
+_COMMON11_NAMES = {7: "sign", 13: "vehicle"}
+# Finer train ids that the coarse classes swallow: wall -> building, light -> sign, terrain -> vegetation, ...
+_COMMON11_MERGED = ((3, 2), (6, 7), (9, 8), (14, 13), (15, 13), (16, 13), (17, 12), (18, 12))
+
+
+@dataclass(frozen=True)
+class ClassSet:
+    """An ordered set of classes; class index k stands for Cityscapes train id ``train_ids[k]``.
+
+    merged: pairs (finer train id, train id of the class that it counts as), for coarse class sets.
+    """
+
+    name: str
+    names: tuple[str, ...]
+    train_ids: tuple[int, ...]
+    merged: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.train_ids)
+
+    @cached_property
+    def lut(self) -> np.ndarray:
+        """(256,) uint8: Cityscapes train id -> class index, 255 for every id outside the set."""
+        table = np.full(256, IGNORE, np.uint8)
+        for index, train_id in enumerate(self.train_ids):
+            table[train_id] = index
+        for fine, coarse in self.merged:
+            table[fine] = table[coarse]
+        table.setflags(write=False)
+        return table
+
+    @cached_property
+    def palette(self) -> np.ndarray:
+        """(K, 3) uint8: the RGB colour of each class, as Cityscapes draws it."""
+        colours = np.array([TRAIN_ID_COLOURS[i] for i in self.train_ids], np.uint8)
+        colours.setflags(write=False)
+        return colours
+
+    def indices(self, train_ids: tuple[int, ...]) -> tuple[int, ...]:
+        """Class indices of those of the given Cityscapes train ids that the set holds, in the given order."""
+        position = {train_id: index for index, train_id in enumerate(self.train_ids)}
+        return tuple(position[i] for i in train_ids if i in position)
+
+
+def _make(name: str, train_ids: tuple[int, ...], merged: tuple[tuple[int, int], ...] = ()) -> ClassSet:
+    renamed = _COMMON11_NAMES if merged else {}
+    names = tuple(renamed.get(i, TRAIN_ID_NAMES[i]) for i in train_ids)
+    return ClassSet(name, names, train_ids, tuple(pair for pair in merged if pair[1] in train_ids))
+
+
+_CLASS_SETS = {
+    "cityscapes19": _make("cityscapes19", _ALL),
+    "synthia16": _make("synthia16", _SYNTHIA16),
+    "synthia13": _make("synthia13", _SYNTHIA13),
+    "crosscity13": _make("crosscity13", _SYNTHIA13),
+    "common11": _make("common11", _COMMON11, _COMMON11_MERGED),
+    "common10": _make("common10", tuple(i for i in _COMMON11 if i != 12), _COMMON11_MERGED),
+}
+
+
+def class_set(name: str) -> ClassSet:
+    """The class set of that name.
+
+    Raises ValueError for an unknown name.
+    """
+    if name not in _CLASS_SETS:
+        close = get_close_matches(name, _CLASS_SETS, 1)
+        hint = f" (did you mean '{close[0]}'?)" if close else ""
+        raise ValueError(f"unknown class set '{name}'{hint}; there are {', '.join(_CLASS_SETS)}")
+    return _CLASS_SETS[name]
+
+
+def reported_subsets(classes: ClassSet) -> dict[str, tuple[int, ...]]:
+    """The means that the literature reports, as class indices.
+
+    ``mIoU``: all classes of the set; ``mIoU13`` (synthia16 only): SYNTHIA's mIoU*, without wall, fence and pole;
+    ``tail`` (cityscapes19 only): the rare classes.
+    """
+    subsets = {"mIoU": tuple(range(classes.num_classes))}
+    if classes.name == "synthia16":
+        subsets["mIoU13"] = classes.indices(_SYNTHIA13)
+    if classes.name == "cityscapes19":
+        subsets["tail"] = classes.indices(TAIL_TRAIN_IDS)
+    return subsets

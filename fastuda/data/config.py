@@ -1,0 +1,256 @@
+"""What a run reads: data sets, sizes, augmentation. Also the strict loader from YAML that every config goes through."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass
+from difflib import get_close_matches
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+T = TypeVar("T")
+
+Kind = Literal["streets", "folder", "gta5", "synthia", "synscapes", "cityscapes", "crosscity"]
+
+
+def _size(name: str, size: tuple[int, int]) -> None:
+    if size != (0, 0) and min(size) <= 0:
+        raise ValueError(f"{name} must be (height, width) in pixels, both positive or both 0, not {tuple(size)}")
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """One data set of one domain."""
+
+    kind: Kind = "streets"
+    root: str = ""  # directory; $VARIABLES and ~ are expanded; relative to the current directory
+    split: str = ""  # train | val; Cross-City: Train | Test; folder, gta5, synthia, synscapes: list file below root
+    labelled: bool = True  # False: label files are never opened, listed or looked at
+    size: tuple[int, int] = (0, 0)  # (height, width) in pixels that images are resized to; (0, 0) = native
+    images: str = "images"  # folder: image directory below root
+    labels: str = "labels"  # folder: label directory below root
+    image_suffix: str = ""  # folder: end of an image's file name, such as _leftImg8bit.jpg; "" = any image file
+    label_suffix: str = ""  # folder: replaces the image suffix in the label's file name; "" = .png
+    ids: str = ""  # label id -> train id: trainids | cityscapes | synthia, or a YAML file; "" = that of the kind
+    city: str = ""  # crosscity: Rio, Rome, Taipei or Tokyo
+    look: Literal["rendered", "camera"] = "rendered"  # streets: how the world is drawn
+    count: int = 0  # streets: number of scenes
+    seed: int = 0  # streets: seed of the world
+
+    def __post_init__(self) -> None:
+        _size("size", self.size)
+        if self.count < 0:
+            raise ValueError(f"count must not be negative, not {self.count}")
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Augmentation of one domain's training images. Everything off by default."""
+
+    crop: tuple[int, int] = (0, 0)  # (height, width) in pixels of a random crop; (0, 0) = no crop
+    scale: tuple[float, float] = (1.0, 1.0)  # range of the random scale factor, drawn before the crop
+    flip: float = 0.0  # probability of a horizontal flip
+    brightness: float = 0.0  # b: factor uniform in [max(0, 1 - b), 1 + b]
+    contrast: float = 0.0  # as brightness
+    saturation: float = 0.0  # as brightness
+    hue: float = 0.0  # h <= 0.5: shift uniform in [-h, h] turns of the colour wheel
+    greyscale: float = 0.0  # probability
+    blur: float = 0.0  # probability of a Gaussian blur
+
+    def __post_init__(self) -> None:
+        _size("crop", self.crop)
+        low, high = self.scale
+        if not 0 < low <= high:
+            raise ValueError(f"scale must be two factors 0 < low <= high, not {self.scale}")
+        for name in ("flip", "greyscale", "blur"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a probability between 0 and 1, not {getattr(self, name)}")
+        for name in ("brightness", "contrast", "saturation"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
+        if not 0 <= self.hue <= 0.5:
+            raise ValueError(f"hue must lie between 0 and 0.5 turns, not {self.hue}")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The three data sets of an adaptation task."""
+
+    classes: str = "common11"  # class set, see fastuda.data.classes
+    source: DatasetConfig = DatasetConfig()
+    target: DatasetConfig = DatasetConfig(labelled=False)
+    validation: DatasetConfig = DatasetConfig()
+    cache_mib: int = 512  # RAM for decoded images, MiB, shared by the data sets of a run
+    workers: int = -1  # loading processes per data set; -1 = chosen by the machine, 0 = in the training process
+
+    def __post_init__(self) -> None:
+        if self.cache_mib < 0:
+            raise ValueError(f"cache_mib must not be negative, not {self.cache_mib}")
+        if self.workers < -1:
+            raise ValueError(f"workers must be -1 (automatic) or a number of processes, not {self.workers}")
+
+
+def from_dict(cls: type[T], mapping: Mapping[str, Any] | None, where: str, base: T | None = None) -> T:
+    """Build the dataclass ``cls`` from a mapping, strictly.
+
+    Args:
+        cls: a dataclass; its fields may be str, int, float, bool, tuple, Literal, Optional or dataclasses.
+        mapping: field name -> value as YAML gives it; None counts as empty.
+        where: what is being read, such as ``task.yaml``; opens every error message.
+        base: values for the fields that the mapping does not name; the class's defaults without it.
+
+    Raises:
+        ValueError: unknown field (with the closest one), wrong type or value, missing field; always with its place.
+    """
+    if mapping is None:
+        mapping = {}
+    if not isinstance(mapping, Mapping):
+        raise ValueError(f"{where}: expected a mapping of {cls.__name__} fields, not {mapping!r}")
+    hints = _hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
+    values: dict[str, Any] = {}
+    for key, value in mapping.items():
+        if key not in fields:
+            raise ValueError(f"{where}: unknown field '{key}'{_close(key, fields)}")
+        default = getattr(base, key) if base is not None else _default(fields[key])
+        values[key] = _coerce(hints[key], value, f"{where}.{key}", default)
+    missing = [name for name, f in fields.items() if base is None and name not in values and _default(f) is MISSING]
+    if missing:
+        raise ValueError(f"{where}: the field '{missing[0]}' is missing")
+    try:
+        return cls(**values) if base is None else dataclasses.replace(base, **values)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def load_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping.
+
+    Raises ValueError, with the file's name, for a missing or unreadable file, broken YAML or another top-level type.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        content = yaml.load(text, Loader=_UniqueKeyLoader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a mapping of fields, not a {type(content).__name__}")
+    return content
+
+
+def find_task(name_or_path: str | Path) -> Path:
+    """Path of a task's YAML file: the path given, or the packaged task of that name.
+
+    Raises ValueError, with the names there are, when it is neither.
+    """
+    path = Path(name_or_path).expanduser()
+    if path.suffix in (".yaml", ".yml"):
+        if path.is_file():
+            return path
+        raise ValueError(f"the config file {path} does not exist")
+    packaged = Path(str(resources.files("fastuda"))) / "configs" / "tasks"
+    found = packaged / f"{name_or_path}.yaml"
+    if found.is_file():
+        return found
+    names = sorted(p.stem for p in packaged.glob("*.yaml"))
+    raise ValueError(
+        f"there is no task '{name_or_path}'{_close(str(name_or_path), names)}; there are {', '.join(names)}"
+    )
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """PyYAML lets a repeated key silently win; here it is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: list[Any] = []
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key}' stands twice", key_node.start_mark
+                )
+            seen.append(key)
+        return super().construct_mapping(node, deep)
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _default(item: dataclasses.Field) -> Any:
+    if item.default_factory is not MISSING:
+        return item.default_factory()
+    return item.default
+
+
+def _close(key: Any, known: typing.Iterable[str]) -> str:
+    close = get_close_matches(str(key), list(known), 1)
+    return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def _coerce(hint: Any, value: Any, where: str, default: Any = MISSING) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        if isinstance(value, hint):
+            return value
+        return from_dict(hint, value, where, default if isinstance(default, hint) else None)
+    if origin is Literal:
+        if value not in arguments or type(value) not in {type(a) for a in arguments}:
+            choices = ", ".join(str(a) for a in arguments)
+            raise ValueError(f"{where}: '{value}' is none of {choices}{_close(value, map(str, arguments))}")
+        return value
+    if origin in (typing.Union, types.UnionType):
+        return _coerce_union(arguments, value, where, default)
+    if origin is tuple:
+        return _coerce_tuple(arguments, value, where)
+    return _coerce_plain(hint, value, where)
+
+
+def _coerce_union(arguments: tuple, value: Any, where: str, default: Any) -> Any:
+    if value is None and type(None) in arguments:
+        return None
+    message = ""
+    for argument in arguments:
+        if argument is not type(None):
+            try:
+                return _coerce(argument, value, where, default)
+            except ValueError as error:
+                message = message or str(error)
+    raise ValueError(message)
+
+
+def _coerce_tuple(arguments: tuple, value: Any, where: str) -> tuple:
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(f"{where}: expected a list, not {value!r}")
+    if len(arguments) == 2 and arguments[1] is Ellipsis:
+        arguments = (arguments[0],) * len(value)
+    if len(value) != len(arguments):
+        raise ValueError(f"{where}: expected {len(arguments)} values, not {list(value)!r}")
+    return tuple(_coerce(a, v, f"{where}[{i}]") for i, (a, v) in enumerate(zip(arguments, value, strict=True)))
+
+
+def _coerce_plain(hint: Any, value: Any, where: str) -> Any:
+    if hint is Any:
+        return value
+    if hint is float and not isinstance(value, bool):
+        # YAML 1.1 reads 1e-4 (no point) as text, and 1 as an integer.
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            pass
+    elif type(value) is hint:
+        return value
+    names = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+    raise ValueError(f"{where}: expected {names.get(hint, getattr(hint, '__name__', str(hint)))}, not {value!r}")

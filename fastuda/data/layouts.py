@@ -1,0 +1,184 @@
+"""Where the files of each public data set lie. Every layout is a function: config, root -> entries.
+
+No function here looks at label files unless the config says ``labelled``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from fastuda.data.config import DatasetConfig
+from fastuda.data.dataset import Entry
+from fastuda.data.errors import DataError, UnreadableFile
+from fastuda.data.files import IMAGE_SUFFIXES
+
+CITIES = ("Rio", "Rome", "Taipei", "Tokyo")
+
+
+def gta5(config: DatasetConfig, root: Path) -> list[Entry]:
+    """GTA5: ``images/NAME.png``, ``labels/NAME.png`` (palette PNG, Cityscapes ids)."""
+    return _two_folders(config, root, "images", "labels")
+
+
+def synthia(config: DatasetConfig, root: Path) -> list[Entry]:
+    """SYNTHIA-RAND-CITYSCAPES: ``RGB/NAME.png``, ``GT/LABELS/NAME.png`` (16-bit RGB, class id in the red channel)."""
+    return _two_folders(config, root, "RGB", "GT/LABELS")
+
+
+def synscapes(config: DatasetConfig, root: Path) -> list[Entry]:
+    """Synscapes: ``img/rgb-2k/N.png`` (2048x1024), ``img/class/N.png`` (Cityscapes ids, the native 1440x720)."""
+    return _two_folders(config, root, "img/rgb-2k", "img/class")
+
+
+def cityscapes(config: DatasetConfig, root: Path) -> list[Entry]:
+    """Cityscapes: ``leftImg8bit/SPLIT/CITY/X_leftImg8bit.png``, ``gtFine/SPLIT/CITY/X_gtFine_labelIds.png``."""
+    if not config.split:
+        raise DataError("a cityscapes data set needs the field 'split', such as train or val")
+    images = _directory(root / "leftImg8bit" / config.split)
+    entries = []
+    for city in sorted(p for p in images.iterdir() if p.is_dir()):
+        for path in _images(city, "_leftImg8bit.png"):
+            stem = path.name.removesuffix("_leftImg8bit.png")
+            label = root / "gtFine" / config.split / city.name / f"{stem}_gtFine_labelIds.png"
+            entries.append(Entry(f"{city.name}/{stem}", path, label if config.labelled else None))
+    return _checked(entries, images)
+
+
+def crosscity(config: DatasetConfig, root: Path) -> list[Entry]:
+    """Cross-City (NTHU): ``CITY/Images/SPLIT/X.png``, ``CITY/Labels/Test/X_eval.png`` (Cityscapes ids); the split
+    Train has no labels."""
+    if config.city not in CITIES:
+        raise DataError(f"a crosscity data set needs the field 'city', one of {', '.join(CITIES)}, not '{config.city}'")
+    if config.split not in ("Train", "Test"):
+        raise DataError(f"a crosscity data set needs the field 'split', Train or Test, not '{config.split}'")
+    if config.labelled and config.split != "Test":
+        raise DataError("Cross-City has labels for the split Test only: set labelled to false for Train")
+    images = _directory(root / config.city / "Images" / config.split)
+    labels = root / config.city / "Labels" / config.split
+    entries = [
+        Entry(f"{config.city}/{path.stem}", path, labels / f"{path.stem}_eval.png" if config.labelled else None)
+        for path in _images(images)
+    ]
+    return _checked(entries, images)
+
+
+def folder(config: DatasetConfig, root: Path) -> list[Entry]:
+    """Any two directories: the label of ``images/STEM<image_suffix>`` is ``labels/STEM<label_suffix>``.
+
+    STEM may hold sub-directories. Without a split list every image below ``images`` belongs to the data set; a split
+    list names one STEM (or image file) a line.
+    """
+    images, labels = _directory(root / config.images), root / config.labels
+    label_suffix = config.label_suffix or ".png"
+    if not label_suffix.lower().endswith(IMAGE_SUFFIXES):
+        label_suffix += ".png"
+    if config.split:
+        named = ((stem, _find_image(images, stem, config.image_suffix)) for stem in _read_list(root / config.split))
+    else:
+        paths = _images(images, config.image_suffix, recursive=True)
+        named = ((path.relative_to(images).as_posix(), path) for path in paths)
+    entries = []
+    for name, path in named:
+        stem = _stem(name, config.image_suffix)
+        entries.append(Entry(stem, path, labels / (stem + label_suffix) if config.labelled else None))
+    return _checked(entries, images)
+
+
+LAYOUTS: dict[str, Callable[[DatasetConfig, Path], list[Entry]]] = {
+    "gta5": gta5,
+    "synthia": synthia,
+    "synscapes": synscapes,
+    "cityscapes": cityscapes,
+    "crosscity": crosscity,
+    "folder": folder,
+}
+
+
+def _two_folders(config: DatasetConfig, root: Path, image_folder: str, label_folder: str) -> list[Entry]:
+    """The label has the name of the image; ``config.split`` may name a list file of stems or file names."""
+    images, labels = _directory(root / image_folder), root / label_folder
+    if config.split:
+        paths: Iterable[Path] = (_find_image(images, line, "") for line in _read_list(root / config.split))
+    else:
+        paths = _images(images)
+    entries = [Entry(p.stem, p, labels / f"{p.stem}.png" if config.labelled else None) for p in paths]
+    return _checked(entries, images)
+
+
+def _directory(path: Path) -> Path:
+    if not path.is_dir():
+        raise DataError(f"the directory {path} does not exist")
+    return path
+
+
+def _images(directory: Path, suffix: str = "", recursive: bool = False) -> list[Path]:
+    """Image files, sorted by name so that every machine sees the same order."""
+    return sorted(
+        (Path(p) for p in _walk(directory, recursive) if _is_image(p, suffix)), key=lambda path: path.as_posix()
+    )
+
+
+def _walk(directory: str | Path, recursive: bool) -> Iterator[str]:
+    with os.scandir(directory) as items:
+        for item in items:
+            if item.is_dir():
+                if recursive:
+                    yield from _walk(item.path, recursive)
+            else:
+                yield item.path
+
+
+def _is_image(name: str, suffix: str) -> bool:
+    if suffix.lower().endswith(IMAGE_SUFFIXES):
+        return name.endswith(suffix)
+    stem, extension = os.path.splitext(name)
+    return extension.lower() in IMAGE_SUFFIXES and stem.endswith(suffix)
+
+
+def _stem(name: str, suffix: str) -> str:
+    """The name without the image suffix; a split list may leave it out already."""
+    if suffix and name.endswith(suffix):
+        return name.removesuffix(suffix)
+    stem, extension = os.path.splitext(name)
+    return stem.removesuffix(suffix) if extension.lower() in IMAGE_SUFFIXES else name
+
+
+def _find_image(images: Path, line: str, suffix: str) -> Path:
+    if _is_image(line, suffix):
+        candidates = [line]
+    elif suffix.lower().endswith(IMAGE_SUFFIXES):
+        candidates = [line + suffix]
+    else:
+        candidates = [line + suffix + extension for extension in IMAGE_SUFFIXES]
+    for candidate in candidates:
+        if (images / candidate).is_file():
+            return images / candidate
+    raise UnreadableFile(f"the image {images / candidates[0]} of the split list does not exist")
+
+
+def _read_list(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text"
+        raise DataError(f"the split list {path} cannot be read: {reason}") from None
+    lines = [line.strip() for line in text.splitlines()]
+    lines = [line for line in lines if line and not line.startswith("#")]
+    if not lines:
+        raise DataError(f"the split list {path} is empty")
+    if len(set(lines)) != len(lines):
+        twice = next(line for i, line in enumerate(lines) if line in lines[:i])
+        raise DataError(f"the split list {path} names {twice} twice")
+    return lines
+
+
+def _checked(entries: list[Entry], images: Path) -> list[Entry]:
+    if not entries:
+        raise DataError(f"the directory {images} holds no images of the data set")
+    missing = [e.label for e in entries if e.label is not None and not e.label.is_file()]
+    if missing:
+        more = f" (and {len(missing) - 1} more are missing)" if len(missing) > 1 else ""
+        raise UnreadableFile(f"the label {missing[0]} does not exist{more}")
+    return entries

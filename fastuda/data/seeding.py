@@ -1,0 +1,14 @@
+"""Random generators that are functions of where they are used, and of nothing else.
+
+A draw keyed by (seed, stage, iteration, rank, slot) does not depend on what was drawn before it: that makes a resumed
+run exact and the number of loading processes irrelevant.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def generator(*key: int) -> np.random.Generator:
+    """A Philox generator for the key, a sequence of non-negative integers."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))

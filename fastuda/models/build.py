@@ -1,0 +1,62 @@
+"""From a config to a network."""
+
+from __future__ import annotations
+
+import math
+import os
+
+import torch
+from torch import nn
+
+from fastuda.models.config import ModelConfig
+from fastuda.models.deeplab import DeepLab
+from fastuda.models.norm import norm_factory
+from fastuda.models.resnet import GRAPHS, resnet
+from fastuda.models.unet import UNet
+from fastuda.models.vgg import vgg16
+from fastuda.models.weights import load_weights
+
+
+def build_model(config: ModelConfig, num_classes: int) -> nn.Module:
+    """The network of ``config`` with ``num_classes`` outputs, initialised from ``config.weights`` if that is given.
+
+    ``model(images (N, 3, H, W) float32, standardised) -> Output(features (N, A, h, w), logits (N, K, h, w))``.
+    ValueError for a setting that makes no network, and for a checkpoint of another one.
+    """
+    if num_classes < 2:
+        raise ValueError(f"num_classes must be at least 2, got {num_classes}")
+    if not (math.isfinite(config.width) and config.width > 0):
+        raise ValueError(f"model.width must be a positive number, got {config.width}")
+    model = _network(config, num_classes)
+    if config.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    if config.weights:
+        report = load_weights(model, os.path.expandvars(os.path.expanduser(config.weights)))
+        if report.family in ("sdca", "cpsl") and report.family != config.graph:
+            raise ValueError(
+                f"{config.weights} is a checkpoint of the {report.family} family, which computes something else in "
+                f"the {config.graph} graph: set model.graph to {report.family}"
+            )
+    return model
+
+
+def _network(config: ModelConfig, num_classes: int) -> nn.Module:
+    if config.name == "unet":
+        if config.checkpointing:
+            raise ValueError("model.checkpointing is for the deeplab networks, not for unet")
+        return UNet(num_classes, config.width, norm_factory(config.norm))
+    if config.graph not in GRAPHS:
+        raise ValueError(f"model.graph must be one of {', '.join(GRAPHS)}, got {config.graph!r}")
+    dropout = 0.0
+    if config.name == "deeplab_vgg16":
+        released = config.graph != "torchvision"
+        backbone = vgg16(config.width, released)
+        dropout = 0.0 if released else 0.5
+    elif config.name in ("deeplab_resnet18", "deeplab_resnet50", "deeplab_resnet101"):
+        graph = GRAPHS[config.graph]
+        norm = norm_factory(config.norm, graph.frozen_eps if config.norm == "frozen" else 1e-5)
+        backbone = resnet(int(config.name.removeprefix("deeplab_resnet")), config.width, norm, graph)
+    else:
+        raise ValueError(f"model.name {config.name!r} is no network of fastuda")
+    backbone.checkpointing = config.checkpointing
+    return DeepLab(backbone, num_classes, dropout)

@@ -1,0 +1,26 @@
+"""What a network is, as the command line and the YAML files see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A segmentation network."""
+
+    # "unet" trains from scratch on a laptop; the others are DeepLab-v2 at stride 8.
+    name: Literal["unet", "deeplab_resnet18", "deeplab_resnet50", "deeplab_resnet101", "deeplab_vgg16"] = "unet"
+    # Factor on every channel count; results are rounded to multiples of 8.
+    width: float = 1.0
+    # How batch norm treats the domains: one running set for both, never updated, or one set a domain.
+    norm: Literal["trained", "frozen", "per_domain"] = "per_domain"
+    # Path of a checkpoint to start from (torchvision, SDCA, SPCL, CPSL, ProDA, AdaptSegNet or our own); "" = none.
+    weights: str = ""
+    # Family whose ResNet graph is built; the released checkpoints of a family need its own.
+    graph: Literal["torchvision", "sdca", "cpsl"] = "torchvision"
+    # Store weights as NHWC, the fast layout of convolutions.
+    channels_last: bool = True
+    # Recompute activations in backward: about a third more time, a fraction of the memory.
+    checkpointing: bool = False
