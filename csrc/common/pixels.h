@@ -1,0 +1,84 @@
+// Pixels of strided tensors: features (N, A, H, W) or (P, A) and labels (N, H, W) or (P,), in the same order.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+namespace fastuda {
+
+// A (P, A) tensor is one image of one row.
+struct PixelGrid {
+  int64_t images, height, width;
+  int64_t image_stride, row_stride, column_stride;
+
+  int64_t pixels() const { return images * height * width; }
+
+  // Calls run(first pixel, element offset, number of pixels) for each piece of a row inside [begin, end).
+  template <class Run>
+  void runs(int64_t begin, int64_t end, const Run& run) const {
+    for (int64_t pixel = begin; pixel < end;) {
+      const int64_t column = pixel % width, row = pixel / width % height, image = pixel / (width * height);
+      const int64_t length = std::min(width - column, end - pixel);
+      run(pixel, image * image_stride + row * row_stride + column * column_stride, length);
+      pixel += length;
+    }
+  }
+};
+
+struct FeatureView {
+  PixelGrid grid;
+  int64_t channels, channel_stride;
+};
+
+inline FeatureView feature_view(const torch::stable::Tensor& t) {
+  if (t.dim() == 2) return {{1, 1, t.size(0), 0, 0, t.stride(0)}, t.size(1), t.stride(1)};
+  return {{t.size(0), t.size(2), t.size(3), t.stride(0), t.stride(2), t.stride(3)}, t.size(1), t.stride(1)};
+}
+
+inline PixelGrid label_grid(const torch::stable::Tensor& t) {
+  if (t.dim() == 1) return {1, 1, t.size(0), 0, 0, t.stride(0)};
+  return {t.size(0), t.size(1), t.size(2), t.stride(0), t.stride(1), t.stride(2)};
+}
+
+struct LabelView {
+  PixelGrid grid;
+  const void* data;
+  torch::headeronly::ScalarType type;
+  int64_t num_classes, ignore_index;
+
+  // Writes the class of pixels [begin, end), or num_classes where the pixel is ignored.
+  void read(int64_t begin, int64_t end, int32_t* out) const {
+    using torch::headeronly::ScalarType;
+    if (type == ScalarType::Byte) return read_as<uint8_t>(begin, end, out);
+    if (type == ScalarType::Int) return read_as<int32_t>(begin, end, out);
+    read_as<int64_t>(begin, end, out);
+  }
+
+ private:
+  template <class T>
+  void read_as(int64_t begin, int64_t end, int32_t* out) const {
+    grid.runs(begin, end, [&](int64_t pixel, int64_t offset, int64_t length) {
+      const T* from = static_cast<const T*>(data) + offset;
+      for (int64_t i = 0; i < length; ++i) {
+        const int64_t label = from[i * grid.column_stride];
+        const bool valid = label >= 0 && label < num_classes && label != ignore_index;
+        out[pixel - begin + i] = static_cast<int32_t>(valid ? label : num_classes);
+      }
+    });
+  }
+};
+
+inline LabelView label_view(const torch::stable::Tensor& t, int64_t num_classes, int64_t ignore_index) {
+  using torch::headeronly::ScalarType;
+  const ScalarType type = t.scalar_type();
+  STD_TORCH_CHECK(
+      type == ScalarType::Byte || type == ScalarType::Int || type == ScalarType::Long,
+      "labels must be uint8, int32 or int64");
+  return {label_grid(t), t.const_data_ptr(), type, num_classes, ignore_index};
+}
+
+}  // namespace fastuda

@@ -1,0 +1,143 @@
+// 64-byte vectors from the compiler's vector extension, and the choice of instruction set at run time.
+//
+// One body serves every instruction set: a kernel is written once as an always-inlined template and instantiated in
+// functions that carry FASTUDA_TARGET_*, so the wheel runs on any x86-64 (or other) machine and uses what it finds.
+#pragma once
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#define FASTUDA_INLINE inline __attribute__((always_inline))
+
+#if defined(__x86_64__)
+#define FASTUDA_TARGET_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")))
+#define FASTUDA_TARGET_AVX2 __attribute__((target("avx2,fma")))
+#else
+#define FASTUDA_TARGET_AVX512
+#define FASTUDA_TARGET_AVX2
+#endif
+
+namespace fastuda {
+
+enum class Isa { portable, avx2, avx512 };
+
+inline const char* name_of(Isa isa) {
+  return isa == Isa::avx512 ? "avx512" : isa == Isa::avx2 ? "avx2" : "portable";
+}
+
+// FASTUDA_CPU_ISA caps the choice, so that each path can be tested on one machine; read once.
+inline Isa cpu_isa() {
+  static const Isa chosen = [] {
+    Isa best = Isa::portable;
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) best = Isa::avx2;
+    if (best == Isa::avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+      best = Isa::avx512;
+#endif
+    const char* cap = std::getenv("FASTUDA_CPU_ISA");
+    if (cap && !std::strcmp(cap, "portable")) return Isa::portable;
+    if (cap && !std::strcmp(cap, "avx2") && best == Isa::avx512) return Isa::avx2;
+    return best;
+  }();
+  return chosen;
+}
+
+// Accumulators: double for double, float for everything else.
+template <class T>
+struct AccumulateOf {
+  using type = float;
+};
+template <>
+struct AccumulateOf<double> {
+  using type = double;
+};
+template <class T>
+using Accumulate = typename AccumulateOf<T>::type;
+
+template <class Acc>
+inline constexpr int kLanes = 64 / sizeof(Acc);
+
+template <class Acc>
+struct VecOf;
+template <>
+struct VecOf<float> {
+  typedef float type __attribute__((vector_size(64)));
+  typedef int32_t mask __attribute__((vector_size(64)));
+};
+template <>
+struct VecOf<double> {
+  typedef double type __attribute__((vector_size(64)));
+  typedef int64_t mask __attribute__((vector_size(64)));
+};
+template <class Acc>
+using Vec = typename VecOf<Acc>::type;
+
+typedef uint16_t HalfWords __attribute__((vector_size(32)));
+typedef uint32_t Words __attribute__((vector_size(64)));
+
+// Unaligned loads of one vector of accumulators.
+FASTUDA_INLINE void load(const float* from, Vec<float>& to) { std::memcpy(&to, from, sizeof(to)); }
+FASTUDA_INLINE void load(const double* from, Vec<double>& to) { std::memcpy(&to, from, sizeof(to)); }
+
+FASTUDA_INLINE void load(const torch::headeronly::BFloat16* from, Vec<float>& to) {
+  HalfWords bits;
+  std::memcpy(&bits, from, sizeof(bits));
+  const Words wide = __builtin_convertvector(bits, Words) << 16;
+  std::memcpy(&to, &wide, sizeof(to));
+}
+
+// Rebiasing by a multiplication treats subnormal halves rightly; only infinities and NaN need the exponent forced.
+FASTUDA_INLINE void load(const torch::headeronly::Half* from, Vec<float>& to) {
+  HalfWords bits;
+  std::memcpy(&bits, from, sizeof(bits));
+  const Words wide = __builtin_convertvector(bits, Words);
+  const Words magnitude = (wide & 0x7fffu) << 13;
+  Vec<float> value;
+  std::memcpy(&value, &magnitude, sizeof(value));
+  value *= 0x1p112f;
+  Words out;
+  std::memcpy(&out, &value, sizeof(out));
+  out |= (Words)((wide & 0x7fffu) >= 0x7c00u) & 0x7f800000u;
+  out |= (wide & 0x8000u) << 16;
+  std::memcpy(&to, &out, sizeof(to));
+}
+
+template <class T, class Acc>
+FASTUDA_INLINE void load_partial(const T* from, int count, Vec<Acc>& to) {
+  to = Vec<Acc>{};
+  for (int lane = 0; lane < count; ++lane) to[lane] = static_cast<Acc>(from[lane]);
+}
+
+template <class Acc>
+FASTUDA_INLINE void store(const Vec<Acc>& from, Acc* to) {
+  std::memcpy(to, &from, sizeof(from));
+}
+
+// Transposes a kLanes x kLanes block held in registers: swap off-diagonal blocks of size 1, 2, 4, ...
+template <class Acc>
+FASTUDA_INLINE void transpose(Vec<Acc> (&rows)[kLanes<Acc>]) {
+  constexpr int lanes = kLanes<Acc>;
+  typename VecOf<Acc>::mask low, high;
+#pragma GCC unroll 4
+  for (int bit = 1; bit < lanes; bit *= 2) {
+#pragma GCC unroll 16
+    for (int lane = 0; lane < lanes; ++lane) {
+      low[lane] = lane & bit ? lanes + (lane ^ bit) : lane;
+      high[lane] = lane & bit ? lanes + lane : lane ^ bit;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes; ++i) {
+      if (i & bit) continue;
+      const Vec<Acc> a = rows[i], b = rows[i | bit];
+      rows[i] = __builtin_shuffle(a, b, low);
+      rows[i | bit] = __builtin_shuffle(a, b, high);
+    }
+  }
+}
+
+}  // namespace fastuda

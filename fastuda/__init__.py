@@ -1,0 +1,3 @@
+"""fastuda: unsupervised domain adaptation of semantic segmentation, with compiled operators."""
+
+__version__ = "0.1.0"

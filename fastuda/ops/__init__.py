@@ -1,0 +1,8 @@
+"""The public operators: contracts, checks and autograd over the dispatcher's kernels."""
+
+from fastuda import _ext as _ext  # loads the compiled kernels
+from fastuda.ops._backend import backend_report, build_facts
+from fastuda.ops.class_moments import Moments, class_moments
+from fastuda.ops.contrastive_bound import contrastive_bound
+
+__all__ = ["Moments", "backend_report", "build_facts", "class_moments", "contrastive_bound"]

@@ -1,0 +1,24 @@
+"""Checks that every operator on pixels shares; each raises ValueError naming the argument."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+FEATURE_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+LABEL_DTYPES = (torch.uint8, torch.int32, torch.int64)
+
+
+def pixels(features: Tensor, labels: Tensor, name: str = "features") -> None:
+    """features (N, A, H, W) with labels (N, H, W), or features (P, A) with labels (P,), on one device."""
+    if features.dtype not in FEATURE_DTYPES:
+        raise ValueError(f"{name} must be float32, float16, bfloat16 or float64, got {features.dtype}")
+    if labels.dtype not in LABEL_DTYPES:
+        raise ValueError(f"labels must be uint8, int32 or int64, got {labels.dtype}")
+    if features.dim() not in (2, 4):
+        raise ValueError(f"{name} must be (N, A, H, W) or (P, A), got shape {tuple(features.shape)}")
+    shape, expected = tuple(labels.shape), tuple(features.shape[:1] + features.shape[2:])
+    if shape != expected:
+        raise ValueError(f"labels must have shape {expected} to match {name} {tuple(features.shape)}, got {shape}")
+    if labels.device != features.device:
+        raise ValueError(f"labels are on {labels.device} but {name} are on {features.device}")

@@ -1,0 +1,123 @@
+"""The distribution-aware contrastive bound: the raw operators, their autograd and the public function."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from fastuda.ops import _checks, _library
+from fastuda.reference import contrastive_bound as _reference
+
+_STATISTIC_DTYPES = (torch.float32, torch.float64)
+
+
+def _fake_forward(features, labels, mean, covariance, temperature, normalize, ignore_index) -> tuple[Tensor, Tensor]:
+    dtype = _reference.compute_dtype(features)
+    loss = features.new_empty(labels.shape, dtype=dtype)
+    return loss, features.new_empty((*labels.shape, mean.shape[0]), dtype=dtype)
+
+
+def _fake_backward(
+    grad, features, labels, mean, covariance, posterior, temperature, normalize, ignore_index
+) -> Tensor:  # fmt: skip
+    return torch.empty_like(features)
+
+
+_forward = _library.define(
+    "contrastive_bound_forward(Tensor features, Tensor labels, Tensor mean, Tensor? covariance, float temperature, "
+    "bool normalize, int ignore_index) -> (Tensor loss, Tensor posterior)",
+    _reference.forward,
+    _fake_forward,
+)
+_backward = _library.define(
+    "contrastive_bound_backward(Tensor grad, Tensor features, Tensor labels, Tensor mean, Tensor? covariance, "
+    "Tensor posterior, float temperature, bool normalize, int ignore_index) -> Tensor",
+    _reference.backward,
+    _fake_backward,
+)
+
+
+class _ContrastiveBound(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, features, labels, mean, covariance, temperature, normalize, ignore_index):
+        loss, posterior = _forward(features, labels, mean, covariance, temperature, normalize, ignore_index)
+        ctx.save_for_backward(features, labels, mean, covariance, posterior)
+        ctx.options = temperature, normalize, ignore_index
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        features, labels, mean, covariance, posterior = ctx.saved_tensors
+        slope = _backward(grad, features, labels, mean, covariance, posterior, *ctx.options)
+        return slope, None, None, None, None, None, None
+
+
+def contrastive_bound(
+    features: Tensor,
+    labels: Tensor,
+    mean: Tensor,
+    covariance: Tensor | None = None,
+    *,
+    temperature: float = 100.0,
+    normalize: bool = False,
+    ignore_index: int = 255,
+    reduction: Literal["mean", "sum", "none"] = "mean",
+) -> Tensor:
+    """Upper bound of the contrastive loss between pixels and class distributions (SDCA Eq. 14; SPCL without Sigma).
+
+        a_k = q.mu_k / tau + q^T Sigma_k q / (2 tau^2)          loss = logsumexp_k(a_k) - q.mu_y / tau
+
+    features: (N, A, H, W) or (P, A), float32, float16, bfloat16 or float64; any strides, never copied as a whole.
+    labels: (N, H, W) or (P,) at feature resolution, uint8, int32 or int64; ``ignore_index`` and labels outside 0..K-1
+        are ignored.
+    mean: (K, A) float32 or float64; covariance: None, (K, A) for the diagonal, or (K, A, A), which must be symmetric
+        (not checked); both are taken as constants and get no gradient.
+    temperature: tau > 0.
+    normalize: scale q, each mean and each class's covariance to length 1 inside the loss (a full covariance by its
+        Frobenius norm, which equals the diagonal's rule on a diagonal matrix); zero vectors stay 0, with zero gradient.
+    reduction: "mean" over the valid pixels (exactly 0 without any), "sum", or "none" for the shape of labels with 0 on
+        ignored pixels.
+    Returns float32 (float64 for float64 features), computed in that precision also under autocast.  The gradient has
+    the dtype and strides of features, with the incoming gradient applied before it is rounded.  Differentiable once.
+    Deterministic; no host synchronisation.  Memory beyond inputs and outputs: the softmax, pixels x K, kept for
+    backward, plus a few buffers of 2^21 elements (of one image row x channels, if that is more); the pixels are worked
+    off in chunks, for a full covariance class by class.
+    Raises ValueError for a wrong dtype, shape, device or option.
+    """
+    _checks.pixels(features, labels)
+    _check_statistics(features, mean, covariance)
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, got {temperature}")
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f'reduction must be "mean", "sum" or "none", got {reduction!r}')
+    shape = labels.shape
+    if features.dim() == 2:
+        features, labels = features.T[None, :, :, None], labels[None, :, None]
+    constants = mean.detach(), None if covariance is None else covariance.detach()
+    loss = _ContrastiveBound.apply(features, labels, *constants, float(temperature), normalize, ignore_index)
+    if reduction == "none":
+        return loss.view(shape)
+    if reduction == "sum":
+        return loss.sum()
+    valid, _ = _reference.usable(labels, mean.shape[0], ignore_index)
+    return loss.sum() / valid.sum().clamp(min=1)
+
+
+def _check_statistics(features: Tensor, mean: Tensor, covariance: Tensor | None) -> None:
+    channels = features.shape[1]
+    if mean.dim() != 2 or mean.shape[0] < 1 or mean.shape[1] != channels:
+        raise ValueError(f"mean must be (K, {channels}) with K >= 1, got shape {tuple(mean.shape)}")
+    shapes = (tuple(mean.shape), (*mean.shape, channels))
+    if covariance is not None and tuple(covariance.shape) not in shapes:
+        raise ValueError(f"covariance must be {shapes[0]} or {shapes[1]}, got shape {tuple(covariance.shape)}")
+    for name, statistic in (("mean", mean), ("covariance", covariance)):
+        if statistic is None:
+            continue
+        if statistic.dtype not in _STATISTIC_DTYPES:
+            raise ValueError(f"{name} must be float32 or float64, got {statistic.dtype}")
+        if statistic.device != features.device:
+            raise ValueError(f"{name} is on {statistic.device} but features are on {features.device}")

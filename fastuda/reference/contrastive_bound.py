@@ -1,0 +1,198 @@
+"""The closed-form upper bound of the pixel-to-distribution contrastive loss (SDCA Eq. 14, simplified).
+
+    a_k = q.mu_k / tau + q^T Sigma_k q / (2 tau^2)          loss = logsumexp_k(a_k) - q.mu_y / tau
+    d loss / d q = sum_k p_k (mu_k / tau + Sigma_k q / tau^2) - mu_y / tau,     p = softmax(a)
+
+Without Sigma it is SPCL's prototype loss.  No statement here builds pixels x classes x channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+# Elements of a chunk of pixels x channels: bounds the temporaries (8 MiB each in float32), near the size of a cache.
+CHUNK_ELEMENTS = 1 << 21
+
+
+def contrastive_bound(
+    features: Tensor,
+    labels: Tensor,
+    mean: Tensor,
+    covariance: Tensor | None = None,
+    temperature: float = 100.0,
+    normalize: bool = False,
+    ignore_index: int = 255,
+) -> Tensor:
+    """The definition, differentiable by autograd: the loss of each pixel, 0 where the label is ignored.
+
+    features (P, A), labels (P,) of any integer type, mean (K, A), covariance None, (K, A) or symmetric (K, A, A).
+    Under ``normalize`` q, each mean and each covariance are divided by their length; zero vectors stay 0.  A full
+    covariance is divided by its Frobenius norm: on a diagonal matrix that is the length of the diagonal's vector, so
+    (K, A) and (K, A, A) of the same diagonal statistics give the same loss, and |q^T Sigma q| <= 1 on the unit sphere.
+    (Dividing by |mu|^2, the scale of the features, would blow up for classes whose mean is near 0.)
+    """
+    dtype = compute_dtype(features)
+    q, mean = features.to(dtype), mean.detach().to(dtype)
+    covariance = None if covariance is None else covariance.detach().to(dtype)
+    if normalize:
+        mean = mean * _inverse_norm(mean)
+        if covariance is not None:  # a full covariance by its Frobenius norm, as for its diagonal
+            covariance = covariance * _inverse_norm(covariance.flatten(1)).view(-1, *[1] * (covariance.dim() - 1))
+        squared = q.square().sum(1, keepdim=True)
+        factor = torch.where(squared > 0, squared, 1.0).rsqrt()  # autograd through a norm is NaN at 0
+        q = q * factor.where(squared > 0, 0.0)
+    first = q @ mean.T / temperature
+    logits = first
+    if covariance is not None and covariance.dim() == 2:
+        logits = first + q.square() @ covariance.T / (2 * temperature**2)
+    elif covariance is not None:
+        second = torch.stack([((q @ sigma) * q).sum(1) for sigma in covariance], 1)
+        logits = first + second / (2 * temperature**2)
+    valid, index = usable(labels, len(mean), ignore_index)
+    loss = logits.logsumexp(1) - first.gather(1, index.unsqueeze(1)).squeeze(1)
+    return loss.where(valid, 0.0)
+
+
+def forward(
+    features: Tensor,
+    labels: Tensor,
+    mean: Tensor,
+    covariance: Tensor | None,
+    temperature: float,
+    normalize: bool,
+    ignore_index: int,
+) -> tuple[Tensor, Tensor]:
+    """Loss of each pixel (N, H, W), 0 where ignored, and the softmax p (N, H, W, K) that ``backward`` reads.
+
+    features (N, A, H, W), any strides; both results are float32, or float64 for float64 features.
+    Memory: a few buffers of CHUNK_ELEMENTS; for a full covariance the classes are visited one by one within a chunk.
+    """
+    dtype = compute_dtype(features)
+    loss = features.new_empty(labels.shape, dtype=dtype)
+    posterior = features.new_empty((*labels.shape, len(mean)), dtype=dtype)
+    with torch.autocast(features.device.type, enabled=False):
+        mean, scale = _prepare(mean, covariance, dtype, normalize)
+        for part in _chunks(features):
+            q = _rows(features, part).to(dtype)
+            inverse = _inverse_norm(q) if normalize else q.new_ones(len(q), 1)
+            logits = first = (q @ mean.T).mul_(inverse).div_(temperature)
+            if covariance is not None:
+                second = _quadratic(q, covariance).mul_(scale)
+                logits = first + second.mul_(inverse).mul_(inverse).div_(2 * temperature**2)
+            y = _pixels(labels, part)
+            valid, index = usable(y, len(mean), ignore_index)
+            own = first.gather(1, index.unsqueeze(1)).squeeze(1)
+            block = (logits.logsumexp(1) - own).where(valid, 0.0)
+            _block(loss, part).copy_(block.view(_block(labels, part).shape))
+            block = _block(posterior, part)
+            block.copy_(logits.softmax(1).view(block.shape))
+    return loss, posterior
+
+
+def backward(
+    grad: Tensor,
+    features: Tensor,
+    labels: Tensor,
+    mean: Tensor,
+    covariance: Tensor | None,
+    posterior: Tensor,
+    temperature: float,
+    normalize: bool,
+    ignore_index: int,
+) -> Tensor:
+    """Gradient with respect to the features, in their dtype; ``grad`` (N, H, W) multiplies before the rounding.
+
+    Ignored pixels and, under ``normalize``, features of length 0 get exactly 0.  Memory: the result and a few buffers
+    of CHUNK_ELEMENTS.
+    """
+    dtype = compute_dtype(features)
+    result = torch.empty_like(features)
+    with torch.autocast(features.device.type, enabled=False):
+        mean, scale = _prepare(mean, covariance, dtype, normalize)
+        for part in _chunks(features):
+            q = _rows(features, part).to(dtype)
+            p = _block(posterior, part).reshape(len(q), len(mean))
+            valid, index = usable(_pixels(labels, part), len(mean), ignore_index)
+            own = torch.zeros_like(p).scatter_(1, index.unsqueeze(1), 1.0)
+            inverse = _inverse_norm(q) if normalize else q.new_ones(len(q), 1)
+            slope = ((p - own) @ mean).div_(temperature)
+            if covariance is not None:
+                _add_second(slope, q, p * scale * (inverse / temperature**2), covariance)
+            if normalize:  # chain rule of q / |q|: remove the part along q, then divide by |q|
+                along = (slope * q).sum(1, keepdim=True).mul_(inverse).mul_(inverse)
+                slope.addcmul_(q, along, value=-1).mul_(inverse)
+            slope.mul_(_pixels(grad, part).to(dtype).unsqueeze(1))
+            slope.masked_fill_(~valid.unsqueeze(1), 0.0)
+            block = _block(result, part, channels=True)
+            block.copy_(slope.view(block.shape))
+    return result
+
+
+def _prepare(mean: Tensor, covariance: Tensor | None, dtype: torch.dtype, normalize: bool) -> tuple[Tensor, Tensor]:
+    """The mean as used, and the factor of each class's quadratic term: the covariance itself is never copied."""
+    mean = mean.to(dtype)
+    scale = mean.new_ones(len(mean))
+    if normalize:
+        mean = mean * _inverse_norm(mean)
+        if covariance is not None:
+            scale = _inverse_norm(covariance.flatten(1)).squeeze(1).to(dtype)
+    return mean, scale
+
+
+def usable(labels: Tensor, num_classes: int, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """Which labels count, and labels as int64 that are safe to index with (0 where they do not count)."""
+    labels = labels.long()  # comparing uint8 with a number above 255 would wrap around
+    valid = (labels >= 0) & (labels < num_classes) & (labels != ignore_index)
+    return valid, labels.where(valid, 0)
+
+
+def compute_dtype(features: Tensor) -> torch.dtype:
+    return torch.float64 if features.dtype == torch.float64 else torch.float32
+
+
+def _quadratic(q: Tensor, covariance: Tensor) -> Tensor:
+    """q^T Sigma_k q, (P, K)."""
+    if covariance.dim() == 2:
+        return q.square() @ covariance.to(q.dtype).T
+    return torch.stack([(q @ sigma.to(q.dtype)).mul_(q).sum(1) for sigma in covariance], 1)
+
+
+def _add_second(slope: Tensor, q: Tensor, weight: Tensor, covariance: Tensor) -> None:
+    """slope += sum_k weight_k Sigma_k q."""
+    if covariance.dim() == 2:
+        slope.addcmul_(weight @ covariance.to(q.dtype), q)
+        return
+    for k, sigma in enumerate(covariance):
+        slope.addmm_(q * weight[:, k : k + 1], sigma.to(q.dtype))
+
+
+def _inverse_norm(rows: Tensor) -> Tensor:
+    """1 / length of each row, (rows, 1); 0 for a row of length 0, so that it stays 0 and gets no gradient."""
+    norm = rows.norm(dim=1, keepdim=True)
+    return torch.where(norm > 0, norm, 1.0).reciprocal().where(norm > 0, 0.0)
+
+
+def _chunks(features: Tensor) -> Iterator[tuple[slice, slice]]:
+    """(images, rows) slices of at most CHUNK_ELEMENTS features, or of one row of pixels."""
+    images, channels, height, width = features.shape
+    rows = max(1, CHUNK_ELEMENTS // max(1, channels * width))
+    at_once = max(1, rows // max(1, height))
+    for n in range(0, images, at_once):
+        for h in range(0, height, rows):
+            yield slice(n, n + at_once), slice(h, h + rows)
+
+
+def _rows(features: Tensor, part: tuple[slice, slice]) -> Tensor:
+    return _block(features, part, channels=True).reshape(-1, features.shape[1])
+
+
+def _pixels(values: Tensor, part: tuple[slice, slice]) -> Tensor:
+    return values[part].reshape(-1)
+
+
+def _block(values: Tensor, part: tuple[slice, slice], channels: bool = False) -> Tensor:
+    """The chunk of (N, H, W, ...) or, with ``channels``, of (N, A, H, W) seen as (N, H, W, A)."""
+    return (values.permute(0, 2, 3, 1) if channels else values)[part]

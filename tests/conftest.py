@@ -1,0 +1,31 @@
+"""Shared by all tests: whether the compiled extension must be there, and the mark of tests that need a GPU."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+# importlib mode leaves sys.path alone; the helper module close.py is imported by name.
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    skip = pytest.mark.skip(reason="needs a CUDA device")
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def compiled() -> None:
+    """The test needs fastuda._C. Skips only where leaving it out was said to be intended."""
+    from fastuda import _ext
+
+    if _ext.extension is None and os.environ.get("FASTUDA_ALLOW_UNBUILT") == "1":
+        pytest.skip("fastuda._C was not built and FASTUDA_ALLOW_UNBUILT=1")

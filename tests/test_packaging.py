@@ -1,0 +1,104 @@
+"""What the package says about itself, without building it."""
+
+from __future__ import annotations
+
+import ast
+import fnmatch
+import importlib.util
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def packages_on_disk(root: Path) -> set[str]:
+    found = {"fastuda"}
+    for base, prefix in ((root / "fastuda", "fastuda"), (root / "kernels", "fastuda.kernels")):
+        for path in base.rglob("*.py"):
+            found.add(".".join((prefix, *path.parent.relative_to(base).parts)))
+    return found
+
+
+def unlisted_data(root: Path, project: dict) -> list[str]:
+    """Files inside the package, neither Python nor built, that no package-data pattern of a listed package names."""
+    tables = project["tool"]["setuptools"]
+    named = {
+        path
+        for package, patterns in tables["package-data"].items()
+        if package in tables["packages"]
+        for pattern in patterns
+        for path in root.joinpath(*package.split(".")).glob(pattern)
+    }
+    files = {p for p in (root / "fastuda").rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc", ".so", ".pyd")}
+    return sorted(str(p.relative_to(root)) for p in files - named)
+
+
+def manifest_covers(manifest: str, path: str) -> bool:
+    for line in manifest.splitlines():
+        command, *words = line.split()
+        if command == "include" and any(fnmatch.fnmatch(path, word) for word in words):
+            return True
+        if command == "recursive-include" and path.startswith(words[0] + "/"):
+            if any(fnmatch.fnmatch(Path(path).name, word) for word in words[1:]):
+                return True
+    return False
+
+
+def test_every_package_on_disk_is_listed():
+    assert packages_on_disk(ROOT) <= set(PROJECT["tool"]["setuptools"]["packages"])
+    assert PROJECT["tool"]["setuptools"]["package-dir"] == {"fastuda.kernels": "kernels"}
+
+
+def test_every_data_file_is_package_data():
+    assert unlisted_data(ROOT, PROJECT) == []
+
+
+def test_an_unlisted_package_or_file_is_seen(tmp_path):
+    for name in ("fastuda/forgotten/a.py", "fastuda/data/table.json", "kernels/more/a.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert packages_on_disk(tmp_path) >= {"fastuda.forgotten", "fastuda.kernels.more"}
+    assert unlisted_data(tmp_path, PROJECT) == ["fastuda/data/table.json"]
+
+
+def test_manifest_covers_every_source():
+    manifest = (ROOT / "MANIFEST.in").read_text()
+    sources = [p.relative_to(ROOT).as_posix() for p in (ROOT / "csrc").rglob("*") if p.is_file()]
+    assert any(p.endswith(".h") for p in sources)
+    assert [p for p in [*sources, "constraints.txt", "setup.py"] if not manifest_covers(manifest, p)] == []
+    assert not manifest_covers("include setup.py\nrecursive-include csrc *.cpp", "csrc/common/simd.h")
+
+
+def test_torch_range():
+    (needed,) = [d for d in PROJECT["project"]["dependencies"] if re.match(r"torch\b", d)]
+    assert needed == "torch>=2.10"
+    assert "torch==2.13.*" in PROJECT["build-system"]["requires"]
+    pinned = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and line[0] != "#"]
+    assert pinned == ["torch==2.13.0"]
+    assert PROJECT["project"]["requires-python"] == ">=3.11"
+    everything = " ".join([*PROJECT["project"]["dependencies"], *PROJECT["build-system"]["requires"]])
+    assert not re.search(r"torchvision|nvidia|triton", everything)
+
+
+def test_stable_abi_is_that_of_the_lowest_torch():
+    text = (ROOT / "setup.py").read_text()
+    assert "-DTORCH_TARGET_VERSION=0x020a000000000000" in text
+    assert "-DTORCH_STABLE_ONLY" in text
+
+
+def test_version_is_a_literal():
+    tree = ast.parse((ROOT / "fastuda/__init__.py").read_text())
+    values = [n.value for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == "__version__"]
+    assert re.fullmatch(r"\d+\.\d+\.\d+", ast.literal_eval(values[0]))
+
+
+def test_kernels_refuses_another_name():
+    spec = importlib.util.spec_from_file_location("kernels", ROOT / "kernels/__init__.py")
+    with pytest.raises(ImportError, match=r"fastuda\.kernels"):
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    spec = importlib.util.spec_from_file_location("fastuda.kernels", ROOT / "kernels/__init__.py")
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))

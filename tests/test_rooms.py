@@ -1,0 +1,198 @@
+"""The rooms of the house: imports only go down, csrc stays on the stable ABI, one operator has one name everywhere."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+MAX_LINES = 400
+
+# Room -> rooms of this package it may import besides itself. "ops" may also name kernels inside a function.
+MAY_IMPORT = {
+    "reference": set(),
+    "kernels": set(),
+    "ops": {"reference", "_ext"},
+    "nn": {"ops"},
+    "models": {"ops"},
+    "data": {"ops"},
+    "metrics": {"ops"},
+    "methods": {"ops", "nn", "models", "data", "metrics"},
+    "_ext": {"_C"},
+    "_C": set(),
+    "__init__": set(),
+}
+# The top floor: command lines and the loop.
+TOP = {"train", "evaluate", "predict", "memory"}
+MAY_IMPORT |= {room: TOP | {"ops", "nn", "models", "data", "metrics", "methods"} for room in TOP}
+# Rooms whose third-party imports are listed; the others are bound by pyproject.toml alone.
+LIBRARIES = {"reference": {"torch"}, "kernels": {"torch", "triton"}, "ops": {"torch"}, "_ext": {"torch"}}
+# C++ may include the stable ABI, the CUDA runtime, its own helpers and the standard library; library.cpp also pybind11.
+INCLUDES = re.compile(r"(torch/csrc/stable/|torch/headeronly/|common/|cuda|cooperative_groups|mma\.h$|[a-z_0-9]+$)")
+
+
+def python_files(root: Path):
+    """(room, dotted module name, path) of each Python file of the package."""
+    for base, prefix in ((root / "fastuda", "fastuda"), (root / "kernels", "fastuda.kernels")):
+        for path in sorted(base.rglob("*.py")):
+            parts = (*prefix.split("."), *path.relative_to(base).with_suffix("").parts)
+            yield parts[1], ".".join(parts), path
+
+
+def imports(path: Path, module: str):
+    """(imported dotted name, line, whether it stands inside a function) of each import in a file."""
+
+    def walk(node: ast.AST, inside: bool):
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                yield from ((alias.name, child.lineno, inside) for alias in child.names)
+            elif isinstance(child, ast.ImportFrom):
+                base = child.module or ""
+                if child.level:
+                    base = ".".join(filter(None, [*module.split(".")[: -child.level], base]))
+                yield from ((f"{base}.{alias.name}", child.lineno, inside) for alias in child.names)
+            else:
+                function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+                yield from walk(child, inside or function)
+
+    yield from walk(ast.parse(path.read_text()), False)
+
+
+def import_violations(root: Path) -> list[str]:
+    found = []
+    for room, module, path in python_files(root):
+        where = path.relative_to(root)
+        if room not in MAY_IMPORT:
+            found.append(f"{where}: {room} is not a room")
+            continue
+        for name, line, inside in imports(path, module):
+            top, *rest = name.split(".")
+            if top == "fastuda":
+                other = rest[0] if rest else "__init__"
+                by_name = room == "ops" and other == "kernels" and inside
+                public = other not in MAY_IMPORT  # an attribute of fastuda itself, such as __version__
+                if other != room and other not in MAY_IMPORT[room] and not by_name and not public:
+                    found.append(f"{where}:{line}: {room} imports {name}")
+            elif top not in sys.stdlib_module_names and top not in LIBRARIES.get(room, {top}):
+                found.append(f"{where}:{line}: {room} imports {name}")
+    return found
+
+
+def native_violations(root: Path) -> list[str]:
+    found = []
+    for path in sorted(p for p in (root / "csrc").rglob("*") if p.suffix in (".h", ".cpp", ".cu", ".cuh")):
+        where = path.relative_to(root)
+        for line, text in enumerate(path.read_text().splitlines(), 1):
+            include = re.match(r'\s*#\s*include\s*[<"]([^>"]+)[>"]', text)
+            if (
+                include
+                and not INCLUDES.match(include[1])
+                and not (path.name == "library.cpp" and include[1].startswith("pybind11/"))
+            ):
+                found.append(f"{where}:{line}: includes {include[1]}")
+            if re.search(r"\b(at|c10|torch::jit)::", text):
+                found.append(f"{where}:{line}: names ATen or c10: {text.strip()}")
+    return found
+
+
+def length_violations(root: Path) -> list[str]:
+    folders = ("fastuda", "kernels", "csrc", "tests", "benchmarks")
+    files = [p for f in folders for p in (root / f).rglob("*") if p.suffix in (".py", ".h", ".cpp", ".cu", ".cuh")]
+    lines = {p.relative_to(root): len(p.read_text().splitlines()) for p in files}
+    found = [f"{p}: {n} lines, at most {MAX_LINES}" for p, n in sorted(lines.items()) if n > MAX_LINES]
+    setup = len((root / "setup.py").read_text().splitlines())
+    return [*found, *([f"setup.py: {setup} lines, at most 80"] if setup > 80 else [])]
+
+
+def operator_violations(root: Path) -> list[str]:
+    """Each operator has reference, ops and tests; one with kernels has a benchmark; no kernel without an operator."""
+    names = {p.stem for p in (root / "fastuda/ops").glob("*.py") if not p.stem.startswith("_")}
+    kernels = {p.stem for p in (root / "kernels").glob("*.py") if not p.stem.startswith("_")}
+    native = {p.stem for f in ("cpu", "cuda") for p in (root / "csrc" / f).glob("*.c*")}
+    found = [f"kernel {name} has no fastuda/ops/{name}.py" for name in sorted((kernels | native) - names)]
+    for name in sorted(names):
+        rooms = [f"fastuda/reference/{name}.py", f"tests/ops/test_{name}.py"]
+        rooms += [f"benchmarks/ops/test_{name}.py"] * (name in kernels | native)
+        found += [f"operator {name} has no {room}" for room in rooms if not (root / room).is_file()]
+    return found
+
+
+CHECKS = {f.__name__: f for f in (import_violations, native_violations, length_violations, operator_violations)}
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_the_house_keeps_its_rules(check):
+    assert not CHECKS[check](ROOT)
+
+
+def test_the_checkers_see_the_house():
+    rooms = {room for room, _, _ in python_files(ROOT)}
+    assert {"reference", "ops", "kernels", "data", "models", "methods"} <= rooms
+    assert list((ROOT / "csrc/cpu").glob("*.cpp"))
+
+
+def plant(root: Path, files: dict[str, str]) -> Path:
+    clean = {
+        "setup.py": "",
+        "kernels/__init__.py": "",
+        "fastuda/ops/op.py": "from fastuda.reference.op import op\ndef f():\n    from fastuda.kernels import op\n",
+        "fastuda/reference/op.py": "import math\nimport torch\n",
+        "csrc/cpu/op.cpp": '#include <vector>\n#include <torch/csrc/stable/library.h>\n#include "common/simd.h"\n',
+        "csrc/library.cpp": "#include <pybind11/pybind11.h>\n",
+        "fastuda/train/loop.py": "import numpy\nfrom fastuda.methods import source\nfrom . import meter\n",
+        "tests/ops/test_op.py": "",
+        "benchmarks/ops/test_op.py": "",
+    }
+    for name, text in (clean | files).items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+def test_a_clean_house_passes(tmp_path):
+    root = plant(tmp_path, {})
+    assert [v for check in CHECKS.values() for v in check(root)] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "message"),
+    [
+        ("fastuda/reference/a.py", "import numpy\n", "reference imports numpy"),
+        ("fastuda/reference/a.py", "from ..ops import op\n", "reference imports fastuda.ops.op"),
+        ("fastuda/ops/op.py", "from fastuda.kernels import op\n", "ops imports fastuda.kernels.op"),
+        ("fastuda/ops/op.py", "def f():\n    import fastuda.nn.x\n", "ops imports fastuda.nn.x"),
+        ("fastuda/nn/a.py", "def f():\n    from fastuda import kernels\n", "nn imports fastuda.kernels"),
+        ("fastuda/nn/a.py", "import fastuda._ext\n", "nn imports fastuda._ext"),
+        ("fastuda/ops/op.py", "def f():\n    import fastuda._C\n", "ops imports fastuda._C"),
+        ("fastuda/data/a.py", "from fastuda.models import b\n", "data imports fastuda.models.b"),
+        ("fastuda/methods/a.py", "if True:\n    from ..train import loop\n", "methods imports fastuda.train.loop"),
+        ("fastuda/methods/a.py", "import fastuda.reference.op\n", "methods imports fastuda.reference.op"),
+        ("fastuda/utils/a.py", "", "utils is not a room"),
+        ("kernels/op.py", "import numpy\n", "kernels imports numpy"),
+        ("kernels/op.py", "from fastuda.ops import op\n", "kernels imports fastuda.ops.op"),
+        ("csrc/cpu/op.cpp", "#include <ATen/ATen.h>\n", "includes ATen/ATen.h"),
+        ("csrc/common/a.h", "# include <c10/util/Half.h>\n", "includes c10/util/Half.h"),
+        ("csrc/cpu/op.cpp", "#include <torch/extension.h>\n", "includes torch/extension.h"),
+        ("csrc/cpu/op.cpp", "#include <pybind11/pybind11.h>\n", "includes pybind11/pybind11.h"),
+        ("csrc/cuda/op.cu", "at::Tensor x;\n", "names ATen or c10"),
+        ("fastuda/ops/op.py", "x = 1\n" * 401, "401 lines"),
+        ("setup.py", "x = 1\n" * 81, "setup.py: 81 lines"),
+        ("fastuda/ops/other.py", "", "operator other has no fastuda/reference/other.py"),
+        ("fastuda/ops/other.py", "", "operator other has no tests/ops/test_other.py"),
+        ("csrc/cuda/lost.cu", "", "kernel lost has no fastuda/ops/lost.py"),
+    ],
+)
+def test_a_planted_violation_is_found(tmp_path, path, text, message):
+    found = [v for check in CHECKS.values() for v in check(plant(tmp_path, {path: text}))]
+    assert any(message in violation for violation in found), found
+
+
+def test_a_kernel_without_a_benchmark_is_found(tmp_path):
+    root = plant(tmp_path, {})
+    (root / "benchmarks/ops/test_op.py").unlink()
+    assert operator_violations(root) == ["operator op has no benchmarks/ops/test_op.py"]
