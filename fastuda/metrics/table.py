@@ -1,0 +1,58 @@
+"""The per-class IoU table of several stages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+Stage = Mapping[str, Any]
+"""{name, miou, iou: {class: value}} with fractions in 0..1 and None for classes without a score."""
+
+
+def iou_table(stages: Sequence[Stage]) -> Table:
+    """A rich table: a row a class and one for the mean, a column a stage, IoU in per cent, the best of each row bold.
+
+    Classes come in the order of the first stage that names them; "-" marks what a stage has no score for.
+    Raises ValueError for an empty list.
+    """
+    if not stages:
+        raise ValueError("there are no stages to tabulate")
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("IoU, %")
+    for stage in stages:
+        table.add_column(str(stage["name"]), justify="right")
+    for label, values in _rows(stages):
+        if label == "mean":
+            table.add_section()
+        cells = [_cell(v) for v in values]
+        best = max((c for c in cells if c != "-"), key=float, default=None) if len(stages) > 1 else None
+        table.add_row(label, *(f"[bold]{c}[/bold]" if c == best else c for c in cells))
+    return table
+
+
+def iou_text(stages: Sequence[Stage]) -> str:
+    """The same table as plain text: one line a class, right-aligned columns, no trailing newline."""
+    if not stages:
+        raise ValueError("there are no stages to tabulate")
+    lines = [["IoU, %", *(str(stage["name"]) for stage in stages)]]
+    lines += [[label, *map(_cell, values)] for label, values in _rows(stages)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]).rstrip()
+        for line in lines
+    )
+
+
+def _rows(stages: Sequence[Stage]) -> list[tuple[str, list[float | None]]]:
+    names = dict.fromkeys(name for stage in stages for name in stage["iou"])
+    rows = [(name, [stage["iou"].get(name) for stage in stages]) for name in names]
+    subsets = dict.fromkeys(name for stage in stages for name in stage.get("subsets", {}))
+    means = [(name, [stage.get("subsets", {}).get(name) for stage in stages]) for name in subsets]
+    return [*rows, ("mean", [stage["miou"] for stage in stages]), *means]
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None or value != value else f"{100 * value:.1f}"

@@ -1,0 +1,121 @@
+"""Segmentation losses and the small label operations around them, in plain PyTorch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastuda.nn._lovasz import lovasz_weights
+
+IGNORE = 255
+_NO_TARGET = -100
+
+
+def upsample_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Logits (N, K, h, w) bilinearly resized to (height, width), align_corners=True, as float32 (float64 stays)."""
+    if logits.dim() != 4:
+        raise ValueError(f"logits must be (N, K, h, w), got shape {tuple(logits.shape)}")
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    size = tuple(size)
+    if tuple(logits.shape[-2:]) == size:
+        return logits
+    return F.interpolate(logits, size=size, mode="bilinear", align_corners=True)
+
+
+def cross_entropy(
+    logits: Tensor, labels: Tensor, size: tuple[int, int] | None = None, *, ignore_index: int = IGNORE
+) -> Tensor:
+    """Mean cross entropy over the valid pixels; exactly 0 with zero gradient if there are none.
+
+    logits: (N, K, h, w), any floating dtype; upsampled in float32 to ``size``, by default the labels' own.
+    labels: (N, H, W) uint8, int32 or int64; resized to ``size`` by nearest neighbour where that differs;
+        ``ignore_index`` and labels outside 0..K-1 are ignored.
+    Returns a float32 (float64) scalar.  No host synchronisation.  Raises ValueError for shapes that do not fit.
+    """
+    logits, labels = _aligned(logits, labels, size)
+    target, valid = _valid_target(labels, logits.shape[1], ignore_index)
+    # Unreduced: the summing kernel of CUDA's nll_loss2d adds atomically, in any order.
+    loss = F.cross_entropy(logits, target.where(valid, _NO_TARGET), ignore_index=_NO_TARGET, reduction="none")
+    return loss.sum() / valid.sum().clamp(min=1)
+
+
+def lovasz_softmax(
+    logits: Tensor, labels: Tensor, *, probabilities: bool = False, ignore_index: int = IGNORE
+) -> Tensor:
+    """Lovász-Softmax (Berman et al., CVPR 2018, Eq. 11): the Lovász extension of 1 - IoU, mean over present classes.
+
+        m_i(c) = 1 - p_i(c) where y_i = c, else p_i(c);  loss = mean over c of  sum_i m_i(c) g_i(c)
+
+    with g(c) the increments of class c's Jaccard loss in descending order of m(c).  All pixels of the batch together;
+    classes that do not occur in ``labels`` do not count; exactly 0 with zero gradient if no pixel is valid.
+
+    logits: (N, K, h, w), upsampled to the labels' size in float32 and put through a softmax; with ``probabilities``
+        they are taken as (N, K, H, W) probabilities instead.
+    labels: (N, H, W) uint8, int32 or int64; ``ignore_index`` and labels outside 0..K-1 are ignored.
+    Returns a float32 (float64) scalar.  No host synchronisation; deterministic.  Memory: K x N x H x W three times.
+    Raises ValueError for shapes that do not fit.
+    """
+    if probabilities and tuple(logits.shape[-2:]) != tuple(labels.shape[-2:]):
+        raise ValueError(
+            f"probabilities must have the labels' size {tuple(labels.shape[-2:])}, got {tuple(logits.shape[-2:])}"
+        )
+    logits, labels = _aligned(logits, labels, None)
+    probability = logits if probabilities else logits.softmax(1)
+    target, valid = _valid_target(labels, logits.shape[1], ignore_index)
+    classes = torch.arange(logits.shape[1], device=logits.device).view(-1, 1)
+    target, valid = target.where(valid, -1).reshape(-1), valid.reshape(-1)
+    foreground = target == classes
+    error = (probability.transpose(0, 1).flatten(1) - foreground.to(probability.dtype)).abs()
+    weights = lovasz_weights(error.detach(), foreground, valid)
+    present = foreground.any(1)
+    loss = (error.where(valid, 0.0) * weights).sum(1)
+    return loss.where(present, 0.0).sum() / present.sum().clamp(min=1)
+
+
+@torch.no_grad()
+def confident_labels(logits: Tensor, threshold: float | Tensor) -> Tensor:
+    """Pseudo labels: the argmax of the softmax where its maximum is at least ``threshold``, else 255.
+
+    logits: (N, K, H, W), K <= 255, any floating dtype; the softmax is taken in float32.
+    threshold: one number, or a tensor (K,) with the threshold of each predicted class.
+    Returns uint8 (N, H, W).  Raises ValueError for shapes that do not fit.
+    """
+    if logits.dim() != 4 or logits.shape[1] > IGNORE:
+        raise ValueError(f"logits must be (N, K, H, W) with K <= {IGNORE}, got shape {tuple(logits.shape)}")
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    confidence, label = logits.softmax(1).max(1)
+    if isinstance(threshold, Tensor) and threshold.dim() > 0:
+        if threshold.shape != logits.shape[1:2]:
+            raise ValueError(f"threshold must be a number or ({logits.shape[1]},), got shape {tuple(threshold.shape)}")
+        threshold = threshold.to(logits)[label]
+    return label.where(confidence >= threshold, IGNORE).to(torch.uint8)
+
+
+def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Labels (N, H, W) of any dtype at (height, width) by nearest neighbour: pixel floor(i * H / height).
+
+    That is torch's "nearest": at stride 8 it takes pixel 8 i, where a strided convolution's receptive field is centred.
+    """
+    if labels.dim() != 3:
+        raise ValueError(f"labels must be (N, H, W), got shape {tuple(labels.shape)}")
+    if tuple(labels.shape[-2:]) == tuple(size):
+        return labels
+    for dim, (new, old) in enumerate(zip(size, labels.shape[-2:], strict=True), start=1):
+        position = torch.arange(new, device=labels.device) * old // new
+        labels = labels.index_select(dim, position)
+    return labels
+
+
+def _aligned(logits: Tensor, labels: Tensor, size: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
+    if labels.dim() != 3 or logits.dim() != 4 or labels.shape[0] != logits.shape[0]:
+        raise ValueError(
+            f"logits must be (N, K, h, w) and labels (N, H, W), got {tuple(logits.shape)} and {tuple(labels.shape)}"
+        )
+    size = tuple(labels.shape[-2:]) if size is None else size
+    return upsample_logits(logits, size), resize_labels(labels, size)
+
+
+def _valid_target(labels: Tensor, num_classes: int, ignore_index: int) -> tuple[Tensor, Tensor]:
+    target = labels.long()
+    return target, (target >= 0) & (target < num_classes) & (target != ignore_index)

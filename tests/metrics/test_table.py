@@ -1,0 +1,48 @@
+"""The IoU table as text and as a rich table."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from fastuda.metrics import iou_table, iou_text
+
+STAGES = [
+    {"name": "source", "miou": 0.25, "iou": {"road": 0.5, "rider": None}},
+    {
+        "name": "adapted",
+        "miou": 0.4012,
+        "iou": {"road": 0.75, "rider": 0.052, "bus": float("nan")},
+        "subsets": {"tail": 0.1},
+    },
+]
+
+
+def test_text():
+    assert iou_text(STAGES).splitlines() == [
+        "IoU, %  source  adapted",
+        "road      50.0     75.0",
+        "rider        -      5.2",
+        "bus          -        -",
+        "mean      25.0     40.1",
+        "tail         -     10.0",
+    ]
+
+
+def test_rich_table_holds_the_same_cells():
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(iou_table(STAGES))
+    printed = [line.split() for line in console.export_text().splitlines() if line.strip(" ─╶╴━")]
+    assert printed == [line.split() for line in iou_text(STAGES).splitlines()]
+
+
+def test_best_of_a_row_is_bold():
+    column = iou_table(STAGES).columns[2]._cells
+    assert column[:3] == ["[bold]75.0[/bold]", "[bold]5.2[/bold]", "-"]
+    assert iou_table(STAGES[:1]).columns[1]._cells[0] == "50.0"
+
+
+@pytest.mark.parametrize("table", [iou_table, iou_text])
+def test_no_stages(table):
+    with pytest.raises(ValueError, match="no stages"):
+        table([])
