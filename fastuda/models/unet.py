@@ -25,9 +25,7 @@ class _Residual(nn.Module):
     def __init__(self, channels: int, norm: Norm, dilation: int = 1) -> None:
         super().__init__()
         self.first = _conv(channels, channels, norm, dilation=dilation)
-        self.second = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, 1, dilation, dilation, bias=False), norm(channels)
-        )
+        self.second = nn.Sequential(nn.Conv2d(channels, channels, 3, 1, dilation, dilation, bias=False), norm(channels))
 
     def forward(self, inputs: Tensor) -> Tensor:
         return F.relu(inputs + self.second(self.first(inputs)))

@@ -1,0 +1,95 @@
+"""What the methods are configured by: frozen dataclasses, filled from presets, task files and the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from fastuda.data.config import Augment
+from fastuda.models.config import ModelConfig
+
+COLOUR = Augment(brightness=0.5, contrast=0.5, saturation=0.5, hue=0.2, greyscale=0.2, blur=0.5)
+
+
+@dataclass(frozen=True)
+class OptimiserConfig:
+    """Optimiser of the segmentation network, the same in every stage."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    momentum: float = 0.9  # of SGD
+    weight_decay: float = 1e-4
+    classifier_factor: float = 10.0  # learning rate of the classifier over that of the backbone
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Length and learning rate of one stage."""
+
+    iterations: int
+    learning_rate: float  # of the backbone at the first iteration
+    horizon: float = 1.0  # iterations at which the polynomial schedule would reach 0, over ``iterations``
+    ramp: int = 0  # iterations of linear increase before the polynomial decay is felt in full
+    batch: int = 4  # images of each domain a step
+
+
+@dataclass(frozen=True)
+class Views:
+    """How training images are augmented."""
+
+    source: Augment = COLOUR
+    target: Augment = Augment()
+    self_training: Augment = Augment()  # of target images with pseudo labels
+    rare_first: bool = False  # draw source images with weight 1/log(1.01 + class frequency)
+
+
+@dataclass(frozen=True)
+class WarmUpConfig:
+    """Supervised training on the source: cross entropy + Lovász-softmax (SDCA Eq. 17)."""
+
+    schedule: Schedule = Schedule(20_000, 2.5e-4)
+    lovasz: float = 0.75  # weight λ_lov, used in every stage that sees source labels
+    lovasz_at: Literal["label", "logits"] = "label"  # resolution; "logits" is cheaper where they have a small stride
+
+
+@dataclass(frozen=True)
+class SelfTrainingConfig:
+    """Rounds of fixed pseudo labels on the target training images (SDCA Eq. 19-20)."""
+
+    schedule: Schedule = Schedule(20_000, 2.5e-4)  # of one round
+    rounds: int = 1  # the labels are made anew before each; the papers use one
+    quantile: float = 0.5  # a class's threshold is this quantile of its confidence: the paper's median
+    threshold_cap: float = 1.0  # upper bound of the thresholds (released: 0.9)
+    source: bool = False  # keep the supervised source loss beside the pseudo labels (the paper: target only)
+    restart: bool = False  # from the initial weights instead of the adapted ones (released)
+    norm: Literal["same", "trained", "frozen"] = "same"  # batch norm's mode in this stage
+
+
+@dataclass(frozen=True)
+class SDCAConfig:
+    """Semantic distribution-aware contrastive adaptation.
+
+    The paper is silent about the temperature and about normalisation; the defaults are those of the released code:
+    with unit vectors at 100 the bound shapes the features gently, and a sharp temperature was seen to do harm.
+    """
+
+    schedule: Schedule = Schedule(40_000, 2.5e-4)
+    covariance: Literal["full", "diag"] = "full"
+    temperature: float = 100.0  # τ
+    normalize: bool = True  # L2-normalise features, means and covariances inside the loss
+    features: float = 1.0  # weight λ_feat of the bound on the features
+    outputs: float = 1.0  # weight λ_out of the bound on the logits
+    confidence: float = 0.9  # δ: target pixels below are left out of the bound
+    self_training: SelfTrainingConfig = SelfTrainingConfig()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what is learnt from the data."""
+
+    method: Literal["source", "oracle", "sdca"] = "sdca"  # oracle: supervised on the target's labels, the upper bound
+    preset: Literal["paper", "released"] = "paper"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimiser: OptimiserConfig = OptimiserConfig()
+    views: Views = Views()
+    warm_up: WarmUpConfig = WarmUpConfig()
+    sdca: SDCAConfig = SDCAConfig()

@@ -1,0 +1,40 @@
+"""The values in which the authors' released code departs from the paper (``paper`` is the dataclasses' defaults).
+
+A task file overrides these, and the command line overrides both.  Released bugs are never reproduced.
+"""
+
+from __future__ import annotations
+
+_RELEASED_SDCA = {
+    "model": {"norm": "frozen"},
+    "optimiser": {"weight_decay": 5e-4},
+    "views": {
+        "rare_first": True,
+        "self_training": {"scale": [0.5, 1.5], "crop": [512, 1024], "flip": 0.5},
+    },
+    "warm_up": {"schedule": {"learning_rate": 5e-4, "batch": 1}},
+    "sdca": {
+        "covariance": "diag",
+        "schedule": {"horizon": 1.5625, "batch": 1},
+        "self_training": {
+            "schedule": {"learning_rate": 5e-4, "batch": 1},
+            "threshold_cap": 0.9,
+            "restart": True,
+            "norm": "trained",
+        },
+    },
+}
+
+_RELEASED_SUPERVISED = {key: value for key, value in _RELEASED_SDCA.items() if key != "sdca"}
+
+PRESETS: dict[str, dict[str, dict]] = {
+    "paper": {},
+    "released": {"sdca": _RELEASED_SDCA, "source": _RELEASED_SUPERVISED, "oracle": _RELEASED_SUPERVISED},
+}
+
+
+def preset(name: str, method: str) -> dict:
+    """The overrides of preset ``name`` for ``method``; ValueError names an unknown preset."""
+    if name not in PRESETS:
+        raise ValueError(f"--preset {name!r} is not one of {', '.join(PRESETS)}")
+    return PRESETS[name].get(method, {})

@@ -1,0 +1,124 @@
+"""The configuration of a run: dataclass defaults < preset < task file < command line."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from fastuda.data.config import DataConfig, find_task, from_dict, load_yaml
+from fastuda.methods.config import Recipe
+from fastuda.methods.presets import preset
+
+
+@dataclass(frozen=True)
+class Config(Recipe):
+    """One training run."""
+
+    task: str = "streets"  # a packaged task (see README) or the path of a YAML file of these fields
+    data: DataConfig = field(default_factory=DataConfig)
+    seed: int = 0
+    amp: bool = False  # mixed precision: bf16 where the machine computes it, fp16 with a loss scale on older GPUs
+    pass_batch: int = 4  # images at a time in passes without gradient (statistics, pseudo labels)
+    accumulate: int = 1  # batches whose gradients are added before a step
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    work_dir: str = ""  # results; "" = a new directory under runs/
+    resume: bool = False  # continue the run that work_dir holds, bit for bit
+    log_every: int = 20  # iterations between two lines of log.jsonl
+    checkpoint_every: int = 500  # iterations between two checkpoints; one is also written after every stage
+    predictions: int = 4  # coloured predictions on validation images, written as PNG at the end
+    tensorboard: bool = False  # also write TensorBoard events (needs the extra fastuda[tensorboard])
+
+    def __post_init__(self) -> None:
+        for name in ("accumulate", "pass_batch", "log_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name, schedule in _schedules(self):
+            if schedule.iterations < 0 or schedule.batch < 1 or schedule.learning_rate < 0 or schedule.horizon < 1:
+                raise ValueError(
+                    f"{name} needs iterations >= 0, batch >= 1, learning_rate >= 0 and horizon >= 1, not {schedule}"
+                )
+
+
+RUNTIME_FIELDS = frozenset(
+    {"work_dir", "resume", "log_every", "checkpoint_every", "predictions", "tensorboard", "device"}
+)
+"""Fields that may change when a run is resumed: they do not decide what is learnt."""
+
+
+def _schedules(config: Config):
+    yield "warm_up.schedule", config.warm_up.schedule
+    yield "sdca.schedule", config.sdca.schedule
+    yield "sdca.self_training.schedule", config.sdca.self_training.schedule
+
+
+def parse(arguments: Sequence[str] | None = None) -> Config:
+    """The configuration of a command line; with --resume that of the run in --work-dir, changed by the other options.
+
+    Raises ValueError for a bad task, preset or file; a bad option prints its usage and exits with 2.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--task", default=Config.task)
+    first.add_argument("--method", default=Config.method)
+    first.add_argument("--preset", default=Config.preset)
+    first.add_argument("--work-dir", "--work_dir", default="")
+    first.add_argument("--resume", action="store_true")
+    known, _ = first.parse_known_args(arguments)
+    if known.resume and known.work_dir:
+        saved = Path(known.work_dir).expanduser() / "config.yaml"
+        defaults = dataclasses.replace(config_from_dict(load_yaml(saved), str(saved)), work_dir=known.work_dir)
+    else:
+        defaults = task_config(known.task, known.method, known.preset)
+    return tyro.cli(
+        Config,
+        args=arguments,
+        default=defaults,
+        prog="python -m fastuda.train",
+        description="Train a segmentation network and adapt it from a labelled source to an unlabelled target domain.",
+    )
+
+
+def task_config(task: str, method: str = Config.method, preset_name: str = Config.preset) -> Config:
+    """The configuration of a task before the command line's changes.
+
+    Raises ValueError for an unknown task, preset, key or value, naming the file and the key.
+    """
+    path = find_task(task)
+    base = from_dict(Config, preset(preset_name, method), f"preset {preset_name}", base=Config())
+    config = from_dict(Config, load_yaml(path), str(path), base=base)
+    return dataclasses.replace(config, task=task, method=method, preset=preset_name)
+
+
+def to_dict(config: Config) -> dict:
+    """Plain values, as YAML and the checkpoint keep them (tuples become lists)."""
+
+    def plain(value):
+        if isinstance(value, Mapping):
+            return {key: plain(item) for key, item in value.items()}
+        return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+    return plain(dataclasses.asdict(config))
+
+
+def config_from_dict(values: Mapping, where: str) -> Config:
+    """Inverse of ``to_dict``."""
+    return from_dict(Config, values, where, base=Config())
+
+
+def difference(saved: Mapping, now: Mapping, prefix: str = "") -> str:
+    """The first field, dotted, in which two ``to_dict`` mappings differ in what is learnt; "" if none does."""
+    for key in sorted(saved.keys() | now.keys()):
+        if not prefix and key in RUNTIME_FIELDS or prefix == "data." and key in ("cache_mib", "workers"):
+            continue
+        old, new = saved.get(key), now.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            if found := difference(old, new, f"{prefix}{key}."):
+                return found
+        elif old != new:
+            return f"{prefix}{key} ({old!r} in the checkpoint, {new!r} now)"
+    return ""

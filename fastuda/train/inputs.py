@@ -1,0 +1,125 @@
+"""A run's data sets and the batches that its stages see of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from fastuda.data.batch import Batch
+from fastuda.data.build import build_dataset
+from fastuda.data.cache import ImageCache
+from fastuda.data.classes import class_set
+from fastuda.data.errors import UnreadableFile
+from fastuda.data.loader import auto_workers, loader
+from fastuda.data.photometric import Photometric, standardise
+from fastuda.data.stream import EvalStream, TrainStream, image_weights
+from fastuda.methods.protocol import Stage, View
+from fastuda.train.checkpoint import write_atomically
+from fastuda.train.config import Config
+
+DOMAINS = ("source", "target")
+
+
+class Inputs:
+    """Source, target and validation data of a run, and the pseudo labels that it makes."""
+
+    def __init__(self, config: Config, device: torch.device, pseudo_labels: Path) -> None:
+        self.config, self.device, self.pseudo_labels = config, device, pseudo_labels
+        data = config.data
+        if data.target.labelled:
+            raise ValueError("data.target.labelled must be false: labels of target training images are never read")
+        self.classes = class_set(data.classes)
+        self.workers = auto_workers(data.workers, device)
+        self.datasets, self.caches = {}, {}
+        for name in (*DOMAINS, "validation"):
+            wanted = getattr(data, name)
+            if name == "source" and config.method == "oracle":
+                wanted = replace(data.target, labelled=True)
+            self.datasets[name] = build_dataset(wanted, self.classes)
+            self.caches[name] = ImageCache(self.datasets[name], wanted.size, data.cache_mib / 3)
+
+    def loaders(self, stage: Stage, number: int, start: int) -> tuple[Iterator[Batch] | None, Iterator[Batch] | None]:
+        """Source and target batches of a stage from iteration ``start`` on; None for a domain it does not look at."""
+        return self._loader("source", stage, number, start), self._loader("target", stage, number, start)
+
+    def _loader(self, domain: str, stage: Stage, number: int, start: int) -> Iterator[Batch] | None:
+        view: View | None = getattr(stage, domain)
+        if view is None:
+            return None
+        dataset, cache = self.datasets[domain], self.caches[domain]
+        stream = TrainStream(
+            dataset,
+            size=cache.size,
+            batch=view.batch,
+            seed=self.config.seed,
+            stage=number,
+            domain=DOMAINS.index(domain),
+            augment=view.augment,
+            weights=image_weights(dataset, cache) if view.rare_first else None,
+            labels=self.read_pseudo_labels if view.labels == "pseudo" else None,
+            cache=cache,
+        )
+        steps = self.config.accumulate
+        return loader(stream, start * steps, stage.iterations * steps, self.workers)
+
+    def on_device(self, batch: Batch | None, view: View | None, key: tuple[int, ...]) -> Batch | None:
+        """The batch on the device, photometrically augmented with draws from ``key`` and standardised."""
+        if batch is None:
+            return None
+        batch = batch.to(self.device)
+        images = Photometric(view.augment)(batch.images, key=(self.config.seed, *key))
+        return replace(batch, images=self._layout(images))
+
+    def plain(self, domain: str) -> Iterator[Batch]:
+        """Every training sample once, in order, not augmented; labels, if the domain has them, at the image's size."""
+        stream = _InOrder(self.caches[domain], self.config.pass_batch)
+        for item in loader(stream, 0, len(stream), self.workers):
+            item = item.to(self.device)
+            yield replace(item, images=self._layout(standardise(item.images)))
+
+    def _layout(self, images: torch.Tensor) -> torch.Tensor:
+        return images.contiguous(memory_format=torch.channels_last) if self.config.model.channels_last else images
+
+    def validation_stream(self) -> EvalStream:
+        return EvalStream(self.datasets["validation"], self.caches["validation"].size, self.caches["validation"])
+
+    def save_pseudo_labels(self, index: int, labels: np.ndarray) -> None:
+        """Write one map of class indices (H, W) uint8 as PNG."""
+        self.pseudo_labels.mkdir(exist_ok=True)
+        write_atomically(self._pseudo_label(index), lambda file: Image.fromarray(labels).save(file, "png"))
+
+    def read_pseudo_labels(self, index: int) -> np.ndarray:
+        """What ``save_pseudo_labels`` wrote; UnreadableFile names a file that is missing or damaged."""
+        path = self._pseudo_label(index)
+        try:
+            with Image.open(path) as image:
+                return np.asarray(image)
+        except OSError as error:
+            raise UnreadableFile(f"the pseudo label {path} cannot be read: {error}") from error
+
+    def _pseudo_label(self, index: int) -> Path:
+        return self.pseudo_labels / f"{index:06d}.png"
+
+
+class _InOrder:
+    """Batches of the cache's data set in its own order; the last one may be smaller."""
+
+    def __init__(self, cache: ImageCache, batch: int) -> None:
+        self.cache = cache
+        # Images of native size need not agree in size, so they cannot share a batch.
+        self.batch = 1 if cache.size == (0, 0) else batch
+
+    def __len__(self) -> int:
+        return -(-len(self.cache.dataset) // self.batch)
+
+    def __getitem__(self, number: int) -> Batch:
+        indices = range(number * self.batch, min((number + 1) * self.batch, len(self.cache.dataset)))
+        images, labels = zip(*(self.cache.load(index) for index in indices), strict=True)
+        stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+        labels = None if labels[0] is None else torch.from_numpy(np.stack(labels))
+        return Batch(stacked, labels, torch.tensor(indices))

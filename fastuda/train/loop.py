@@ -1,0 +1,246 @@
+"""The training loop: stages of a method, in order, each prepared, stepped, evaluated and saved."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from fastuda.data.batch import Batch
+from fastuda.evaluate import evaluate
+from fastuda.methods import build_method
+from fastuda.methods.protocol import Stage
+from fastuda.metrics.table import iou_table
+from fastuda.predict import predict_labels, save_comparison
+from fastuda.train.checkpoint import load_checkpoint, save_checkpoint, write_json
+from fastuda.train.config import Config, difference, to_dict
+from fastuda.train.inputs import Inputs
+from fastuda.train.meter import LiveLine, Log, Meter, one_line, peak_mib
+from fastuda.train.optimisers import Optimisers, draw_seed
+from fastuda.train.passes import DataPasses
+from fastuda.train.precision import choose_device, choose_precision
+from fastuda.train.signals import Interrupted, Signals
+from fastuda.train.work_dir import open_work_dir
+
+
+@dataclass
+class Position:
+    """How far a run has come; part of the checkpoint."""
+
+    stage: int = 0
+    iteration: int = 0
+    prepared: bool = False
+    seconds: float = 0.0
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Result:
+    """The content of result.json; ``stages`` is a list of {name, miou, iou: {class: value}} on the validation split."""
+
+    method: str
+    preset: str
+    task: str
+    seed: int
+    seconds: float
+    peak_mib: float
+    stages: list[dict[str, Any]]
+
+
+def train(config: Config, console: Console | None = None) -> Result:
+    """Run, or resume, what ``config`` describes and leave everything in its working directory.
+
+    Raises ValueError for bad input, NonFiniteLoss for NaN, OSError when the directory cannot be written, and
+    Interrupted after a signal; the last checkpoint is then intact.
+    """
+    console = console or Console()
+    work_dir = open_work_dir(config)
+    with Signals() as signals:
+        run = Run(config, work_dir, console, signals)
+        console.print(
+            f"{config.method} ({config.preset}) on {config.task}, seed {config.seed}: {run.device}, "
+            f"{run.precision.reason}, results in {work_dir}",
+            soft_wrap=True,
+            highlight=False,
+        )
+        stages = run.method.stages()
+        while run.position.stage < len(stages):
+            run.stage(stages[run.position.stage])
+        return run.finish()
+
+
+class Run:
+    """The state of a run and the steps that change it."""
+
+    def __init__(self, config: Config, work_dir: Path, console: Console, signals: Signals) -> None:
+        self.config, self.work_dir, self.console, self.signals = config, work_dir, console, signals
+        self.device = choose_device(config.device)
+        self.precision = choose_precision(self.device, config.amp)
+        self.inputs = Inputs(config, self.device, work_dir / "pseudo_labels")
+        torch.manual_seed(config.seed)
+        self.method = build_method(config, self.inputs.classes.num_classes).to(self.device)
+        self.checkpoint = work_dir / "checkpoint.pt"
+        self.position, self.optimisers_state = Position(), {}
+        if config.resume:
+            self.restore()
+        self.clock = time.monotonic() - self.position.seconds
+        self.log = Log(work_dir, config.tensorboard)
+        self.log.write("start", {"stage": self.position.stage, "iteration": self.position.iteration})
+        if not config.resume:
+            self.save()
+
+    def restore(self) -> None:
+        state = load_checkpoint(self.checkpoint)
+        if name := difference(state["config"], to_dict(self.config)):
+            raise ValueError(f"--resume: {self.checkpoint} is of another run, they differ in {name}")
+        self.method.load_state_dict(state["method"])
+        self.position = Position(**state["position"])
+        self.optimisers_state = state["optimisers"]
+
+    def stage(self, stage: Stage) -> None:
+        """Prepare, train and evaluate one stage, continuing where the position says."""
+        position = self.position
+        if not position.prepared:
+            self.prepare(stage)
+        if position.iteration < stage.iterations:
+            self.steps(stage)
+        if stage.row:
+            self.evaluate(stage.row)
+        position.stage, position.iteration, position.prepared = position.stage + 1, 0, False
+        self.save()
+
+    def prepare(self, stage: Stage) -> None:
+        self.method.eval()
+        if stage.prepare:
+            passes = DataPasses(self.inputs, stage.name, self.console, self.leave_if_asked)
+            with torch.no_grad(), self.precision.autocast():
+                stage.prepare(passes)
+        if stage.prepared_row:
+            self.evaluate(stage.prepared_row)
+        self.position.prepared = True
+
+    def steps(self, stage: Stage) -> None:
+        """The iterations of a stage."""
+        config, position = self.config, self.position
+        optimisers = Optimisers(stage, self.precision, self.optimisers_state)
+        self.optimisers_state = {}
+        meter = Meter(stage.name, self.device, self.checkpoint)
+        loaders = self.inputs.loaders(stage, position.stage, position.iteration)
+        self.method.train()
+        with LiveLine(self.console, stage.name, stage.iterations, position.iteration) as line:
+            for iteration in range(position.iteration, stage.iterations):
+                # Dropout and every other draw follow from the position, so a resumed run draws the same.
+                torch.manual_seed(draw_seed(config.seed, position.stage, iteration))
+                optimisers.set_learning_rate(iteration)
+                for part in range(config.accumulate):
+                    batches = [meter.waiting(loader) if loader else None for loader in loaders]
+                    self.backward(stage, batches, iteration * config.accumulate + part, optimisers, meter)
+                meter.skipped += optimisers.step()
+                if stage.after_step:
+                    stage.after_step()
+                position.iteration = iteration + 1
+                self.report(line, meter, optimisers.learning_rate())
+                if self.signals.received or position.iteration % config.checkpoint_every == 0:
+                    meter.check(position.iteration)
+                    self.save(optimisers.state())
+                self.leave_if_asked()
+        # The evaluation that follows can be long: what was learnt is safe before it starts.
+        self.save()
+
+    def backward(
+        self, stage: Stage, batches: list[Batch | None], draw: int, optimisers: Optimisers, meter: Meter
+    ) -> None:
+        """Gradients of one batch of each domain, one part of the losses after the other."""
+        views = (stage.source, stage.target)
+        source, target = (
+            self.inputs.on_device(batch, view, (self.position.stage, draw, domain))
+            for domain, (batch, view) in enumerate(zip(batches, views, strict=True))
+        )
+        meter.count(sum(len(batch.images) for batch in (source, target) if batch is not None))
+        parts = stage.step(source, target)
+        while True:
+            with self.precision.autocast():
+                losses = next(parts, None)
+            if losses is None:
+                return
+            for terms in losses.values():
+                meter.add(terms)
+            optimisers.backward(losses, 1 / self.config.accumulate)
+
+    def report(self, line: LiveLine, meter: Meter, learning_rate: float) -> None:
+        """Check the losses and, every so often, log them and redraw the live line."""
+        iteration, last = self.position.iteration, self.position.iteration == line.total
+        if iteration % self.config.log_every == 0 or last:
+            row = meter.read(iteration) | {"learning_rate": learning_rate}
+            self.log.write("train", row, iteration)
+            line.update(iteration, one_line(row))
+        else:
+            # Reading a number off a GPU would stop it; off a CPU it costs nothing.
+            if self.device.type == "cpu":
+                meter.check(iteration)
+            line.update(iteration)
+
+    def leave_if_asked(self) -> None:
+        if self.signals.received:
+            where = f"stage {self.position.stage} at iteration {self.position.iteration}"
+            raise Interrupted(
+                self.signals.received,
+                f"interrupted in {where}; the run is saved, continue it with: "
+                f"python -m fastuda.train --work-dir {self.work_dir} --resume",
+            )
+
+    def evaluate(self, name: str) -> None:
+        """Add a row of scores on the target's validation split."""
+        inputs = self.inputs
+        scores = evaluate(
+            self.method, inputs.validation_stream(), inputs.classes, self.device, self.precision, self.leave_if_asked
+        )
+        row = {"name": name, **scores.row()}
+        self.position.rows = [r for r in self.position.rows if r["name"] != name] + [row]
+        self.log.write("evaluation", row)
+        self.console.print(f"{name}: mIoU {row['miou']:.2%}", highlight=False)
+
+    def save(self, optimisers: dict[str, Any] | None = None) -> None:
+        self.position.seconds = time.monotonic() - self.clock
+        state = {
+            "config": to_dict(self.config),
+            "method": self.method.state_dict(),
+            "position": asdict(self.position),
+            "optimisers": optimisers or {},
+        }
+        save_checkpoint(self.checkpoint, state)
+
+    def finish(self) -> Result:
+        """result.json, coloured predictions and the table."""
+        config = self.config
+        result = Result(
+            method=config.method,
+            preset=config.preset,
+            task=config.task,
+            seed=config.seed,
+            seconds=round(self.position.seconds, 1),
+            peak_mib=round(peak_mib(self.device), 1),
+            stages=self.position.rows,
+        )
+        write_json(self.work_dir / "result.json", asdict(result))
+        self.save_predictions(config.predictions)
+        self.log.close()
+        self.console.print(iou_table(result.stages))
+        return result
+
+    def save_predictions(self, count: int) -> None:
+        """Validation image | prediction | truth as PNG, ``count`` of them spread over the split."""
+        self.method.eval()
+        stream = self.inputs.validation_stream()
+        directory = self.work_dir / "predictions"
+        directory.mkdir(exist_ok=True)
+        for number in sorted({round(i * (len(stream) - 1) / max(count - 1, 1)) for i in range(count)}):
+            batch = stream[number].to(self.device)
+            truth = batch.labels[0].cpu().numpy()
+            prediction = predict_labels(self.method, batch.images, truth.shape, self.precision)[0]
+            image = batch.images[0].permute(1, 2, 0).cpu().numpy()
+            save_comparison(directory / f"{number:05d}.png", image, [prediction, truth], self.inputs.classes)

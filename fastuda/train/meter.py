@@ -1,0 +1,165 @@
+"""What a run tells while it runs: the live line, log.jsonl and, on request, TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+
+
+class NonFiniteLoss(RuntimeError):
+    """A loss that is NaN or infinite."""
+
+
+def peak_mib(device: torch.device) -> float:
+    """Peak memory so far in MiB: the allocator's on a GPU, the process's resident set on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    # Linux counts ru_maxrss in KiB, macOS in bytes.
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+class Log:
+    """log.jsonl, one JSON object a line, and the same scalars to TensorBoard."""
+
+    def __init__(self, work_dir: Path, tensorboard: bool) -> None:
+        self.file = open(work_dir / "log.jsonl", "a", buffering=1, encoding="utf-8")
+        self.writer = None
+        if tensorboard:
+            try:
+                from tensorboardX import SummaryWriter
+            except ImportError:
+                raise ValueError("tensorboard needs the extra: pip install 'fastuda[tensorboard]'") from None
+            self.writer = SummaryWriter(str(work_dir / "tensorboard"))
+
+    def write(self, event: str, values: Mapping[str, Any], step: int | None = None) -> None:
+        self.file.write(json.dumps({"event": event, **values}) + "\n")
+        if self.writer is not None and step is not None:
+            for name, value in values.items():
+                if isinstance(value, float):
+                    self.writer.add_scalar(f"{event}/{name}", value, step)
+
+    def close(self) -> None:
+        self.file.close()
+        if self.writer is not None:
+            self.writer.close()
+
+
+class Meter:
+    """Losses and timings of one stage between two log lines.
+
+    Losses are summed on the device, so a step never waits for the host; ``read`` does, and checks them.
+    """
+
+    def __init__(self, stage: str, device: torch.device, checkpoint: Path) -> None:
+        self.stage, self.device, self.checkpoint = stage, device, checkpoint
+        self.reset()
+
+    def reset(self) -> None:
+        self.losses: dict[str, Tensor] = {}
+        self.steps = self.images = self.skipped = 0
+        self.waited = 0.0
+        self.start = time.perf_counter()
+
+    def count(self, images: int) -> None:
+        """A batch of ``images`` images is about to be differentiated."""
+        self.steps += 1
+        self.images += images
+
+    def add(self, losses: Mapping[str, Tensor]) -> None:
+        for name, loss in losses.items():
+            loss = loss.detach().float()
+            self.losses[name] = self.losses[name] + loss if name in self.losses else loss
+
+    def waiting(self, loader: Iterator) -> Any:
+        """The loader's next item; the time it took counts as waiting for data."""
+        start = time.perf_counter()
+        item = next(loader)
+        self.waited += time.perf_counter() - start
+        return item
+
+    def check(self, iteration: int) -> dict[str, float]:
+        """The summed losses as numbers; NonFiniteLoss names the loss, the stage and the iteration."""
+        values = {name: loss.item() for name, loss in self.losses.items()}
+        for name, value in values.items():
+            if not abs(value) < float("inf"):
+                raise NonFiniteLoss(
+                    f"the loss '{name}' is {value} in stage {self.stage} at iteration {iteration}; "
+                    f"the last good state is in {self.checkpoint}"
+                )
+        return values
+
+    def read(self, iteration: int) -> dict[str, Any]:
+        """Mean losses and rates since the last reset, which follows."""
+        values = self.check(iteration)
+        seconds = max(time.perf_counter() - self.start, 1e-9)
+        row = {
+            "stage": self.stage,
+            "iteration": iteration,
+            "loss": sum(values.values()) / max(self.steps, 1),
+            **{f"loss_{name}": value / max(self.steps, 1) for name, value in values.items()},
+            "images_per_s": self.images / seconds,
+            "data_share": self.waited / seconds,
+            "skipped_steps": self.skipped,
+            "peak_mib": peak_mib(self.device),
+        }
+        self.reset()
+        return row
+
+
+def one_line(row: Mapping[str, Any]) -> str:
+    """A log row for people."""
+    losses = " ".join(f"{k.removeprefix('loss_')} {v:.3g}" for k, v in row.items() if k.startswith("loss"))
+    speed = f"{row['images_per_s']:.1f} images/s, data {row['data_share']:.0%}, {row['peak_mib']:.0f} MiB"
+    return f"{losses} | {speed}"
+
+
+class LiveLine:
+    """A progress bar with the last losses on a terminal; plain lines now and then elsewhere."""
+
+    def __init__(self, console: Console, name: str, total: int, start: int = 0) -> None:
+        self.console, self.name, self.total = console, name, total
+        self.printed = self.began = time.monotonic()
+        self.first = start
+        self.progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(20),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self.bar = self.progress.add_task(name, total=total, completed=start, note="")
+
+    def __enter__(self) -> LiveLine:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def update(self, completed: int, note: str | None = None, every: float = 15.0) -> None:
+        self.progress.update(self.bar, completed=completed, **({} if note is None else {"note": note}))
+        now = time.monotonic()
+        if (
+            note is not None
+            and not self.console.is_terminal
+            and (now - self.printed > every or completed == self.total)
+        ):
+            self.printed = now
+            eta = (now - self.began) / max(completed - self.first, 1) * (self.total - completed)
+            self.console.print(f"{self.name} {completed}/{self.total} ETA {eta:.0f} s | {note}", soft_wrap=True)

@@ -1,0 +1,57 @@
+"""A finished or interrupted run, opened for use."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from fastuda.methods import build_method
+from fastuda.methods.protocol import Method
+from fastuda.train.checkpoint import load_checkpoint
+from fastuda.train.config import config_from_dict
+from fastuda.train.inputs import Inputs
+from fastuda.train.meter import NonFiniteLoss
+from fastuda.train.precision import Precision, choose_device, choose_precision
+from fastuda.train.signals import Interrupted
+
+
+@dataclass(frozen=True)
+class Restored:
+    """The method of a run in evaluation mode on its device, with the run's data."""
+
+    method: Method
+    inputs: Inputs
+    device: torch.device
+    precision: Precision
+
+
+def restore(work_dir: Path) -> Restored:
+    """Open the last checkpoint of ``work_dir``; ValueError says what is wrong with it."""
+    path = work_dir / "checkpoint.pt"
+    state = load_checkpoint(path)
+    config = config_from_dict(state["config"], str(path))
+    # The checkpoint holds the weights: the file that the run started from need not be there any more.
+    config = replace(config, model=replace(config.model, weights=""))
+    device = choose_device(config.device)
+    inputs = Inputs(config, device, work_dir / "pseudo_labels")
+    method = build_method(config, inputs.classes.num_classes)
+    method.load_state_dict(state["method"])
+    return Restored(method.to(device).eval(), inputs, device, choose_precision(device, config.amp))
+
+
+@contextmanager
+def one_sentence() -> Iterator[None]:
+    """End a command line with one sentence and a non-zero status on whatever the user or the machine got wrong."""
+    try:
+        yield
+    except Interrupted as interrupted:
+        print(interrupted.message, file=sys.stderr)
+        raise
+    except (ValueError, OSError, NonFiniteLoss) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from error

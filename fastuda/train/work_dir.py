@@ -1,0 +1,43 @@
+"""The directory that a run leaves its results in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from fastuda.train.checkpoint import write_atomically
+from fastuda.train.config import Config, to_dict
+
+
+def open_work_dir(config: Config) -> Path:
+    """Create the working directory, or check the one to resume, and write the resolved config into it.
+
+    Raises ValueError when it holds another run that would be overwritten, or nothing to resume; OSError naming it when
+    it cannot be written.
+    """
+    path = Path(config.work_dir).expanduser() if config.work_dir else _new_directory(config)
+    held = (path / "checkpoint.pt").exists()
+    if config.resume and not held:
+        raise ValueError(f"--resume: there is no checkpoint in {path}")
+    if held and not config.resume:
+        raise ValueError(f"{path} already holds a run: continue it with --resume or choose another --work-dir")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"cannot create the working directory {path}: {error.strerror}") from error
+    if config.resume:
+        return path
+    text = yaml.safe_dump(to_dict(config), sort_keys=False)
+    write_atomically(path / "config.yaml", lambda file: file.write(text.encode()))
+    return path
+
+
+def _new_directory(config: Config) -> Path:
+    if config.resume:
+        raise ValueError("--resume needs --work-dir, the directory of the run to continue")
+    base = Path("runs") / f"{Path(config.task).stem}-{config.method}-seed{config.seed}"
+    number = 1
+    while (path := base if number == 1 else Path(f"{base}-{number}")).exists():
+        number += 1
+    return path

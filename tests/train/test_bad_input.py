@@ -1,0 +1,104 @@
+"""Whatever the user or the machine gets wrong ends in one sentence, a non-zero status and an intact checkpoint."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from fastuda.train.checkpoint import load_checkpoint
+
+
+def folder_task(tmp_path, tiny, **changes):
+    """The tiny task with a source of four 32x64 files on disk."""
+    root = tmp_path / "pictures"
+    for name in ("images", "labels"):
+        (root / name).mkdir(parents=True)
+    for number in range(4):
+        pixels = np.random.default_rng(number).integers(0, 255, (32, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / "images" / f"{number}.png")
+        Image.fromarray(np.full((32, 64), number, np.uint8)).save(root / "labels" / f"{number}.png")
+    task = yaml.safe_load(tiny.read_text())
+    task["data"]["source"] = {"kind": "folder", "root": str(root), "size": [32, 64], "ids": "trainids"} | changes
+    path = tmp_path / "folder.yaml"
+    path.write_text(yaml.safe_dump(task))
+    return path, root
+
+
+def fails_with(process, *parts) -> None:
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode not in (0, None), errors
+    assert errors.count("\n") == 1 and errors.startswith("error: "), errors
+    for part in parts:
+        assert part in errors, errors
+
+
+def test_missing_directory(tiny, tmp_path, command):
+    path, root = folder_task(tmp_path, tiny, root=str(tmp_path / "nowhere"))
+    fails_with(command("--task", path, "--work-dir", tmp_path / "run"), "nowhere")
+
+
+def test_label_id_outside_the_table(tiny, tmp_path, command):
+    path, root = folder_task(tmp_path, tiny)
+    Image.fromarray(np.full((32, 64), 77, np.uint8)).save(root / "labels" / "2.png")
+    fails_with(command("--task", path, "--work-dir", tmp_path / "run"), "2.png", "77")
+
+
+def test_size_mismatch(tiny, tmp_path, command):
+    path, root = folder_task(tmp_path, tiny)
+    Image.fromarray(np.zeros((30, 64), np.uint8)).save(root / "labels" / "1.png")
+    fails_with(command("--task", path, "--work-dir", tmp_path / "run"), "1.png")
+
+
+def test_empty_split(tiny, tmp_path, command):
+    path, root = folder_task(tmp_path, tiny, split="none.txt")
+    (root / "none.txt").write_text("\n")
+    fails_with(command("--task", path, "--work-dir", tmp_path / "run"), "none.txt")
+
+
+def test_labelled_target_is_refused(tiny, tmp_path, command):
+    task = yaml.safe_load(tiny.read_text())
+    task["data"]["target"]["labelled"] = True
+    tiny.write_text(yaml.safe_dump(task))
+    fails_with(command("--task", tiny, "--work-dir", tmp_path / "run"), "data.target.labelled")
+
+
+def test_a_file_in_place_of_the_work_dir(tiny, tmp_path, command):
+    (tmp_path / "file").write_text("")
+    fails_with(command("--task", tiny, "--work-dir", tmp_path / "file" / "run"), "file")
+
+
+def test_damaged_checkpoint(tiny, tmp_path, command):
+    work_dir = tmp_path / "run"
+    process = command("--task", tiny, "--work-dir", work_dir)
+    assert process.wait(240) == 0, process.stderr.read()
+    path = work_dir / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:1000])
+    fails_with(command("--work-dir", work_dir, "--resume"), "checkpoint.pt", "damaged")
+    fails_with(command(work_dir, module="fastuda.evaluate"), "checkpoint.pt", "damaged")
+
+
+def test_nan_names_the_loss_and_keeps_the_checkpoint(tiny, tmp_path, command):
+    work_dir = tmp_path / "run"
+    process = command("--task", tiny, "--work-dir", work_dir, "--warm-up.schedule.learning-rate", "1e30")
+    fails_with(process, "loss 'ce' is", "warm_up", "iteration", "checkpoint.pt")
+    state = load_checkpoint(work_dir / "checkpoint.pt")
+    assert all(torch.isfinite(v).all() for v in state["method"].values() if isinstance(v, torch.Tensor))
+
+
+@pytest.mark.parametrize("field", ["--sdca.temperature", "--model.width"])
+def test_impossible_numbers(tiny, tmp_path, command, field):
+    fails_with(command("--task", tiny, "--work-dir", tmp_path / "run", field, "0"), field.split(".")[1])
+
+
+def test_an_all_ignored_source_is_no_error(tiny, tmp_path, command):
+    path, root = folder_task(tmp_path, tiny)
+    for label in (root / "labels").iterdir():
+        Image.fromarray(np.full((32, 64), 255, np.uint8)).save(label)
+    process = command("--task", path, "--work-dir", tmp_path / "run")
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    log = (tmp_path / "run" / "log.jsonl").read_text()
+    assert '"loss_ce": 0.0' in log and "NaN" not in log

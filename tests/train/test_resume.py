@@ -1,0 +1,102 @@
+"""A run that is killed and resumed ends with the weights, to the bit, of one that was never interrupted."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+
+def wait_for_line(log: Path, event: str, count: int, process, seconds: float = 120) -> None:
+    """Return as soon as ``log`` holds ``count`` lines of ``event``."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if log.exists() and sum(f'"event": "{event}"' in line for line in log.read_text().splitlines()) >= count:
+            return
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.005)
+    raise AssertionError(f"no {count} lines of {event} in {seconds} s")
+
+
+def assert_same_state(left, right, where: str = "state") -> None:
+    assert type(left) is type(right), where
+    if isinstance(left, torch.Tensor):
+        assert torch.equal(left, right), where
+    elif isinstance(left, dict):
+        assert left.keys() == right.keys(), where
+        for key in left:
+            assert_same_state(left[key], right[key], f"{where}.{key}")
+    elif isinstance(left, (list, tuple)):
+        assert len(left) == len(right), where
+        for number, pair in enumerate(zip(left, right, strict=True)):
+            assert_same_state(*pair, f"{where}[{number}]")
+    else:
+        assert left == right, where
+
+
+def final_state(work_dir: Path) -> dict:
+    state = torch.load(work_dir / "checkpoint.pt", weights_only=True)
+    state["position"].pop("seconds")
+    state.pop("config")
+    return state
+
+
+@pytest.fixture(scope="module")
+def steps() -> list[int]:
+    """Random steps of the twelve to kill at; another choice each day, so the seed is printed by the test's id."""
+    return random.Random(time.strftime("%Y-%m-%d")).sample(range(1, 12), 2)
+
+
+def test_kill_and_resume_is_bit_identical(tiny, command, tmp_path, steps):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    process = command("--task", tiny, "--work-dir", whole, "--amp")
+    assert process.wait(240) == 0, process.stderr.read()
+
+    arguments = ["--task", tiny, "--work-dir", broken, "--amp"]
+    for count in steps:
+        process = command(*arguments)
+        wait_for_line(broken / "log.jsonl", "train", count if "--resume" not in arguments else 1, process)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait(60) == -signal.SIGKILL
+        assert not (broken / "result.json").exists()
+        arguments = ["--work-dir", broken, "--resume"]
+    process = command(*arguments)
+    assert process.wait(240) == 0, process.stderr.read()
+
+    assert_same_state(final_state(whole), final_state(broken))
+    rows = [json.loads((d / "result.json").read_text())["stages"] for d in (whole, broken)]
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_leaves(tiny, command, tmp_path, number):
+    work_dir = tmp_path / "run"
+    process = command("--task", tiny, "--work-dir", work_dir, "--warm-up.schedule.iterations", "2000")
+    wait_for_line(work_dir / "log.jsonl", "train", 3, process)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert errors.count("\n") == 1 and "--resume" in errors
+    logged = sum('"event": "train"' in line for line in (work_dir / "log.jsonl").read_text().splitlines())
+    saved = torch.load(work_dir / "checkpoint.pt", weights_only=True)["position"]["iteration"]
+    assert saved == logged >= 3
+
+
+def test_resume_refuses_another_recipe(tiny, command, tmp_path):
+    work_dir = tmp_path / "run"
+    process = command("--task", tiny, "--work-dir", work_dir)
+    assert process.wait(240) == 0, process.stderr.read()
+    for arguments, part in (
+        (("--work-dir", work_dir, "--resume", "--model.width", "0.5"), "model.width"),
+        (("--work-dir", work_dir, "--task", tiny), "already holds a run"),
+        (("--work-dir", tmp_path / "nothing", "--resume"), "nothing"),
+    ):
+        process = command(*arguments)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert part in errors and errors.count("\n") == 1, errors
