@@ -8,6 +8,7 @@ from typing import Literal
 from fastuda.data.config import Augment
 from fastuda.models.config import ModelConfig
 
+Norm = Literal["same", "trained", "frozen"]
 COLOUR = Augment(brightness=0.5, contrast=0.5, saturation=0.5, hue=0.2, greyscale=0.2, blur=0.5)
 
 
@@ -58,10 +59,12 @@ class SelfTrainingConfig:
     schedule: Schedule = Schedule(20_000, 2.5e-4)  # of one round
     rounds: int = 1  # the labels are made anew before each; the papers use one
     quantile: float = 0.5  # a class's threshold is this quantile of its confidence: the paper's median
+    flip: bool = False  # label by the mean of an image's and its mirror image's softmax (the papers: one look)
+    scales: tuple[float, ...] = (1.0,)  # and over these sizes of the image
     threshold_cap: float = 1.0  # upper bound of the thresholds (released: 0.9)
     source: bool = False  # keep the supervised source loss beside the pseudo labels (the paper: target only)
     restart: bool = False  # from the initial weights instead of the adapted ones (released)
-    norm: Literal["same", "trained", "frozen"] = "same"  # batch norm's mode in this stage
+    norm: Norm = "same"  # batch norm's mode in this stage
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ class SDCAConfig:
     features: float = 1.0  # weight λ_feat of the bound on the features
     outputs: float = 1.0  # weight λ_out of the bound on the logits
     confidence: float = 0.9  # δ: target pixels below are left out of the bound
+    norm: Norm = "same"  # batch norm's mode from here on; "trained" shares one set of statistics between the domains
     self_training: SelfTrainingConfig = SelfTrainingConfig()
 
 

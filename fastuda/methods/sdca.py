@@ -15,7 +15,7 @@ from fastuda.methods.source import Source, learning_rate
 from fastuda.metrics.confidence import ConfidenceHistogram
 from fastuda.models import build_model
 from fastuda.models.output import Output
-from fastuda.nn.losses import confident_labels, cross_entropy, resize_labels
+from fastuda.nn.losses import confident_labels, cross_entropy, resize_labels, upsample_logits
 from fastuda.nn.statistics import ClassStatistics
 from fastuda.ops.contrastive_bound import contrastive_bound
 
@@ -36,7 +36,7 @@ class SDCA(Source):
         adapt = Stage(
             name="adapt",
             iterations=schedule.iterations,
-            optimisers=lambda: self.optimisers(schedule),
+            optimisers=lambda: self.optimisers(schedule, self.config.norm),
             step=self.adapt,
             learning_rate=learning_rate(schedule),
             source=self.source_view(schedule),
@@ -94,7 +94,7 @@ class SDCA(Source):
         return Stage(
             name=f"self_training_{number}",
             iterations=config.schedule.iterations,
-            optimisers=lambda: self.optimisers(config.schedule),
+            optimisers=lambda: self.optimisers(config.schedule, config.norm),
             step=self.self_training,
             learning_rate=learning_rate(config.schedule),
             source=self.source_view(config.schedule) if config.source else None,
@@ -109,18 +109,23 @@ class SDCA(Source):
         config = self.config.self_training
         histogram = ConfidenceHistogram(self.num_classes).to(self.target_statistics_known.device)
         for batch in passes.target():
-            histogram.update(self.full_size_logits(batch))
+            histogram.update(self.full_size_logits(batch.images))
         thresholds = histogram.quantile(config.quantile).clamp(max=config.threshold_cap)
         for batch in passes.target():
-            passes.save_pseudo_labels(batch.index, confident_labels(self.full_size_logits(batch), thresholds))
+            passes.save_pseudo_labels(batch.index, confident_labels(self.full_size_logits(batch.images), thresholds))
         if config.restart:
             self.network.load_state_dict(build_model(self.recipe.model, self.num_classes).state_dict())
-        if config.norm != "same":
-            self.set_norm(config.norm)
 
-    def full_size_logits(self, batch: Batch) -> Tensor:
-        size = batch.images.shape[-2:]
-        return F.interpolate(self.predict(batch.images).float(), size=size, mode="bilinear", align_corners=True)
+    def full_size_logits(self, images: Tensor) -> Tensor:
+        """log of the mean softmax over the configured looks at the images, (N, K, H, W) fp32 at their own size."""
+        config, size = self.config.self_training, images.shape[-2:]
+        looks = []
+        for scale in config.scales:
+            scaled = images if scale == 1.0 else F.interpolate(images, scale_factor=scale, mode="bilinear")
+            for mirror in (False, True) if config.flip else (False,):
+                logits = upsample_logits(self.predict(scaled.flip(-1) if mirror else scaled), size)
+                looks.append((logits.flip(-1) if mirror else logits).softmax(1))
+        return torch.stack(looks).mean(0).log()
 
     def self_training(self, source: Batch | None, target: Batch) -> Iterator[Losses]:
         if source is not None:

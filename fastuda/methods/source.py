@@ -84,8 +84,11 @@ class Source(Method):
     def predict(self, images: Tensor) -> Tensor:
         return self.run(images, "target" if self.target_statistics_known else "source").logits
 
-    def optimisers(self, schedule: Schedule) -> dict[str, torch.optim.Optimizer]:
+    def optimisers(self, schedule: Schedule, norm: str = "same") -> dict[str, torch.optim.Optimizer]:
+        """The optimiser of a stage that trains with batch norm in mode ``norm``."""
         config = self.recipe.optimiser
+        if norm != "same":
+            self.set_norm(norm)
         groups = [
             {"params": self.network.backbone_parameters(), "lr": schedule.learning_rate},
             {"params": self.network.classifier_parameters(), "lr": schedule.learning_rate * config.classifier_factor},

@@ -148,7 +148,7 @@ def test_pseudo_labels_keep_the_confident_half_of_each_class(cap):
     passes = MemoryPasses()
     sdca.pseudo_label(passes)
     assert sorted(passes.saved) == [0, 1, 2, 3]
-    logits = torch.cat([sdca.full_size_logits(b) for b in MemoryPasses().target()]).detach()
+    logits = torch.cat([sdca.full_size_logits(b.images) for b in MemoryPasses().target()]).detach()
     confidence, predicted = logits.double().softmax(1).max(1)
     labels = torch.stack([passes.saved[i] for i in range(4)])
     for k in range(K):
@@ -164,12 +164,26 @@ def test_pseudo_labels_keep_the_confident_half_of_each_class(cap):
         assert torch.equal(kept[~unsure], wanted[~unsure])
 
 
+def test_pseudo_labels_of_a_mirrored_image_mirror():
+    sdca = method(self_training=replace(SelfTrainingConfig(), flip=True, scales=(0.5, 1.0))).eval()
+    sdca.know_domains(MemoryPasses())
+    images = batch(1).images
+    both = sdca.full_size_logits(images)
+    torch.testing.assert_close(sdca.full_size_logits(images.flip(-1)), both.flip(-1))
+    torch.testing.assert_close(both.exp().sum(1), torch.ones(2, 32, 48))
+    plain = method().eval()
+    plain.load_state_dict(sdca.state_dict())
+    assert not torch.allclose(plain.full_size_logits(images).softmax(1), both.exp(), atol=1e-4)
+
+
 def test_restart_and_norm_of_self_training_survive_the_state_dict():
     sdca = method(self_training=replace(SelfTrainingConfig(), restart=True, norm="trained")).eval()
     sdca.know_domains(MemoryPasses())
     weight = sdca.network.classifier.weight.clone()
     sdca.pseudo_label(MemoryPasses())
     assert not torch.equal(weight, sdca.network.classifier.weight)
+    assert sdca.norm == "per_domain"
+    sdca.stages()[-1].optimisers()
     assert sdca.norm == "trained"
     other = method()
     other.load_state_dict(sdca.state_dict())
@@ -186,3 +200,15 @@ def test_self_training_sees_the_source_only_on_request():
     with_source = method(self_training=replace(SelfTrainingConfig(), source=True))
     assert with_source.stages()[-1].source.labels == "truth"
     assert len(list(with_source.self_training(batch(0), pseudo))) == 2
+
+
+def test_shared_statistics_from_the_adaptation_on():
+    sdca = method(norm="trained").eval()
+    sdca.know_domains(MemoryPasses())
+    layer = sdca.network.stride2[1]
+    target = layer.target_running_mean.clone()
+    sdca.stages()[1].optimisers()
+    for part in sdca.train().adapt(batch(0), batch(1, labelled=False)):
+        assert part
+    assert torch.equal(layer.target_running_mean, target)
+    assert layer.num_batches_tracked == 2
