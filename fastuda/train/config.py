@@ -12,6 +12,7 @@ from typing import Literal
 import tyro
 
 from fastuda.data.config import DataConfig, find_task, from_dict, load_yaml
+from fastuda.methods import METHODS
 from fastuda.methods.config import Recipe
 from fastuda.methods.presets import preset
 
@@ -88,6 +89,8 @@ def task_config(task: str, method: str = Config.method, preset_name: str = Confi
 
     Raises ValueError for an unknown task, preset, key or value, naming the file and the key.
     """
+    if method not in METHODS:
+        raise ValueError(f"--method '{method}' is not one of {', '.join(METHODS)}")
     path = find_task(task)
     base = from_dict(Config, preset(preset_name, method), f"preset {preset_name}", base=Config())
     config = from_dict(Config, load_yaml(path), str(path), base=base)

@@ -24,7 +24,7 @@ from fastuda.train.optimisers import Optimisers, draw_seed
 from fastuda.train.passes import DataPasses
 from fastuda.train.precision import choose_device, choose_precision
 from fastuda.train.signals import Interrupted, Signals
-from fastuda.train.work_dir import open_work_dir
+from fastuda.train.work_dir import choose_work_dir, create_work_dir
 
 
 @dataclass
@@ -58,7 +58,7 @@ def train(config: Config, console: Console | None = None) -> Result:
     Interrupted after a signal; the last checkpoint is then intact.
     """
     console = console or Console()
-    work_dir = open_work_dir(config)
+    work_dir = choose_work_dir(config)
     with Signals() as signals:
         run = Run(config, work_dir, console, signals)
         console.print(
@@ -85,8 +85,11 @@ class Run:
         self.method = build_method(config, self.inputs.classes.num_classes).to(self.device)
         self.checkpoint = work_dir / "checkpoint.pt"
         self.position, self.optimisers_state = Position(), {}
+        # Whatever is wrong with the data or the network has shown by now: a mistake leaves no directory behind.
         if config.resume:
             self.restore()
+        else:
+            create_work_dir(work_dir, config)
         self.clock = time.monotonic() - self.position.seconds
         self.log = Log(work_dir, config.tensorboard)
         self.log.write("start", {"stage": self.position.stage, "iteration": self.position.iteration})

@@ -10,11 +10,10 @@ from fastuda.train.checkpoint import write_atomically
 from fastuda.train.config import Config, to_dict
 
 
-def open_work_dir(config: Config) -> Path:
-    """Create the working directory, or check the one to resume, and write the resolved config into it.
+def choose_work_dir(config: Config) -> Path:
+    """The working directory of a run, which is not touched yet.
 
-    Raises ValueError when it holds another run that would be overwritten, or nothing to resume; OSError naming it when
-    it cannot be written.
+    Raises ValueError when it holds another run that would be overwritten, or nothing to resume.
     """
     path = Path(config.work_dir).expanduser() if config.work_dir else _new_directory(config)
     held = (path / "checkpoint.pt").exists()
@@ -22,15 +21,17 @@ def open_work_dir(config: Config) -> Path:
         raise ValueError(f"--resume: there is no checkpoint in {path}")
     if held and not config.resume:
         raise ValueError(f"{path} already holds a run: continue it with --resume or choose another --work-dir")
+    return path
+
+
+def create_work_dir(path: Path, config: Config) -> None:
+    """Make the directory and write the resolved config into it; OSError names what cannot be written."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(f"cannot create the working directory {path}: {error.strerror}") from error
-    if config.resume:
-        return path
     text = yaml.safe_dump(to_dict(config), sort_keys=False)
     write_atomically(path / "config.yaml", lambda file: file.write(text.encode()))
-    return path
 
 
 def _new_directory(config: Config) -> Path:

@@ -38,6 +38,12 @@ def fails_with(process, *parts) -> None:
 def test_missing_directory(tiny, tmp_path, command):
     path, root = folder_task(tmp_path, tiny, root=str(tmp_path / "nowhere"))
     fails_with(command("--task", path, "--work-dir", tmp_path / "run"), "nowhere")
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_method(tiny, tmp_path, command):
+    fails_with(command("--task", tiny, "--work-dir", tmp_path / "run", "--method", "sdcaa"), "sdcaa", "source, oracle")
+    assert not (tmp_path / "run").exists()
 
 
 def test_label_id_outside_the_table(tiny, tmp_path, command):
