@@ -95,7 +95,8 @@ def confident_labels(logits: Tensor, threshold: float | Tensor) -> Tensor:
 def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
     """Labels (N, H, W) of any dtype at (height, width) by nearest neighbour: pixel floor(i * H / height).
 
-    That is torch's "nearest": at stride 8 it takes pixel 8 i, where a strided convolution's receptive field is centred.
+    At stride 8 it takes pixel 8 i, where a strided convolution's receptive field is centred.  Exact in integers: torch's
+    "nearest" rounds i * (H / height) in float32, which differs for some sizes that are not whole multiples.
     """
     if labels.dim() != 3:
         raise ValueError(f"labels must be (N, H, W), got shape {tuple(labels.shape)}")

@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from fastuda.ops import _checks, _library
 from fastuda.reference import contrastive_bound as _reference
+from fastuda.reference.low_rank import LowRank
 
 _STATISTIC_DTYPES = (torch.float32, torch.float64)
 
@@ -26,6 +27,14 @@ def _fake_backward(
     return torch.empty_like(features)
 
 
+def _low_rank_forward(features, labels, mean, diag, factors, *options) -> tuple[Tensor, Tensor]:
+    return _reference.forward(features, labels, mean, LowRank(diag, factors), *options)
+
+
+def _low_rank_backward(grad, features, labels, mean, diag, factors, posterior, *options) -> Tensor:
+    return _reference.backward(grad, features, labels, mean, LowRank(diag, factors), posterior, *options)
+
+
 _forward = _library.define(
     "contrastive_bound_forward(Tensor features, Tensor labels, Tensor mean, Tensor? covariance, float temperature, "
     "bool normalize, int ignore_index) -> (Tensor loss, Tensor posterior)",
@@ -38,29 +47,51 @@ _backward = _library.define(
     _reference.backward,
     _fake_backward,
 )
+# The low-rank form is an operator of its own: the kernels of the other forms never see it.
+_forward_low_rank = _library.define(
+    "contrastive_bound_low_rank_forward(Tensor features, Tensor labels, Tensor mean, Tensor diag, Tensor factors, "
+    "float temperature, bool normalize, int ignore_index) -> (Tensor loss, Tensor posterior)",
+    _low_rank_forward,
+    lambda features, labels, mean, diag, factors, *options: _fake_forward(features, labels, mean, diag, *options),
+)
+_backward_low_rank = _library.define(
+    "contrastive_bound_low_rank_backward(Tensor grad, Tensor features, Tensor labels, Tensor mean, Tensor diag, "
+    "Tensor factors, Tensor posterior, float temperature, bool normalize, int ignore_index) -> Tensor",
+    _low_rank_backward,
+    lambda grad, features, *others: torch.empty_like(features),
+)
 
 
 class _ContrastiveBound(torch.autograd.Function):
+    """``factors`` is None for every form but the low-rank one, whose diagonal is then ``covariance``."""
+
     @staticmethod
-    def forward(ctx, features, labels, mean, covariance, temperature, normalize, ignore_index):
-        loss, posterior = _forward(features, labels, mean, covariance, temperature, normalize, ignore_index)
-        ctx.save_for_backward(features, labels, mean, covariance, posterior)
-        ctx.options = temperature, normalize, ignore_index
+    def forward(ctx, features, labels, mean, covariance, factors, temperature, normalize, ignore_index):
+        options = temperature, normalize, ignore_index
+        if factors is None:
+            loss, posterior = _forward(features, labels, mean, covariance, *options)
+        else:
+            loss, posterior = _forward_low_rank(features, labels, mean, covariance, factors, *options)
+        ctx.save_for_backward(features, labels, mean, covariance, factors, posterior)
+        ctx.options = options
         return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        features, labels, mean, covariance, posterior = ctx.saved_tensors
-        slope = _backward(grad, features, labels, mean, covariance, posterior, *ctx.options)
-        return slope, None, None, None, None, None, None
+        features, labels, mean, covariance, factors, posterior = ctx.saved_tensors
+        if factors is None:
+            slope = _backward(grad, features, labels, mean, covariance, posterior, *ctx.options)
+        else:
+            slope = _backward_low_rank(grad, features, labels, mean, covariance, factors, posterior, *ctx.options)
+        return slope, None, None, None, None, None, None, None
 
 
 def contrastive_bound(
     features: Tensor,
     labels: Tensor,
     mean: Tensor,
-    covariance: Tensor | None = None,
+    covariance: Tensor | LowRank | None = None,
     *,
     temperature: float = 100.0,
     normalize: bool = False,
@@ -74,18 +105,20 @@ def contrastive_bound(
     features: (N, A, H, W) or (P, A), float32, float16, bfloat16 or float64; any strides, never copied as a whole.
     labels: (N, H, W) or (P,) at feature resolution, uint8, int32 or int64; ``ignore_index`` and labels outside 0..K-1
         are ignored.
-    mean: (K, A) float32 or float64; covariance: None, (K, A) for the diagonal, or (K, A, A), which must be symmetric
-        (not checked); both are taken as constants and get no gradient.
+    mean: (K, A) float32 or float64; covariance: None, (K, A) for the diagonal, (K, A, A), which must be symmetric (not
+        checked), or ``LowRank(diag, factors)`` of (K, A) and (K, A, r) for Sigma_k = diag(d_k) + U_k U_k^T, as
+        ``low_rank`` makes it; all are taken as constants and get no gradient.
     temperature: tau > 0.
     normalize: scale q, each mean and each class's covariance to length 1 inside the loss (a full covariance by its
-        Frobenius norm, which equals the diagonal's rule on a diagonal matrix); zero vectors stay 0, with zero gradient.
+        Frobenius norm, which equals the diagonal's rule on a diagonal matrix, a low-rank one by that of the matrix it
+        stands for); zero vectors stay 0, with zero gradient.
     reduction: "mean" over the valid pixels (exactly 0 without any), "sum", or "none" for the shape of labels with 0 on
         ignored pixels.
     Returns float32 (float64 for float64 features), computed in that precision also under autocast.  The gradient has
     the dtype and strides of features, with the incoming gradient applied before it is rounded.  Differentiable once.
     Deterministic; no host synchronisation.  Memory beyond inputs and outputs: the softmax, pixels x K, kept for
     backward, plus a few buffers of 2^21 elements (of one image row x channels, if that is more); the pixels are worked
-    off in chunks, for a full covariance class by class.
+    off in chunks, for a full or low-rank covariance class by class.
     Raises ValueError for a wrong dtype, shape, device or option.
     """
     _checks.pixels(features, labels)
@@ -97,7 +130,8 @@ def contrastive_bound(
     shape = labels.shape
     if features.dim() == 2:
         features, labels = features.T[None, :, :, None], labels[None, :, None]
-    constants = mean.detach(), None if covariance is None else covariance.detach()
+    covariance, factors = covariance[:2] if isinstance(covariance, LowRank) else (covariance, None)
+    constants = (None if c is None else c.detach() for c in (mean, covariance, factors))
     loss = _ContrastiveBound.apply(features, labels, *constants, float(temperature), normalize, ignore_index)
     if reduction == "none":
         return loss.view(shape)
@@ -107,14 +141,22 @@ def contrastive_bound(
     return loss.sum() / valid.sum().clamp(min=1)
 
 
-def _check_statistics(features: Tensor, mean: Tensor, covariance: Tensor | None) -> None:
+def _check_statistics(features: Tensor, mean: Tensor, covariance: Tensor | LowRank | None) -> None:
     channels = features.shape[1]
     if mean.dim() != 2 or mean.shape[0] < 1 or mean.shape[1] != channels:
         raise ValueError(f"mean must be (K, {channels}) with K >= 1, got shape {tuple(mean.shape)}")
     shapes = (tuple(mean.shape), (*mean.shape, channels))
-    if covariance is not None and tuple(covariance.shape) not in shapes:
+    statistics = {"mean": mean, "covariance": covariance}
+    if isinstance(covariance, LowRank):
+        statistics = {"mean": mean, "covariance.diag": covariance.diag, "covariance.factors": covariance.factors}
+        if tuple(covariance.diag.shape) != shapes[0]:
+            raise ValueError(f"covariance.diag must be {shapes[0]}, got shape {tuple(covariance.diag.shape)}")
+        if covariance.factors.dim() != 3 or tuple(covariance.factors.shape[:2]) != shapes[0]:
+            expected, shape = f"({mean.shape[0]}, {channels}, r)", tuple(covariance.factors.shape)
+            raise ValueError(f"covariance.factors must be {expected}, got shape {shape}")
+    elif covariance is not None and tuple(covariance.shape) not in shapes:
         raise ValueError(f"covariance must be {shapes[0]} or {shapes[1]}, got shape {tuple(covariance.shape)}")
-    for name, statistic in (("mean", mean), ("covariance", covariance)):
+    for name, statistic in statistics.items():
         if statistic is None:
             continue
         if statistic.dtype not in _STATISTIC_DTYPES:

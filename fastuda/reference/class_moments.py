@@ -9,6 +9,8 @@ from torch import Tensor
 
 # Bounds the temporaries: a chunk of centred features instead of a second copy of all of them.
 CHUNK_ROWS = 8192
+# Counters of cells x classes at once: 16 MiB, where a one-hot of the labels would hold pixels x classes.
+CHUNK_COUNTERS = 1 << 22
 
 
 class Moments(NamedTuple):
@@ -68,3 +70,52 @@ def _scatter_matrix(chunks: list[tuple[Tensor, Tensor]], label: int, mean: Tenso
             centred = (x.to(mean.dtype) - mean).where((y == label).unsqueeze(1), 0.0)
             total = total + centred.T @ centred
     return total
+
+
+def nearest_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
+    """The pixels of labels (N, H, W) that torch's "nearest" picks for (height, width): floor(i * (H / height)).
+
+    In float32 as torch computes it, which now and then is one pixel off the exact floor(i H / height).  A view where H
+    and W are multiples of the size, so that whoever reads it reads those pixels only; else a copy of those pixels.
+    """
+    for dim, (new, old) in enumerate(zip(size, labels.shape[1:], strict=True), start=1):
+        if new == old:
+            continue
+        if new == 0 or old % new == 0:
+            step = 1 if new == 0 else old // new
+            labels = labels[(slice(None),) * dim + (slice(0, new * step, step),)]
+        else:
+            position = torch.arange(new, dtype=torch.float32, device=labels.device) * (old / new)
+            labels = labels.index_select(dim, position.long().clamp(max=old - 1))
+    return labels
+
+
+def dominant_labels(
+    labels: Tensor, height: int, width: int, num_classes: int, min_ratio: float, ignore_index: int = 255
+) -> Tensor:
+    """The ratio rule of DAFormer (Hoyer et al., CVPR 2022, ``downscale_label_ratio``), which SePiCo uses as well.
+
+    A cell of H/height x W/width label pixels takes the class with the most of them, the lowest one of equals, if its
+    share of all the cell's pixels is at least min_ratio (in float32); else -1.  Ignored pixels and labels outside
+    0..K-1 count as one more class, the last: they stay in the denominator, and a cell where they lead is -1.
+
+    labels (N, H, W) of any integer type, H and W multiples of height and width.  Returns int32 (N, height, width).
+    Memory: 4 (K + 1) + 48 bytes for each cell of a chunk of images; no copy of the labels and no one-hot of them.
+    """
+    down, across = labels.shape[1] // max(1, height), labels.shape[2] // max(1, width)
+    result = labels.new_empty((len(labels), height, width), dtype=torch.int32)
+    at_once = max(1, CHUNK_COUNTERS // max(1, height * width * (num_classes + 1)))
+    for first in range(0, len(labels), at_once):
+        block, out = labels[first : first + at_once], result[first : first + at_once]
+        counts = labels.new_zeros(out.numel() * (num_classes + 1), dtype=torch.int32)
+        start = torch.arange(0, len(counts), num_classes + 1, device=labels.device)
+        one = counts.new_ones(()).expand(len(start))
+        for i in range(down):
+            for j in range(across):
+                y = block[:, i::down, j::across].reshape(-1).long()
+                valid = (y >= 0) & (y < num_classes) & (y != ignore_index)
+                counts.scatter_add_(0, start + y.where(valid, num_classes), one)  # a cell once each: no collisions
+        most, label = counts.view(-1, num_classes + 1).max(1)
+        keep = (label < num_classes) & (most.float() / (down * across) >= min_ratio)
+        out.copy_(label.where(keep, -1).view(out.shape))
+    return result

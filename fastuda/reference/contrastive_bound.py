@@ -13,6 +13,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from fastuda.reference.low_rank import LowRank
+
 # Elements of a chunk of pixels x channels: bounds the temporaries (8 MiB each in float32), near the size of a cache.
 CHUNK_ELEMENTS = 1 << 21
 
@@ -21,36 +23,36 @@ def contrastive_bound(
     features: Tensor,
     labels: Tensor,
     mean: Tensor,
-    covariance: Tensor | None = None,
+    covariance: Tensor | LowRank | None = None,
     temperature: float = 100.0,
     normalize: bool = False,
     ignore_index: int = 255,
 ) -> Tensor:
     """The definition, differentiable by autograd: the loss of each pixel, 0 where the label is ignored.
 
-    features (P, A), labels (P,) of any integer type, mean (K, A), covariance None, (K, A) or symmetric (K, A, A).
+    features (P, A), labels (P,) of any integer type, mean (K, A), covariance None, (K, A), symmetric (K, A, A) or
+    LowRank, for which q^T Sigma_k q = sum_a d_ka q_a^2 + |U_k^T q|^2.
     Under ``normalize`` q, each mean and each covariance are divided by their length; zero vectors stay 0.  A full
     covariance is divided by its Frobenius norm: on a diagonal matrix that is the length of the diagonal's vector, so
     (K, A) and (K, A, A) of the same diagonal statistics give the same loss, and |q^T Sigma q| <= 1 on the unit sphere.
+    So does LowRank, by the Frobenius norm of the matrix that it stands for.
     (Dividing by |mu|^2, the scale of the features, would blow up for classes whose mean is near 0.)
     """
     dtype = compute_dtype(features)
     q, mean = features.to(dtype), mean.detach().to(dtype)
-    covariance = None if covariance is None else covariance.detach().to(dtype)
+    covariance = _constant(covariance, dtype)
+    scale = mean.new_ones(len(mean))
     if normalize:
         mean = mean * _inverse_norm(mean)
-        if covariance is not None:  # a full covariance by its Frobenius norm, as for its diagonal
-            covariance = covariance * _inverse_norm(covariance.flatten(1)).view(-1, *[1] * (covariance.dim() - 1))
+        if covariance is not None:
+            scale = _inverse_length(covariance, dtype)
         squared = q.square().sum(1, keepdim=True)
         factor = torch.where(squared > 0, squared, 1.0).rsqrt()  # autograd through a norm is NaN at 0
         q = q * factor.where(squared > 0, 0.0)
     first = q @ mean.T / temperature
     logits = first
-    if covariance is not None and covariance.dim() == 2:
-        logits = first + q.square() @ covariance.T / (2 * temperature**2)
-    elif covariance is not None:
-        second = torch.stack([((q @ sigma) * q).sum(1) for sigma in covariance], 1)
-        logits = first + second / (2 * temperature**2)
+    if covariance is not None:
+        logits = first + _quadratic(q, covariance) * scale / (2 * temperature**2)
     valid, index = usable(labels, len(mean), ignore_index)
     loss = logits.logsumexp(1) - first.gather(1, index.unsqueeze(1)).squeeze(1)
     return loss.where(valid, 0.0)
@@ -60,7 +62,7 @@ def forward(
     features: Tensor,
     labels: Tensor,
     mean: Tensor,
-    covariance: Tensor | None,
+    covariance: Tensor | LowRank | None,
     temperature: float,
     normalize: bool,
     ignore_index: int,
@@ -97,7 +99,7 @@ def backward(
     features: Tensor,
     labels: Tensor,
     mean: Tensor,
-    covariance: Tensor | None,
+    covariance: Tensor | LowRank | None,
     posterior: Tensor,
     temperature: float,
     normalize: bool,
@@ -131,14 +133,16 @@ def backward(
     return result
 
 
-def _prepare(mean: Tensor, covariance: Tensor | None, dtype: torch.dtype, normalize: bool) -> tuple[Tensor, Tensor]:
+def _prepare(
+    mean: Tensor, covariance: Tensor | LowRank | None, dtype: torch.dtype, normalize: bool
+) -> tuple[Tensor, Tensor]:
     """The mean as used, and the factor of each class's quadratic term: the covariance itself is never copied."""
     mean = mean.to(dtype)
     scale = mean.new_ones(len(mean))
     if normalize:
         mean = mean * _inverse_norm(mean)
         if covariance is not None:
-            scale = _inverse_norm(covariance.flatten(1)).squeeze(1).to(dtype)
+            scale = _inverse_length(covariance, dtype)
     return mean, scale
 
 
@@ -153,20 +157,48 @@ def compute_dtype(features: Tensor) -> torch.dtype:
     return torch.float64 if features.dtype == torch.float64 else torch.float32
 
 
-def _quadratic(q: Tensor, covariance: Tensor) -> Tensor:
+def _constant(covariance: Tensor | LowRank | None, dtype: torch.dtype) -> Tensor | LowRank | None:
+    if isinstance(covariance, LowRank):
+        return LowRank(covariance.diag.detach().to(dtype), covariance.factors.detach().to(dtype))
+    return None if covariance is None else covariance.detach().to(dtype)
+
+
+def _quadratic(q: Tensor, covariance: Tensor | LowRank) -> Tensor:
     """q^T Sigma_k q, (P, K)."""
+    if isinstance(covariance, LowRank):
+        along = torch.stack([(q @ u.to(q.dtype)).square().sum(1) for u in covariance.factors], 1)
+        return along + q.square() @ covariance.diag.to(q.dtype).T
     if covariance.dim() == 2:
         return q.square() @ covariance.to(q.dtype).T
-    return torch.stack([(q @ sigma.to(q.dtype)).mul_(q).sum(1) for sigma in covariance], 1)
+    return torch.stack([((q @ sigma.to(q.dtype)) * q).sum(1) for sigma in covariance], 1)
 
 
-def _add_second(slope: Tensor, q: Tensor, weight: Tensor, covariance: Tensor) -> None:
+def _add_second(slope: Tensor, q: Tensor, weight: Tensor, covariance: Tensor | LowRank) -> None:
     """slope += sum_k weight_k Sigma_k q."""
+    if isinstance(covariance, LowRank):
+        slope.addcmul_(weight @ covariance.diag.to(q.dtype), q)
+        for k, u in enumerate(covariance.factors.to(q.dtype)):
+            slope.addmm_((q @ u).mul_(weight[:, k : k + 1]), u.T)
+        return
     if covariance.dim() == 2:
         slope.addcmul_(weight @ covariance.to(q.dtype), q)
         return
     for k, sigma in enumerate(covariance):
         slope.addmm_(q * weight[:, k : k + 1], sigma.to(q.dtype))
+
+
+def _inverse_length(covariance: Tensor | LowRank, dtype: torch.dtype) -> Tensor:
+    """1 / Frobenius norm of each Sigma_k, (K,), computed in ``dtype``; 0 for a zero matrix.
+
+    |diag(d) + U U^T|^2 = sum_a d_a^2 + 2 sum_a d_a |U_a|^2 + |U^T U|^2, without the A x A matrix.
+    """
+    if isinstance(covariance, LowRank):
+        diag, factors = covariance.diag.to(dtype), covariance.factors.to(dtype)
+        squared = diag.square().sum(1) + 2 * (diag * factors.square().sum(2)).sum(1)
+        length = (squared + (factors.mT @ factors).square().sum((1, 2))).sqrt()
+    else:
+        length = torch.linalg.vector_norm(covariance.flatten(1), dim=1, dtype=dtype)
+    return torch.where(length > 0, length, 1.0).reciprocal().where(length > 0, 0.0)
 
 
 def _inverse_norm(rows: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Running class statistics: a merge of batches equals one pass, and nothing else happens."""
 
 import copy
+import socket
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastuda.nn import ClassStatistics
+from fastuda.nn.statistics import all_reduce
 from fastuda.ops.class_moments import class_moments
 from fastuda.ops.contrastive_bound import contrastive_bound
 
@@ -144,3 +146,149 @@ def test_float64_features_are_accepted():
     other.update(features, labels)
     assert statistics.mean.dtype == statistics.m2.dtype == torch.float32
     torch.testing.assert_close(statistics.covariance, other.covariance)
+
+
+def test_labels_at_full_resolution():
+    features = torch.randn(2, 3, 4, 5)
+    labels = torch.randint(0, 4, (2, 4, 5), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    large = labels.repeat_interleave(8, 1).repeat_interleave(8, 2)
+    large[:, 1::8] = 255  # an eighth of each cell, and none of the pixels that "nearest" picks
+    expected = ClassStatistics(4, 3)
+    expected.update(features, labels)
+    for options in ({"downsample": "nearest"}, {"downsample": "ratio"}, {"downsample": "ratio", "min_ratio": 0.875}):
+        statistics = ClassStatistics(4, 3)
+        statistics.update(features, large, **options)
+        for name, value in statistics.state_dict().items():
+            assert torch.equal(value, expected.state_dict()[name])
+        prototypes = ClassStatistics(4, 3, None)
+        prototypes.update_exponential(features, large, **options)
+        assert torch.equal(prototypes.mean, expected.mean)
+    statistics.reset()
+    statistics.update(features, large, downsample="ratio", min_ratio=0.9)
+    assert not statistics.count.any()
+    with pytest.raises(ValueError, match="labels must have shape"):
+        statistics.update(features, large)
+
+
+def test_means_alone():
+    statistics, full = ClassStatistics(3, 2, None), ClassStatistics(3, 2)
+    for seed in (0, 1):
+        statistics.update(*batch(30, 2, 2, seed))
+        full.update(*batch(30, 2, 2, seed))
+    assert set(statistics.state_dict()) == {"count", "mean"} and statistics.covariance is None
+    assert torch.equal(statistics.mean, full.mean) and torch.equal(statistics.count, full.count)
+    statistics.reset()
+    assert not statistics.mean.any() and not statistics.count.any()
+
+
+def test_prototypes_start_from_the_mean_over_images():
+    """SPCL: the mean over images of the per-image class means, whatever their numbers of pixels."""
+    parts = [batch(size, 3, 2, size, size) for size in (5, 40, 11)]
+    statistics = ClassStatistics(2, 3, None)
+    for part in parts:
+        moments = statistics.moments(*part)
+        statistics.merge(moments._replace(count=moments.count.clamp(max=1)))
+    for k in range(2):
+        means = [x[y == k].mean(0) for x, y in parts if (y == k).any()]
+        torch.testing.assert_close(statistics.mean[k], torch.stack(means).mean(0))
+
+
+@pytest.mark.parametrize("keep", [0.1, 0.999, 0.0, 1.0])
+def test_exponential_update(keep):
+    """mu <- keep mu + (1 - keep) batch mean; absent classes unchanged; the first sight of a class is its mean."""
+    statistics = ClassStatistics(4, 3, None)
+    expected, seen = torch.zeros(4, 3, dtype=torch.float64), torch.zeros(4, dtype=torch.int64)
+    for step in range(6):
+        features, labels = batch(25, 3, 3, step, float(step))
+        labels[labels == step % 3] = 255  # another class is absent each time, and class 3 always
+        before = statistics.mean
+        statistics.update_exponential(features, labels, keep)
+        for k in range(4):
+            x = features[labels == k].double()
+            if len(x):
+                expected[k] = keep * expected[k] + (1 - keep) * x.mean(0) if seen[k] else x.mean(0)
+                seen[k] += len(x)
+            else:
+                assert torch.equal(statistics.mean[k], before[k])
+    torch.testing.assert_close(statistics.mean.double(), expected, rtol=1e-6, atol=1e-6)
+    assert torch.equal(statistics.count, seen) and seen[3] == 0
+    default = ClassStatistics(4, 3, None)
+    default.merge_exponential(statistics.moments(*batch(9, 3, 3, 0)))
+    before = default.mean
+    default.update_exponential(*batch(90, 3, 3, 1))
+    torch.testing.assert_close(
+        default.mean[0], 0.1 * before[0] + 0.9 * naive(*batch(90, 3, 3, 1), 3, "diag")[1][0].float()
+    )
+    with pytest.raises(ValueError, match="keep must be between 0 and 1"):
+        statistics.update_exponential(*batch(9, 3, 3, 0), 1.5)
+    with pytest.raises(ValueError, match="covariance=None"):
+        ClassStatistics(4, 3).update_exponential(*batch(9, 3, 3, 0))
+
+
+RANKS = 2
+
+
+def shares(rank: int, offset: float = 4.0):
+    """What a rank sees: other sizes and means on each, class 2 on rank 1 only, class 3 nowhere.
+
+    The means are a few standard deviations from 0: further out, float32 means alone cost more than the 1e-6 asked for.
+    """
+    features, labels = batch(200 + 300 * rank, 5, 3, rank, offset + 3 * rank)
+    return features, labels.where((labels != 2) | torch.tensor(rank == 1), 255)
+
+
+def gather_on_a_rank(rank: int, port: int, directory: str) -> None:
+    store = torch.distributed.TCPStore("localhost", port, RANKS, rank == 0)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=RANKS)
+    result = {}
+    for kind in ("diag", "full", None):
+        statistics = ClassStatistics(4, 5, kind)
+        for part in zip(*(values.split(64) for values in shares(rank)), strict=True):
+            statistics.update(*part)
+        statistics.all_reduce()
+        by_step = ClassStatistics(4, 5, kind)
+        by_step.merge(all_reduce(by_step.moments(*shares(rank))))
+        by_step.merge(all_reduce(by_step.moments(*shares(rank, -6.0))))
+        result[kind] = statistics.state_dict(), by_step.state_dict()
+    many = by_step.moments(*shares(rank))
+    result["large"] = all_reduce(many._replace(count=torch.full_like(many.count, 2**30 + 1))).count
+    torch.save(result, f"{directory}/{rank}.pt")
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def test_all_reduce_equals_one_process(tmp_path):
+    """Two gloo processes against one process that sees all pixels, to 1e-6 of the largest value."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    context = torch.multiprocessing.get_context("fork")
+    workers = [context.Process(target=gather_on_a_rank, args=(r, port, str(tmp_path))) for r in range(RANKS)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0] * RANKS
+    results = [torch.load(tmp_path / f"{rank}.pt") for rank in range(RANKS)]
+    assert (results[0].pop("large") == RANKS * (2**30 + 1)).all()
+    pixels = [torch.cat(values) for values in zip(*map(shares, range(RANKS)), strict=True)]
+    more = [torch.cat(v) for v in zip(pixels, *(shares(r, -6.0) for r in range(RANKS)), strict=True)]
+    for kind in ("diag", "full", None):
+        for actual, exact in zip(results[0][kind], (pixels, more), strict=True):
+            truth = class_moments(exact[0].double(), exact[1], 4, covariance=kind)
+            assert torch.equal(actual["count"], truth.count) and actual["count"][2] > 0 and actual["count"][3] == 0
+            for name in set(actual) - {"count"}:
+                assert actual[name].dtype == torch.float32
+                expected = getattr(truth, name)
+                error = (actual[name].double() - expected).abs().max() / expected.abs().max()
+                assert error < 1e-6, (kind, name, error)
+        for a, b in zip(results[0][kind], results[1][kind], strict=True):
+            assert all(torch.equal(a[name], b[name]) for name in a), "the ranks differ"
+
+
+def test_all_reduce_without_a_process_group_changes_nothing():
+    statistics = ClassStatistics(2, 3)
+    statistics.update(*batch(20, 3, 2, 0))
+    before = copy.deepcopy(statistics.state_dict())
+    statistics.all_reduce()
+    assert all(torch.equal(value, before[name]) for name, value in statistics.state_dict().items())

@@ -4,25 +4,44 @@ import numpy as np
 import pytest
 import torch
 from close import assert_as_accurate
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from contract import LOSS_SCALE, PixelContract, rows
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastuda.ops.contrastive_bound import contrastive_bound
 from fastuda.reference import contrastive_bound as reference
+from fastuda.reference.low_rank import LowRank
 
-KINDS = (None, "diag", "full")
-LOSS_SCALE = 65536.0
+KINDS = (None, "diag", "full", "low_rank")
 
 
-def statistics(classes: int, channels: int, kind: str | None, seed: int = 0, dtype=torch.float32):
-    generator = torch.Generator().manual_seed(seed)
-    mean = torch.randn(classes, channels, generator=generator, dtype=torch.float64)
-    root = torch.randn(classes, channels, channels, generator=generator, dtype=torch.float64)
-    full = root @ root.mT / channels
-    covariance = {None: None, "diag": full.diagonal(dim1=1, dim2=2).contiguous(), "full": full}[kind]
-    return mean.to(dtype), None if covariance is None else covariance.to(dtype)
+def statistics(classes: int, channels: int, kind: str | None, seed: int = 0, dtype=torch.float32, device="cpu"):
+    """Mean and covariance of each class, as scattered as random numbers and yet plain arithmetic, for torch.compile."""
+
+    def numbers(*shape: int) -> Tensor:
+        n = torch.arange(1, 1 + int(np.prod(shape)), dtype=torch.float64, device=device)
+        return torch.sin(0.7 * n * n + len(shape) + seed).view(shape) * 2**0.5
+
+    mean = numbers(classes, channels).to(dtype)
+    if kind is None:
+        return mean, None
+    diag = numbers(1, classes, channels)[0].square()
+    if kind == "diag":
+        return mean, diag.to(dtype)
+    if kind == "low_rank":
+        return mean, LowRank(diag.to(dtype) / 2, (numbers(classes, channels, 3) / 2).to(dtype))
+    root = numbers(classes, channels, channels)
+    return mean, (root @ root.mT / channels).to(dtype)
+
+
+def dense(covariance: Tensor | LowRank | None, like: Tensor) -> Tensor:
+    """The (K, A, A) matrices that a covariance stands for, in float64."""
+    if covariance is None:
+        return torch.zeros(*like.shape, like.shape[1], dtype=torch.float64)
+    if isinstance(covariance, LowRank):
+        factors = covariance.factors.double()
+        return torch.diag_embed(covariance.diag.double()) + factors @ factors.mT
+    return (torch.diag_embed(covariance) if covariance.dim() == 2 else covariance).double()
 
 
 def pixels(shape, classes: int, seed: int = 0, dtype=torch.float32, ignored: float = 0.2) -> tuple[Tensor, Tensor]:
@@ -38,12 +57,12 @@ def pixels(shape, classes: int, seed: int = 0, dtype=torch.float32, ignored: flo
     return features, labels
 
 
-def paper(features: Tensor, labels: Tensor, mean: Tensor, covariance: Tensor | None, tau: float, normalize: bool):
+def paper(
+    features: Tensor, labels: Tensor, mean: Tensor, covariance: Tensor | LowRank | None, tau: float, normalize: bool
+):
     """SDCA Eq. 12-14 pixel by pixel in float64 NumPy: loss (P,) and its gradient by q."""
+    covariance = dense(covariance, mean).numpy()
     features, labels, mean = features.double().numpy(), labels.numpy(), mean.double().numpy()
-    covariance = np.zeros((*mean.shape, mean.shape[1])) if covariance is None else covariance.double().numpy()
-    if covariance.ndim == 2:
-        covariance = np.stack([np.diag(row) for row in covariance])
     if normalize:
         mean = mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-300)
         covariance = covariance / np.maximum(np.linalg.norm(covariance, axis=(1, 2), keepdims=True), 1e-300)
@@ -63,10 +82,6 @@ def paper(features: Tensor, labels: Tensor, mean: Tensor, covariance: Tensor | N
             slope = (np.eye(len(q)) - np.outer(q, q)) @ slope / length if length else 0 * slope
         slopes[i] = slope
     return torch.from_numpy(losses), torch.from_numpy(slopes)
-
-
-def rows(features: Tensor) -> Tensor:
-    return features.movedim(1, -1).reshape(-1, features.shape[1])
 
 
 def run(features, labels, mean, covariance, weight=None, **options) -> tuple[Tensor, Tensor]:
@@ -185,6 +200,19 @@ def test_full_covariance_of_a_diagonal_is_the_diagonal_form(normalize):
     torch.testing.assert_close(results[0], results[1], rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("normalize", [False, True])
+def test_low_rank_is_the_full_form_of_the_matrix_it_stands_for(normalize):
+    features, labels = pixels((1, 6, 4, 4), 3, dtype=torch.float64)
+    mean, covariance = statistics(3, 6, "low_rank", dtype=torch.float64)
+    form = [covariance, dense(covariance, mean)]
+    results = [run(features, labels, mean, c, temperature=0.5, normalize=normalize) for c in form]
+    torch.testing.assert_close(results[0], results[1], rtol=1e-12, atol=1e-14)
+    no_factors = LowRank(covariance.diag, covariance.factors[:, :, :0])
+    form = [no_factors, covariance.diag]
+    results = [run(features, labels, mean, c, temperature=0.5, normalize=normalize) for c in form]
+    torch.testing.assert_close(results[0], results[1], rtol=1e-12, atol=1e-14)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_chunks_do_not_change_the_result(kind, monkeypatch):
     features, labels = pixels((3, 5, 7, 4), 4, dtype=torch.float64)
@@ -196,36 +224,13 @@ def test_chunks_do_not_change_the_result(kind, monkeypatch):
         torch.testing.assert_close(parts, whole, rtol=1e-12, atol=1e-14)
 
 
-def layouts(features: Tensor) -> dict[str, Tensor]:
-    n, a, h, w = features.shape
-    sliced = torch.full((n, a + 1, h + 2, 2 * w), float("nan"), dtype=features.dtype)[:, 1:, 1:-1, ::2]
-    return {
-        "channels_last": features.contiguous(memory_format=torch.channels_last),
-        "sliced": sliced.copy_(features),
-        "transposed": features.transpose(2, 3).contiguous().transpose(2, 3),
-        "expanded": features[:1].expand(n, -1, -1, -1),
-    }
-
-
-@pytest.mark.parametrize("layout", ["channels_last", "sliced", "transposed", "expanded"])
-def test_strides(layout):
-    features, labels = pixels((2, 5, 4, 6), 4, dtype=torch.float64)
-    mean, covariance = statistics(4, 5, "diag", dtype=torch.float64)
-    view = layouts(features)[layout]
-    expected = run(view.contiguous(), labels, mean, covariance, normalize=True)
-    actual = run(view, labels.transpose(1, 2).contiguous().transpose(1, 2), mean, covariance, normalize=True)
-    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-14)
-    if layout == "channels_last":
-        assert actual[1].is_contiguous(memory_format=torch.channels_last)
-
-
-def test_pixel_rows_equal_images():
+def test_gradient_has_the_strides_of_the_features():
     features, labels = pixels((2, 5, 4, 6), 4)
     mean, covariance = statistics(4, 5, "diag")
-    loss, slope = run(features, labels, mean, covariance)
-    flat = run(rows(features), labels.reshape(-1), mean, covariance)
-    torch.testing.assert_close(flat, (loss, rows(slope)))
-    assert flat[1].is_contiguous()
+    _, slope = run(features.contiguous(memory_format=torch.channels_last), labels, mean, covariance)
+    assert slope.is_contiguous(memory_format=torch.channels_last)
+    assert run(features, labels, mean, covariance)[1].is_contiguous()
+    assert run(rows(features), labels.reshape(-1), mean, covariance)[1].is_contiguous()
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
@@ -279,82 +284,71 @@ def test_zero_features_and_empty_classes(dtype):
     assert (slope[1] == 0).all() and (slope[0] != 0).any() and (slope[2] != 0).any()
 
 
-@settings(max_examples=40, deadline=None)
-@given(
-    images=st.integers(1, 3),
-    channels=st.sampled_from([1, 2, 19, 67]),
-    height=st.integers(1, 7),
-    width=st.integers(1, 11),
-    classes=st.sampled_from([1, 2, 13, 150]),
-    kind=st.sampled_from(KINDS),
-    normalize=st.booleans(),
-    seed=st.integers(0, 99),
-)
-def test_any_shape_agrees_with_the_definition(images, channels, height, width, classes, kind, normalize, seed):
-    features, labels = pixels((images, channels, height, width), classes, seed, torch.float64)
-    mean, covariance = statistics(classes, channels, kind, seed, torch.float64)
-    loss, slope = run(features, labels, mean, covariance, normalize=normalize, temperature=2.0, reduction="sum")
-    q = rows(features).requires_grad_()
-    defined = reference.contrastive_bound(q, labels.flatten(), mean, covariance, 2.0, normalize).sum()
-    expected = defined.detach(), torch.autograd.grad(defined, q)[0]
-    torch.testing.assert_close((loss, rows(slope)), expected, rtol=1e-9, atol=1e-11)
-
-
 def test_large_logits_do_not_overflow_and_statistics_get_no_gradient():
     mean, covariance = (s.requires_grad_() for s in statistics(4, 5, "full"))
+    low_rank = LowRank(*(s.requires_grad_() for s in statistics(4, 5, "low_rank")[1][:2]))
     q, labels = pixels((20, 5), 4, ignored=0.0)
     q = (100 * q).requires_grad_()
     contrastive_bound(q, labels, mean, covariance, temperature=0.1).backward()
     _, exact = run(q.double(), labels, mean, covariance, temperature=0.1)
     assert relative(q.grad, exact) < 1e-5
-    assert mean.grad is None and covariance.grad is None
+    contrastive_bound(q, labels, mean, low_rank).backward()
+    assert all(s.grad is None for s in (mean, covariance, *low_rank[:2]))
 
 
-def test_autocast_changes_nothing():
-    features, labels = pixels((2, 32, 4, 6), 4)
-    mean, covariance = statistics(4, 32, "full")
-    expected = run(features, labels, mean, covariance, temperature=3.0)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss, slope = run(features, labels, mean, covariance, temperature=3.0)
-    assert loss.dtype == torch.float32
-    assert torch.equal(loss, expected[0]) and torch.equal(slope, expected[1])
+FORMS = {  # covariance, temperature, normalize
+    "diag": ("diag", 10.0, True),
+    "none": (None, 100.0, False),
+    "none, unit": (None, 1.0, True),
+    "diag, raw": ("diag", 10.0, False),
+    "full": ("full", 3.0, True),
+    "full, raw": ("full", 10.0, False),
+    "low_rank": ("low_rank", 2.0, True),
+    "low_rank, raw": ("low_rank", 10.0, False),
+}
 
 
-@pytest.mark.parametrize("shape", [(2, 5, 4, 6), (24, 5)])
-def test_compile_fullgraph(shape):
-    features, labels = pixels(shape, 4)
-    labels = labels.where(labels >= 0, 255).to(torch.uint8)
-    mean, covariance = statistics(4, 5, "diag")
+class TestContract(PixelContract):
+    settings = tuple(FORMS)
+    loss = "loss"
 
-    @torch.compile(fullgraph=True, backend="aot_eager")
-    def step(q):
-        return contrastive_bound(q, labels, mean, covariance, normalize=True) * 3
+    @staticmethod
+    def arguments(features, classes, form, ignore_index):
+        kind, temperature, normalize = FORMS[form]
+        mean, covariance = statistics(classes, features.shape[1], kind, device=features.device)
+        # With one channel a unit feature has no gradient at all, only roundings.
+        return mean, covariance, temperature, normalize and features.shape[1] > 1, ignore_index
 
-    q = features.clone().requires_grad_()
-    step(q).backward()
-    _, slope = run(features, labels, mean, covariance, torch.tensor(3.0), normalize=True)
-    torch.testing.assert_close(q.grad, slope)
+    def operator(self, features, labels, classes, form, ignore_index=255):
+        mean, covariance, *options = self.arguments(features, classes, form, ignore_index)
+        options = dict(zip(("temperature", "normalize", "ignore_index"), options, strict=True))
+        each = contrastive_bound(features, labels, mean, covariance, reduction="none", **options)
+        assert each.shape == labels.shape
+        return {"loss": contrastive_bound(features, labels, mean, covariance, **options), "pixels": each.reshape(-1)}
+
+    def reference(self, features, labels, classes, form, ignore_index=255):
+        arguments = self.arguments(features, classes, form, ignore_index)
+        each = reference.contrastive_bound(rows(features), labels.reshape(-1), *arguments)
+        count = reference.usable(labels, classes, ignore_index)[0].sum().clamp(min=1)
+        return {"loss": each.sum() / count, "pixels": each}
+
+    def raw(self, features, labels, classes, form):
+        mean, covariance, *options = self.arguments(features, classes, form, 255)
+        if features.dim() == 2:
+            features, labels = features.T[None, :, :, None], labels[None, :, None]
+        low_rank = isinstance(covariance, LowRank)
+        name = "contrastive_bound_low_rank" if low_rank else "contrastive_bound"
+        forward, backward = (getattr(torch.ops.fastuda, f"{name}_{end}").default for end in ("forward", "backward"))
+        inputs = (features, labels, mean, *(covariance[:2] if low_rank else (covariance,)))
+        loss, posterior = forward(*inputs, *options)
+        return [(forward, (*inputs, *options)), (backward, (torch.ones_like(loss), *inputs, posterior, *options))]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_opcheck(kind, dtype):
-    features, labels = pixels((2, 5, 3, 4), 4, dtype=dtype)
-    features = features.contiguous(memory_format=torch.channels_last)
-    mean, covariance = statistics(4, 5, kind)
-    options = (2.0, True, 255)
-    torch.library.opcheck(
-        torch.ops.fastuda.contrastive_bound_forward.default, (features, labels, mean, covariance, *options)
-    )
-    loss, posterior = torch.ops.fastuda.contrastive_bound_forward(features, labels, mean, covariance, *options)
-    arguments = (torch.ones_like(loss), features, labels, mean, covariance, posterior, *options)
-    torch.library.opcheck(torch.ops.fastuda.contrastive_bound_backward.default, arguments)
-
-
-def test_memory_beyond_the_gradient_is_a_few_chunks():
+@pytest.mark.parametrize("kind", ["diag", "low_rank"])
+def test_memory_beyond_the_gradient_is_a_few_chunks(kind):
     """Forward and backward at A = 2048 allocate the gradient and small buffers, whatever the number of pixels."""
     features, labels = pixels((1, 2048, 24, 160), 19)
-    mean, covariance = torch.randn(19, 2048), torch.rand(19, 2048)
+    mean, covariance = statistics(19, 2048, kind)
     largest, known = 0, {features.untyped_storage().data_ptr()}
 
     class Largest(TorchDispatchMode):
@@ -378,15 +372,15 @@ def test_memory_beyond_the_gradient_is_a_few_chunks():
 
 
 BAD = {
-    "features must be float32": {"features": torch.zeros(6, 5, dtype=torch.int32)},
-    "labels must be uint8": {"labels": torch.zeros(6)},
-    "labels must have shape": {"labels": torch.zeros(7, dtype=torch.uint8)},
-    r"\(N, A, H, W\) or \(P, A\)": {"features": torch.zeros(6, 5, 1)},
     r"mean must be \(K, 5\)": {"mean": torch.zeros(4, 6)},
     "mean must be float32 or float64": {"mean": torch.zeros(4, 5, dtype=torch.float16)},
     "covariance must be": {"covariance": torch.zeros(4, 5, 6)},
     "covariance must be float32 or float64": {"covariance": torch.zeros(4, 5, dtype=torch.bfloat16)},
     "covariance is on meta": {"covariance": torch.zeros(4, 5, device="meta")},
+    r"covariance.diag must be \(4, 5\)": {"covariance": LowRank(torch.zeros(4, 6), torch.zeros(4, 5, 2))},
+    r"covariance.factors must be \(4, 5, r\)": {"covariance": LowRank(torch.zeros(4, 5), torch.zeros(4, 6, 2))},
+    "covariance.factors must be float32": {"covariance": LowRank(torch.zeros(4, 5), torch.zeros(4, 5, 2).half())},
+    "covariance.diag is on meta": {"covariance": LowRank(torch.zeros(4, 5, device="meta"), torch.zeros(4, 5, 2))},
     "temperature must be positive": {"temperature": 0.0},
     "reduction must be": {"reduction": "average"},
 }
