@@ -9,7 +9,6 @@ from fastuda.data.config import Augment
 from fastuda.models.config import ModelConfig
 
 Norm = Literal["same", "trained", "frozen"]
-COLOUR = Augment(brightness=0.5, contrast=0.5, saturation=0.5, hue=0.2, greyscale=0.2, blur=0.5)
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Schedule:
 class Views:
     """How training images are augmented."""
 
-    source: Augment = COLOUR
+    source: Augment = Augment()
     target: Augment = Augment()
     self_training: Augment = Augment()  # of target images with pseudo labels
     rare_first: bool = False  # draw source images with weight 1/log(1.01 + class frequency)

@@ -60,6 +60,14 @@ def test_the_released_preset_departs_from_the_paper_where_methods_md_says():
     assert released.views.rare_first and not paper.views.rare_first
     assert paper.sdca.schedule.learning_rate == released.sdca.schedule.learning_rate == 2.5e-4
     assert released.warm_up.schedule.learning_rate == 5e-4
+    assert paper.views.source.brightness == released.views.source.brightness == 0.5
+
+
+def test_day_to_dusk_and_streets_see_no_colour_augmentation():
+    for task in ("day_dusk", "streets"):
+        views = task_config(task).views
+        for view in (views.source, views.target, views.self_training):
+            assert (view.brightness, view.contrast, view.saturation, view.hue, view.greyscale, view.blur) == (0,) * 6
 
 
 def test_difference_ignores_what_does_not_decide_what_is_learnt():
