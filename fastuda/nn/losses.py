@@ -95,8 +95,8 @@ def confident_labels(logits: Tensor, threshold: float | Tensor) -> Tensor:
 def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
     """Labels (N, H, W) of any dtype at (height, width) by nearest neighbour: pixel floor(i * H / height).
 
-    At stride 8 it takes pixel 8 i, where a strided convolution's receptive field is centred.  Exact in integers: torch's
-    "nearest" rounds i * (H / height) in float32, which differs for some sizes that are not whole multiples.
+    At stride 8 it takes pixel 8 i, where a strided convolution's receptive field is centred.  Exact in integers, where
+    torch's "nearest" rounds i * (H / height) in float32: they differ for some sizes that are not whole multiples.
     """
     if labels.dim() != 3:
         raise ValueError(f"labels must be (N, H, W), got shape {tuple(labels.shape)}")
