@@ -34,14 +34,30 @@ struct FeatureView {
   int64_t channels, channel_stride;
 };
 
+// The same pixels in the same order with rows and images joined where the strides allow it: long runs are cheap.
+inline PixelGrid joined(PixelGrid g) {
+  if (g.width == 1 || g.height == 1 || g.row_stride == g.width * g.column_stride) {
+    if (g.width == 1) g.column_stride = g.row_stride;
+    g.width *= g.height;
+    g.height = 1;
+  }
+  if (g.height == 1 && (g.width == 1 || g.images == 1 || g.image_stride == g.width * g.column_stride)) {
+    if (g.width == 1) g.column_stride = g.image_stride;
+    g.width *= g.images;
+    g.images = 1;
+  }
+  return g;
+}
+
 inline FeatureView feature_view(const torch::stable::Tensor& t) {
   if (t.dim() == 2) return {{1, 1, t.size(0), 0, 0, t.stride(0)}, t.size(1), t.stride(1)};
-  return {{t.size(0), t.size(2), t.size(3), t.stride(0), t.stride(2), t.stride(3)}, t.size(1), t.stride(1)};
+  const PixelGrid grid{t.size(0), t.size(2), t.size(3), t.stride(0), t.stride(2), t.stride(3)};
+  return {joined(grid), t.size(1), t.stride(1)};
 }
 
 inline PixelGrid label_grid(const torch::stable::Tensor& t) {
   if (t.dim() == 1) return {1, 1, t.size(0), 0, 0, t.stride(0)};
-  return {t.size(0), t.size(1), t.size(2), t.stride(0), t.stride(1), t.stride(2)};
+  return joined({t.size(0), t.size(1), t.size(2), t.stride(0), t.stride(1), t.stride(2)});
 }
 
 struct LabelView {

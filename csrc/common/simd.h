@@ -118,6 +118,36 @@ FASTUDA_INLINE void store(const Vec<Acc>& from, Acc* to) {
   std::memcpy(to, &from, sizeof(from));
 }
 
+// Where a mask is set (all ones) the first value, elsewhere the second.
+FASTUDA_INLINE Words pick(Words mask, Words yes, Words no) { return (mask & yes) | (~mask & no); }
+
+// Rounded to nearest, ties to even; NaN stays NaN.
+FASTUDA_INLINE void store(const Vec<float>& from, torch::headeronly::BFloat16* to) {
+  Words bits;
+  std::memcpy(&bits, &from, sizeof(bits));
+  const Words rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const Words out = pick((Words)((bits & 0x7fffffffu) > 0x7f800000u), (bits >> 16) | 0x40u, rounded);
+  const HalfWords words = __builtin_convertvector(out, HalfWords);
+  std::memcpy(to, &words, sizeof(words));
+}
+
+// Adding 0.5, whose last bit is worth the smallest half, lets the adder round what becomes a subnormal.
+FASTUDA_INLINE void store(const Vec<float>& from, torch::headeronly::Half* to) {
+  Words bits, small;
+  std::memcpy(&bits, &from, sizeof(bits));
+  const Words magnitude = bits & 0x7fffffffu;
+  Vec<float> shifted;
+  std::memcpy(&shifted, &magnitude, sizeof(shifted));
+  shifted += 0.5f;
+  std::memcpy(&small, &shifted, sizeof(small));
+  const Words normal = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
+  Words out = pick((Words)(magnitude < 0x38800000u), small - 0x3f000000u, normal);
+  out = pick((Words)(magnitude >= 0x47800000u), Words{} + 0x7c00u, out);
+  out = pick((Words)(magnitude > 0x7f800000u), Words{} + 0x7e00u, out) | ((bits >> 16) & 0x8000u);
+  const HalfWords words = __builtin_convertvector(out, HalfWords);
+  std::memcpy(to, &words, sizeof(words));
+}
+
 // Transposes a kLanes x kLanes block held in registers: swap off-diagonal blocks of size 1, 2, 4, ...
 template <class Acc>
 FASTUDA_INLINE void transpose(Vec<Acc> (&rows)[kLanes<Acc>]) {

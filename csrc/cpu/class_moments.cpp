@@ -11,6 +11,7 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
+#include "common/moments_full.h"
 #include "common/pixels.h"
 #include "common/simd.h"
 
@@ -347,9 +348,42 @@ std::tuple<Tensor, Tensor, Tensor> class_moments(
   return {count, mean, m2};
 }
 
+std::tuple<Tensor, Tensor, Tensor> class_moments_full(
+    const Tensor& features, const Tensor& labels, int64_t num_classes, int64_t ignore_index) {
+  const ScalarType type = features.scalar_type();
+  const ScalarType statistic = type == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  STD_TORCH_CHECK(
+      type == ScalarType::Double || type == ScalarType::Float || type == ScalarType::Half ||
+          type == ScalarType::BFloat16,
+      "features must be float32, float16, bfloat16 or float64");
+  Tensor rows = features;  // planes are copied: pixels of a class are gathered, and lie scattered in every plane
+  if (features.stride(1) != 1) {
+    rows = features.dim() == 2 ? features : torch::stable::transpose(torch::stable::transpose(features, 1, 2), 2, 3);
+    rows = torch::stable::contiguous(rows);
+    if (features.dim() == 4) rows = torch::stable::transpose(torch::stable::transpose(rows, 2, 3), 1, 2);
+  }
+  const FeatureView view = feature_view(rows);
+  const LabelView classes = label_view(labels, num_classes, ignore_index);
+  STD_TORCH_CHECK(classes.grid.pixels() == view.grid.pixels(), "labels must match the pixels of features");
+  Tensor count = torch::stable::new_empty(features, {num_classes}, ScalarType::Long);
+  Tensor mean = torch::stable::new_empty(features, {num_classes, view.channels}, statistic);
+  Tensor m2 = torch::stable::new_empty(features, {num_classes, view.channels, view.channels}, statistic);
+  const auto run = [&]<class T>(T) {
+    full_moments<T>(
+        view, classes, rows.const_data_ptr(), static_cast<int64_t*>(count.mutable_data_ptr()), mean.mutable_data_ptr(),
+        m2.mutable_data_ptr());
+  };
+  if (type == ScalarType::Double) run(double{});
+  else if (type == ScalarType::Float) run(float{});
+  else if (type == ScalarType::Half) run(torch::headeronly::Half{});
+  else run(torch::headeronly::BFloat16{});
+  return {count, mean, m2};
+}
+
 }  // namespace
 }  // namespace fastuda
 
 STABLE_TORCH_LIBRARY_IMPL(fastuda, CPU, m) {
   m.impl("class_moments", TORCH_BOX(&fastuda::class_moments));
+  m.impl("class_moments_full", TORCH_BOX(&fastuda::class_moments_full));
 }

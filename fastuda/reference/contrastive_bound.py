@@ -197,7 +197,7 @@ def _inverse_length(covariance: Tensor | LowRank, dtype: torch.dtype) -> Tensor:
         squared = diag.square().sum(1) + 2 * (diag * factors.square().sum(2)).sum(1)
         length = (squared + (factors.mT @ factors).square().sum((1, 2))).sqrt()
     else:
-        length = torch.linalg.vector_norm(covariance.flatten(1), dim=1, dtype=dtype)
+        length = torch.linalg.vector_norm(covariance.to(dtype).flatten(1), dim=1)
     return torch.where(length > 0, length, 1.0).reciprocal().where(length > 0, 0.0)
 
 

@@ -15,7 +15,7 @@ from fastuda.reference.class_moments import dominant_labels, nearest_labels
 
 class TestContract(PixelContract):
     settings = ("diag", "none", "full")
-    compiled = ("class_moments",)
+    compiled = ("class_moments", "class_moments_full")
     same_bits_for_threads = True  # of the compiled kernel, which serves "diag"
 
     @staticmethod

@@ -309,6 +309,7 @@ FORMS = {  # covariance, temperature, normalize
 
 
 class TestContract(PixelContract):
+    compiled = ("contrastive_bound_forward", "contrastive_bound_backward")
     settings = tuple(FORMS)
     loss = "loss"
 

@@ -1,0 +1,171 @@
+// What the contrastive bound's passes share: its arguments, the statistics as they are multiplied, pixels of a chunk.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include <torch/csrc/stable/ops.h>
+
+#include "common/pixels.h"
+#include "common/products.h"
+#include "common/tile.h"
+
+namespace fastuda {
+
+constexpr int64_t kDepth = 256;  // channels summed in one run: bounds rounding, and a tile's run fits the L1 cache
+constexpr int64_t kChunkPixels = 512;  // pixels of one work item
+constexpr int64_t kGroupBytes = 1 << 18;  // a group of tiles that stays in the L2 cache for a full covariance
+
+enum class Covariance { none, diagonal, full };
+
+struct Bound {
+  FeatureView features, result;
+  LabelView labels;
+  PixelGrid grads;
+  const void* data;
+  const void* grad = nullptr;
+  void* slope = nullptr;
+  void* loss = nullptr;
+  void* posterior = nullptr;
+  torch::stable::Tensor mean, covariance;  // contiguous
+  Covariance kind;
+  bool normalize;
+  double temperature;
+  std::vector<double> mean_scale, covariance_scale;  // (K)
+
+  int64_t classes() const { return labels.num_classes; }
+  int64_t channels() const { return features.channels; }
+};
+
+inline double at(const torch::stable::Tensor& t, int64_t i) {
+  return t.scalar_type() == torch::headeronly::ScalarType::Double ? static_cast<const double*>(t.const_data_ptr())[i]
+                                                                  : static_cast<const float*>(t.const_data_ptr())[i];
+}
+
+// 1 / length of each row, 0 for a row of length 0.
+inline std::vector<double> inverse_lengths(const torch::stable::Tensor& t, int64_t rows, int64_t columns) {
+  std::vector<double> out(rows);
+  for (int64_t k = 0; k < rows; ++k) {
+    double sum = 0;
+    for (int64_t c = 0; c < columns; ++c) sum += at(t, k * columns + c) * at(t, k * columns + c);
+    out[k] = sum > 0 ? 1 / std::sqrt(sum) : sum;
+  }
+  return out;
+}
+
+inline Bound make_bound(
+    const torch::stable::Tensor& features, const torch::stable::Tensor& labels, const torch::stable::Tensor& mean,
+    const std::optional<torch::stable::Tensor>& covariance, double temperature, bool normalize, int64_t ignore_index) {
+  using torch::headeronly::ScalarType;
+  const ScalarType type = features.scalar_type();
+  STD_TORCH_CHECK(
+      type == ScalarType::Double || type == ScalarType::Float || type == ScalarType::Half ||
+          type == ScalarType::BFloat16,
+      "features must be float32, float16, bfloat16 or float64");
+  STD_TORCH_CHECK(features.dim() == 4 && labels.dim() == 3, "features must be (N, A, H, W) and labels (N, H, W)");
+  STD_TORCH_CHECK(mean.dim() == 2 && mean.size(1) == features.size(1), "mean must be (K, A)");
+  const int64_t classes = mean.size(0), channels = mean.size(1);
+  Bound b{feature_view(features), {}, label_view(labels, classes, ignore_index), {}, features.const_data_ptr()};
+  STD_TORCH_CHECK(b.labels.grid.pixels() == b.features.grid.pixels(), "labels must match the pixels of features");
+  b.kind = !covariance ? Covariance::none : covariance->dim() == 2 ? Covariance::diagonal : Covariance::full;
+  b.mean = torch::stable::contiguous(mean);
+  b.covariance = covariance ? torch::stable::contiguous(*covariance) : b.mean;
+  for (const auto& t : {b.mean, b.covariance})
+    STD_TORCH_CHECK(
+        (t.scalar_type() == ScalarType::Float || t.scalar_type() == ScalarType::Double) && t.size(0) == classes &&
+            t.size(1) == channels && (t.dim() == 2 || t.size(2) == channels),
+        "mean and covariance must be float32 or float64 and agree in shape");
+  b.normalize = normalize;
+  b.temperature = temperature;
+  b.mean_scale.assign(classes, 1);
+  b.covariance_scale.assign(classes, 1);
+  if (normalize) {
+    b.mean_scale = inverse_lengths(b.mean, classes, channels);
+    const int64_t size = b.kind == Covariance::full ? channels * channels : channels;
+    b.covariance_scale = inverse_lengths(b.covariance, classes, size);
+  }
+  return b;
+}
+
+// Numbers a product reads beside each other, [block][depth][row of the block], zero where rows or channels end.
+// First all of the mean over tau, then the diagonal times `second` over tau^2.
+template <class Acc>
+void pack_scores(const Bound& b, int64_t rows, Buffer<Acc>& out, double second) {
+  const int64_t blocks = (b.classes() + rows - 1) / rows, channels = b.channels(), half = blocks * rows * channels;
+  out.resize(2 * half);
+  for (int64_t k = 0; k < b.classes(); ++k)
+    for (int64_t c = 0; c < channels; ++c) {
+      Acc* to = out.data() + (k / rows * channels + c) * rows + k % rows;
+      to[0] = static_cast<Acc>(at(b.mean, k * channels + c) * b.mean_scale[k] / b.temperature);
+      if (b.kind == Covariance::diagonal)
+        to[half] = static_cast<Acc>(at(b.covariance, k * channels + c) * b.covariance_scale[k] * second);
+    }
+}
+
+// [block of channels][class][mean of the block, diagonal of the block], as `blend` reads it.
+template <class Acc>
+void pack_slopes(const Bound& b, int64_t width, Buffer<Acc>& out) {
+  const int64_t channels = b.channels(), blocks = (channels + width - 1) / width;
+  const bool both = b.kind == Covariance::diagonal;
+  const int64_t pitch = width * (both ? 2 : 1);
+  out.resize(blocks * b.classes() * pitch);
+  for (int64_t k = 0; k < b.classes(); ++k)
+    for (int64_t c = 0; c < channels; ++c) {
+      Acc* to = out.data() + (c / width * b.classes() + k) * pitch + c % width;
+      to[0] = static_cast<Acc>(at(b.mean, k * channels + c) * b.mean_scale[k] / b.temperature);
+      if (both)
+        to[width] = static_cast<Acc>(
+            at(b.covariance, k * channels + c) * b.covariance_scale[k] / (b.temperature * b.temperature));
+    }
+}
+
+// to[j][b] = Sigma_k[j][first + b] for j < depth, zero beyond the channels. With `lower` the rows below the diagonal
+// count twice and those above not at all, so that sum_ij q_i to_ji q_j is the quadratic form.
+template <int kRows, class Acc, class S>
+FASTUDA_INLINE void pack_sigma(
+    const S* sigma, int64_t channels, int64_t first, int64_t depth, bool lower, Acc* to) {
+  const int64_t width = std::min<int64_t>(kRows, channels - first);
+  for (int64_t j = 0; j < depth; ++j) {
+    Acc* row = to + j * kRows;
+    const S* from = sigma + j * channels + first;
+    if (width == kRows) {
+      for (int64_t b = 0; b < kRows; ++b) row[b] = static_cast<Acc>(from[b]);
+    } else {
+      for (int64_t b = 0; b < kRows; ++b) row[b] = b < width ? static_cast<Acc>(from[b]) : Acc(0);
+    }
+    if (lower)
+      for (int64_t b = 0; b < kRows; ++b) row[b] *= j < first + b ? Acc(2) : Acc(j == first + b);
+  }
+}
+
+// The pixels of a work item in the order in which tiles take them.
+struct Chunk {
+  int32_t label[kChunkPixels];
+  int64_t offset[kChunkPixels];
+  int32_t order[kChunkPixels];
+  int64_t begin, size, count;
+
+  void read(const Bound& b, int64_t index) {
+    begin = index * kChunkPixels;
+    size = std::min(kChunkPixels, b.features.grid.pixels() - begin);
+    b.labels.read(begin, begin + size, label);
+    place(b.features.grid, offset);
+    // Rows of channels can be taken from anywhere; planes are read along the pixels, without gaps.
+    const bool rows = b.features.channel_stride == 1;
+    int64_t valid = 0;
+    for (int64_t i = 0; i < size; ++i) valid += label[i] < b.classes();
+    count = 0;
+    for (int64_t i = 0; i < size; ++i)
+      if (rows ? label[i] < b.classes() : valid > 0) order[count++] = static_cast<int32_t>(i);
+  }
+
+  void place(const PixelGrid& grid, int64_t* to) const {
+    grid.runs(begin, begin + size, [&](int64_t pixel, int64_t at, int64_t length) {
+      for (int64_t i = 0; i < length; ++i) to[pixel - begin + i] = at + i * grid.column_stride;
+    });
+  }
+};
+
+}  // namespace fastuda

@@ -1,0 +1,171 @@
+// Full class moments on the CPU: pixels sorted by class, X^T X of centred panels.
+//
+// A counting sort lists the pixels of each class in order. Class by class, panels of kPanelRows of them are gathered,
+// less a pivot (mean of the class's first few pixels), and their lower triangle is added to one square by strips of
+// columns. A strip belongs to one work item and sees the panels in order: the number of threads changes nothing.
+// Memory beyond inputs and outputs: the square (A x A), a panel, and 8 bytes a pixel.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include <torch/csrc/stable/ops.h>
+
+#include "common/outer.h"
+#include "common/pixels.h"
+#include "common/products.h"
+
+namespace fastuda {
+
+constexpr int64_t kPanelRows = 512;
+constexpr int64_t kFullPivotRows = 16;
+constexpr int64_t kPackRows = 64;  // rows that one work item gathers
+constexpr int kStripGroups = 3;
+
+template <class T>
+struct Panel {
+  using Acc = Accumulate<T>;
+  const T* data;
+  const int64_t* offsets;  // of the panel's pixels; their channels are contiguous
+  int64_t rows, channels, groups;
+  const Acc* pivot;  // (groups x lanes)
+  Acc* packed;       // (groups, kPanelRows, lanes)
+  Acc* square;       // (groups x lanes)^2
+  double* sums;      // (groups x lanes)
+
+  int64_t width() const { return groups * kLanes<Acc>; }
+};
+
+template <class T>
+FASTUDA_INLINE void pack_rows(const Panel<T>& p, int64_t begin, int64_t end) {
+  using Acc = Accumulate<T>;
+  constexpr int step = kLanes<Acc>;
+  const int64_t whole = p.channels / step;
+  for (int64_t row = begin; row < end; ++row) {
+    const T* from = p.data + p.offsets[row];
+    if (row + 2 < p.rows)  // rows of a class are scattered: the hardware cannot guess the next one
+      for (int64_t c = 0; c < p.channels; c += 64 / int64_t(sizeof(T)))
+        __builtin_prefetch(p.data + p.offsets[row + 2] + c, 0, 2);
+    for (int64_t g = 0; g < p.groups; ++g) {
+      Vec<Acc> x, pivot;
+      if (g < whole) load(from + g * step, x);
+      else load_partial<T, Acc>(from + g * step, static_cast<int>(p.channels - g * step), x);
+      load(p.pivot + g * step, pivot);
+      store(x -= pivot, p.packed + (g * kPanelRows + row) * step);
+    }
+  }
+}
+
+template <int kRows, int kGroups, class T>
+FASTUDA_INLINE void add_strip(const Panel<T>& p, int64_t strip) {
+  using Acc = Accumulate<T>;
+  constexpr int step = kLanes<Acc>;
+  const int64_t first = strip * kStripGroups, last = std::min<int64_t>(first + kStripGroups, p.groups);
+  for (int64_t g = first; g < last; ++g) {
+    Vec<Acc> sum{}, x;
+    for (int64_t row = 0; row < p.rows; ++row) {
+      load(p.packed + (g * kPanelRows + row) * step, x);
+      sum += x;
+    }
+    for (int lane = 0; lane < step; ++lane) p.sums[g * step + lane] += sum[lane];
+  }
+  for (int64_t g = first; g < last; g += kGroups)
+    add_columns<kRows, kGroups>(
+        p.packed, p.rows, kPanelRows * step, g, std::min(last, g + kGroups) - g, p.groups, p.square, p.width());
+}
+
+template <class T>
+struct FullKernels {
+  using Pack = void (*)(const Panel<T>&, int64_t, int64_t);
+  using Strip = void (*)(const Panel<T>&, int64_t);
+  FASTUDA_TARGET_AVX512 static void pack_avx512(const Panel<T>& p, int64_t a, int64_t b) { pack_rows(p, a, b); }
+  FASTUDA_TARGET_AVX2 static void pack_avx2(const Panel<T>& p, int64_t a, int64_t b) { pack_rows(p, a, b); }
+  static void pack_portable(const Panel<T>& p, int64_t a, int64_t b) { pack_rows(p, a, b); }
+  // Blocks of 8 x 3 sums fill 24 of 32 registers of 64 bytes; 4 x 1 and 2 x 1 are 8 of 16 shorter ones.
+  FASTUDA_TARGET_AVX512 static void strip_avx512(const Panel<T>& p, int64_t i) { add_strip<8, 3>(p, i); }
+  FASTUDA_TARGET_AVX2 static void strip_avx2(const Panel<T>& p, int64_t i) { add_strip<4, 1>(p, i); }
+  static void strip_portable(const Panel<T>& p, int64_t i) { add_strip<2, 1>(p, i); }
+
+  static Pack pack() {
+    return cpu_isa() == Isa::avx512 ? pack_avx512 : cpu_isa() == Isa::avx2 ? pack_avx2 : pack_portable;
+  }
+  static Strip strip() {
+    return cpu_isa() == Isa::avx512 ? strip_avx512 : cpu_isa() == Isa::avx2 ? strip_avx2 : strip_portable;
+  }
+};
+
+// Offsets of the pixels of class k, in order, at [starts[k], starts[k + 1]).
+inline std::vector<int64_t> sort_by_class(
+    const FeatureView& view, const LabelView& labels, std::vector<int64_t>& starts) {
+  constexpr int64_t chunk = 4096;
+  const int64_t pixels = view.grid.pixels(), classes = labels.num_classes;
+  std::vector<int32_t> label(pixels);
+  std::vector<int64_t> next(classes + 2, 0), offsets(chunk);
+  for (int64_t i = 0; i < pixels; i += chunk) labels.read(i, std::min(i + chunk, pixels), label.data() + i);
+  for (int64_t i = 0; i < pixels; ++i) ++next[label[i] + 1];
+  for (int64_t k = 1; k <= classes + 1; ++k) next[k] += next[k - 1];
+  starts.assign(next.begin(), next.begin() + classes + 1);
+  std::vector<int64_t> sorted(starts[classes]);
+  view.grid.runs(0, pixels, [&](int64_t pixel, int64_t at, int64_t length) {
+    for (int64_t i = 0; i < length; ++i)
+      if (const int32_t k = label[pixel + i]; k < classes) sorted[next[k]++] = at + i * view.grid.column_stride;
+  });
+  return sorted;
+}
+
+// Mean and m2 of one class from its sums around the pivot, in double; the triangle is mirrored.
+template <class T>
+void finish_class(const Panel<T>& p, int64_t count, Accumulate<T>* mean, Accumulate<T>* m2) {
+  using Acc = Accumulate<T>;
+  const double each = count ? 1.0 / static_cast<double>(count) : 0.0;
+  for (int64_t i = 0; i < p.channels; ++i) mean[i] = static_cast<Acc>(count ? p.pivot[i] + p.sums[i] * each : 0.0);
+  torch::stable::parallel_for(0, p.channels, 16, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      for (int64_t j = 0; j < p.channels; ++j) {
+        const int64_t row = std::max(i, j), column = std::min(i, j);
+        const double value = p.square[row * p.width() + column] - p.sums[row] * each * p.sums[column];
+        m2[i * p.channels + j] = static_cast<Acc>(i == j && value < 0 ? 0.0 : value);
+      }
+  });
+}
+
+// features with contiguous channels; count (K), mean (K, A) and m2 (K, A, A) are written whole.
+template <class T>
+void full_moments(
+    const FeatureView& view, const LabelView& labels, const void* data, int64_t* count, void* mean, void* m2) {
+  using Acc = Accumulate<T>;
+  constexpr int step = kLanes<Acc>;
+  std::vector<int64_t> starts;
+  const std::vector<int64_t> sorted = sort_by_class(view, labels, starts);
+  const int64_t channels = view.channels, groups = (channels + step - 1) / step, width = groups * step;
+  const int64_t strips = (groups + kStripGroups - 1) / kStripGroups;
+  Buffer<Acc> pivot(width), packed(groups * kPanelRows * step), square(width * width);
+  std::vector<double> sums(width);
+  const T* from = static_cast<const T*>(data);
+  for (int64_t k = 0; k < labels.num_classes; ++k) {
+    count[k] = starts[k + 1] - starts[k];
+    std::fill(sums.begin(), sums.end(), 0.0);
+    std::fill(square.data(), square.data() + width * width, Acc(0));
+    const int64_t some = std::min(count[k], kFullPivotRows);
+    for (int64_t c = 0; c < channels; ++c) {
+      double total = 0;
+      for (int64_t i = 0; i < some; ++i) total += static_cast<Acc>(from[sorted[starts[k] + i] + c]);
+      pivot.data()[c] = static_cast<Acc>(total / std::max<int64_t>(some, 1));
+    }
+    Panel<T> p{from, nullptr, 0, channels, groups, pivot.data(), packed.data(), square.data(), sums.data()};
+    for (int64_t begin = starts[k]; begin < starts[k + 1]; begin += kPanelRows) {
+      p.offsets = sorted.data() + begin;
+      p.rows = std::min(kPanelRows, starts[k + 1] - begin);
+      torch::stable::parallel_for(0, (p.rows + kPackRows - 1) / kPackRows, 1, [&](int64_t a, int64_t b) {
+        FullKernels<T>::pack()(p, a * kPackRows, std::min(b * kPackRows, p.rows));
+      });
+      // Early strips are long, late ones short: pairs of them keep contiguous shares of the work even.
+      torch::stable::parallel_for(0, strips, 1, [&](int64_t a, int64_t b) {
+        for (int64_t i = a; i < b; ++i) FullKernels<T>::strip()(p, i % 2 ? strips - 1 - i / 2 : i / 2);
+      });
+    }
+    finish_class(p, count[k], static_cast<Acc*>(mean) + k * channels, static_cast<Acc*>(m2) + k * channels * channels);
+  }
+}
+
+}  // namespace fastuda

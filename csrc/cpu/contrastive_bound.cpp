@@ -1,0 +1,121 @@
+// The contrastive bound on the CPU: common/bound_tile.h tells how.
+#include <algorithm>
+#include <cstdint>
+#include <optional>
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include "common/bound_backward.h"
+#include "common/bound_forward.h"
+
+namespace fastuda {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+template <class T>
+using Entry = void (*)(const Bound&, const Accumulate<T>*, int64_t begin, int64_t end);
+
+template <class T, Isa isa, bool kBackward>
+FASTUDA_INLINE void run_chunks(const Bound& b, const Accumulate<T>* packed, int64_t begin, int64_t end) {
+  Scratch<T, isa> work(b);
+  for (int64_t i = begin; i < end; ++i) {
+    if constexpr (kBackward) Backward<T, isa>::run(b, packed, i, work);
+    else Forward<T, isa>::run(b, packed, i, work);
+  }
+}
+
+template <class T, bool kBackward>
+struct Kernels {
+  using Acc = Accumulate<T>;
+  FASTUDA_TARGET_AVX512 static void avx512(const Bound& b, const Acc* packed, int64_t begin, int64_t end) {
+    run_chunks<T, Isa::avx512, kBackward>(b, packed, begin, end);
+  }
+  FASTUDA_TARGET_AVX2 static void avx2(const Bound& b, const Acc* packed, int64_t begin, int64_t end) {
+    run_chunks<T, Isa::avx2, kBackward>(b, packed, begin, end);
+  }
+  static void portable(const Bound& b, const Acc* packed, int64_t begin, int64_t end) {
+    run_chunks<T, Isa::portable, kBackward>(b, packed, begin, end);
+  }
+  static Entry<T> chosen() {
+    return cpu_isa() == Isa::avx512 ? avx512 : cpu_isa() == Isa::avx2 ? avx2 : portable;
+  }
+};
+
+template <class T, Isa isa, bool kBackward>
+void pack_for(const Bound& b, Buffer<Accumulate<T>>& packed) {
+  constexpr int64_t most = Machine<isa>::rows;
+  const int64_t blocks = (b.classes() + most - 1) / most, rows = (b.classes() + blocks - 1) / blocks;
+  if constexpr (kBackward) pack_slopes(b, Machine<isa>::width, packed);
+  else pack_scores(b, rows, packed, 1 / (2 * b.temperature * b.temperature));
+}
+
+template <class T, bool kBackward>
+void run(const Bound& b) {
+  Buffer<Accumulate<T>> packed;
+  if (cpu_isa() == Isa::avx512) pack_for<T, Isa::avx512, kBackward>(b, packed);
+  else if (cpu_isa() == Isa::avx2) pack_for<T, Isa::avx2, kBackward>(b, packed);
+  else pack_for<T, Isa::portable, kBackward>(b, packed);
+  const int64_t chunks = (b.features.grid.pixels() + kChunkPixels - 1) / kChunkPixels;
+  torch::stable::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
+    Kernels<T, kBackward>::chosen()(b, packed.data(), begin, end);
+  });
+}
+
+template <bool kBackward>
+void dispatch(const Bound& b, ScalarType type) {
+  if (type == ScalarType::Double) run<double, kBackward>(b);
+  else if (type == ScalarType::Float) run<float, kBackward>(b);
+  else if (type == ScalarType::Half) run<torch::headeronly::Half, kBackward>(b);
+  else run<torch::headeronly::BFloat16, kBackward>(b);
+}
+
+ScalarType compute_type(const Tensor& features) {
+  return features.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+std::tuple<Tensor, Tensor> contrastive_bound_forward(
+    const Tensor& features, const Tensor& labels, const Tensor& mean, const std::optional<Tensor>& covariance,
+    double temperature, bool normalize, int64_t ignore_index) {
+  Bound b = make_bound(features, labels, mean, covariance, temperature, normalize, ignore_index);
+  const int64_t n = labels.size(0), h = labels.size(1), w = labels.size(2);
+  Tensor loss = torch::stable::new_empty(features, {n, h, w}, compute_type(features));
+  Tensor posterior = torch::stable::new_empty(features, {n, h, w, b.classes()}, compute_type(features));
+  b.loss = loss.mutable_data_ptr();
+  b.posterior = posterior.mutable_data_ptr();
+  dispatch<false>(b, features.scalar_type());
+  return {loss, posterior};
+}
+
+Tensor contrastive_bound_backward(
+    const Tensor& grad, const Tensor& features, const Tensor& labels, const Tensor& mean,
+    const std::optional<Tensor>& covariance, const Tensor& posterior, double temperature, bool normalize,
+    int64_t ignore_index) {
+  Bound b = make_bound(features, labels, mean, covariance, temperature, normalize, ignore_index);
+  STD_TORCH_CHECK(
+      grad.scalar_type() == compute_type(features) && posterior.scalar_type() == compute_type(features),
+      "grad and posterior must have the dtype of the loss");
+  STD_TORCH_CHECK(
+      grad.dim() == 3 && label_grid(grad).pixels() == b.labels.grid.pixels() && posterior.dim() == 4 &&
+          posterior.size(3) == b.classes() && posterior.numel() == b.labels.grid.pixels() * b.classes(),
+      "grad must be (N, H, W) and posterior (N, H, W, K)");
+  const Tensor rows = torch::stable::contiguous(posterior);
+  Tensor slope = torch::stable::empty_like(features);
+  b.result = feature_view(slope);
+  b.slope = slope.mutable_data_ptr();
+  b.grads = label_grid(grad);
+  b.grad = grad.const_data_ptr();
+  b.posterior = const_cast<void*>(rows.const_data_ptr());
+  dispatch<true>(b, features.scalar_type());
+  return slope;
+}
+
+}  // namespace
+}  // namespace fastuda
+
+STABLE_TORCH_LIBRARY_IMPL(fastuda, CPU, m) {
+  m.impl("contrastive_bound_forward", TORCH_BOX(&fastuda::contrastive_bound_forward));
+  m.impl("contrastive_bound_backward", TORCH_BOX(&fastuda::contrastive_bound_backward));
+}

@@ -1,0 +1,183 @@
+"""The contrastive bound's C++ kernels: what their tiles, vectors and threads could get wrong beyond the formula."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from close import assert_as_accurate
+
+from fastuda.ops._library import has_kernel
+from fastuda.reference import contrastive_bound as reference
+
+FORWARD, BACKWARD = torch.ops.fastuda.contrastive_bound_forward, torch.ops.fastuda.contrastive_bound_backward
+KINDS = (None, "diag", "full")
+# Tile edges: 16 or 32 pixels, 512 of a work item; 256 channels in one run of sums, blocks of 6 and 12, vectors of 16.
+SHAPES = [(1, 2, 1, 1), (1, 17, 1, 31), (2, 33, 3, 16), (1, 16, 1, 515), (3, 5, 13, 29), (1, 269, 5, 7)]
+OPTIONS = (1.7, True, 255)
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory(compiled):
+    """Compiled kernels, and NaN in every new tensor, so that anything left unwritten is seen."""
+    assert has_kernel("contrastive_bound_forward", "CPU") and has_kernel("contrastive_bound_backward", "CPU")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def make(shape, classes, kind, dtype=torch.float32, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    n, channels, h, w = shape
+    features = torch.randn(shape, generator=g).to(dtype)
+    labels = torch.randint(-1, classes + 2, (n, h, w), generator=g)
+    labels[:, 0, 0] = 0  # one valid pixel at least
+    mean = torch.randn(classes, channels, generator=g)
+    root = torch.randn(classes, channels, channels, generator=g)
+    full = root @ root.mT / channels
+    covariance = {None: None, "diag": full.diagonal(dim1=1, dim2=2).contiguous(), "full": full}[kind]
+    return features, labels, mean, covariance, torch.randn(n, h, w, generator=g)
+
+
+def lay_out(features, layout):
+    n, a, h, w = features.shape
+    if layout == "channels_last":
+        return features.contiguous(memory_format=torch.channels_last)
+    if layout == "pixels":  # as the public function passes (P, A)
+        return features.permute(0, 2, 3, 1).reshape(-1, a).T[None, :, :, None]
+    if layout == "sliced":
+        return torch.full((n, a + 1, h + 2, 2 * w), float("nan")).to(features)[:, 1:, 1:-1, ::2].copy_(features)
+    if layout == "channel_slice":
+        wide = features.new_full((n, a + 3, h, w + 1), float("nan")).contiguous(memory_format=torch.channels_last)
+        return wide[:, 2:-1, :, 1:].copy_(features)
+    if layout == "expanded":
+        return features[:1].expand(n, -1, -1, -1)
+    return features
+
+
+def check(features, labels, mean, covariance, grad, options=OPTIONS, eps=2e-6):
+    """Loss, softmax and gradient against float64, where the reference's own error is allowed."""
+    results, grad = [], grad.to(reference.compute_dtype(features))
+    for forward, backward, wide in (
+        (FORWARD, BACKWARD, False),
+        (reference.forward, reference.backward, False),
+        (reference.forward, reference.backward, True),
+    ):
+        x, g = (features.double(), grad.double()) if wide else (features, grad)
+        loss, posterior = forward(x, labels, mean, covariance, *options)
+        results.append((loss, posterior, backward(g, x, labels, mean, covariance, posterior, *options)))
+    valid = (labels >= 0) & (labels < len(mean)) & (labels != options[2])
+    for i, what in enumerate(("loss", "softmax", "gradient")):
+        ours, plain, truth = (r[i].movedim(1, -1)[valid] if i == 2 else r[i][valid] for r in results)
+        assert_as_accurate(ours, plain, truth, eps, what)
+    ours = results[0]
+    assert (ours[0][~valid] == 0).all() and (ours[2].movedim(1, -1)[~valid] == 0).all()
+    assert ours[2].dtype == features.dtype and ours[2].stride() == torch.empty_like(features).stride()
+    return ours
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("layout", ["nchw", "channels_last", "pixels", "sliced", "channel_slice", "expanded"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_tile_edges_in_every_layout(shape, layout, kind):
+    features, labels, mean, covariance, grad = make(shape, 13, kind)
+    view = lay_out(features, layout)
+    if layout == "pixels":
+        labels, grad = labels.reshape(1, -1, 1), grad.reshape(1, -1, 1)
+    check(view, labels, mean, covariance, grad)
+
+
+@pytest.mark.parametrize("kind", [None, "diag"])
+@pytest.mark.parametrize("classes", [1, 2, 3, 6, 7, 12, 13, 16, 19, 25, 150])
+def test_every_block_of_classes(classes, kind):
+    check(*make((1, 21, 5, 9), classes, kind))
+    check(*make((1, 21, 5, 9), classes, kind, torch.float64), options=(0.9, False, 0), eps=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_half_precision_in_every_layout(kind, layout, dtype):
+    features, *others = make((2, 35, 7, 19), 5, kind, dtype)
+    check(lay_out(features, layout), *others)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 16, 19])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_gradient_is_rounded_as_torch_rounds(dtype, channels):
+    """One class with q = 1, mu = 0, Sigma = 1, tau = 1: the gradient is the incoming one, of any bits, rounded."""
+    g = torch.Generator().manual_seed(0)
+    bits = torch.randint(-(2**31), 2**31, (40_000,), generator=g).to(torch.int32)
+    halfway = torch.arange(2**16, dtype=torch.int32) << 16 | 0x8000  # between two values of bfloat16
+    exact = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(torch.float16).float().view(torch.int32)
+    grad = torch.cat([bits, halfway, exact, exact + 0x1000, exact + 0x0FFF, exact + 0x1001]).view(torch.float32)
+    q = torch.ones(len(grad), channels, dtype=dtype).T[None, :, :, None]
+    labels = torch.zeros(1, len(grad), 1, dtype=torch.uint8)
+    mean, covariance = torch.zeros(1, channels), torch.ones(1, channels)
+    for features in (q, q.contiguous()):
+        slope = BACKWARD(
+            grad[None, :, None], features, labels, mean, covariance, torch.ones(1, len(grad), 1, 1), 1.0, False, 255
+        )
+        expected = grad.to(dtype)[None, None, :, None].expand_as(slope)
+        torch.testing.assert_close(slope, expected, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_same_bits_for_every_number_of_threads(kind, dtype):
+    features, labels, mean, covariance, grad = make((2, 40, 41, 31), 7, kind, dtype)
+    threads, results = torch.get_num_threads(), []
+    try:
+        for n in (1, 2, 3):
+            torch.set_num_threads(n)
+            loss, posterior = FORWARD(features, labels, mean, covariance, *OPTIONS)
+            results.append((loss, BACKWARD(grad, features, labels, mean, covariance, posterior, *OPTIONS)))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(other, results[0], strict=True))
+
+
+def test_far_logits_neither_overflow_nor_vanish():
+    features, labels, mean, covariance, grad = make((1, 8, 6, 7), 9, "diag")
+    loss, posterior, _ = check(30 * features, labels, mean, covariance, grad, (0.05, False, 255))
+    assert loss.max() > 1e4 and posterior.isfinite().all()
+
+
+def test_what_an_ignored_pixel_holds_reaches_no_result():
+    for layout in ("nchw", "channels_last"):
+        features, labels, mean, covariance, grad = make((2, 19, 9, 11), 4, "full")
+        ignored = (labels < 0) | (labels >= 4)
+        clean = lay_out(features, layout)
+        dirty = clean.masked_fill(ignored.unsqueeze(1), float("nan"))
+        expected = check(clean, labels, mean, covariance, grad)
+        loss, posterior = FORWARD(dirty, labels, mean, covariance, *OPTIONS)
+        slope = BACKWARD(grad.masked_fill(ignored, float("inf")), dirty, labels, mean, covariance, posterior, *OPTIONS)
+        assert torch.equal(loss, expected[0]) and torch.equal(slope, expected[2])
+
+
+@pytest.mark.parametrize("kind", ["diag", "full"])
+def test_statistics_and_softmax_of_any_strides_and_dtype(kind):
+    features, labels, mean, covariance, grad = make((1, 21, 5, 9), 6, kind)
+    mean, covariance = mean.T.contiguous().T, covariance.double().transpose(0, 1).contiguous().transpose(0, 1)
+    options = (1.7, False, 255)
+    _, posterior, slope = check(features, labels, mean, covariance, grad, options)
+    posterior = posterior.transpose(1, 2).contiguous().transpose(1, 2)
+    weight = grad[:, :1].expand_as(grad)
+    again = BACKWARD(weight, features, labels, mean, covariance, posterior, *options)
+    factor = (weight / grad).where((labels >= 0) & (labels < 6), 0.0).unsqueeze(1)
+    torch.testing.assert_close(again, slope * factor, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("isa", ["portable", "avx2"])
+def test_each_instruction_set(isa):
+    files = [str(Path(__file__).with_name(name)) for name in (Path(__file__).name, "test_contrastive_bound.py")]
+    chosen = "not instruction_set and (tile_edges or block_of or rounded or half or float64)"
+    code = (
+        f"from fastuda.ops import build_facts; assert build_facts()['cpu_isa'] in ('portable', '{isa}');"
+        "import pytest, sys; sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', '--import-mode=importlib', "
+        f"*{files}, '-k', '{chosen}']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"FASTUDA_CPU_ISA": isa}, capture_output=True)
+    assert done.returncode == 0, done.stdout.decode()[-2000:]
