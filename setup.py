@@ -9,6 +9,10 @@ from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, CppExtension, C
 
 # CUDA is built wherever nvcc and a CUDA torch are, whether or not a GPU is visible.
 cuda = sorted(glob("csrc/cuda/*.cu")) if torch.version.cuda and CUDA_HOME else []
+if cuda:  # without this list torch would look at the visible GPUs, and fail where there is none
+    recent = int(torch.version.cuda.split(".")[0]) >= 13  # CUDA 13 begins at Turing
+    cards = "7.5;8.0;8.6;9.0;10.0;12.0+PTX" if recent else "6.1;7.0;7.5;8.0;8.6;9.0+PTX"
+    os.environ["TORCH_CUDA_ARCH_LIST"] = os.environ.get("TORCH_CUDA_ARCH_LIST") or cards
 # The stable ABI of torch 2.10: one binary serves every later torch.
 defines = ["-DTORCH_TARGET_VERSION=0x020a000000000000", "-DTORCH_STABLE_ONLY", f"-DFASTUDA_WITH_CUDA={int(bool(cuda))}"]
 flags = {
@@ -24,7 +28,7 @@ setup(
             "fastuda._C",
             ["csrc/library.cpp", *sorted(glob("csrc/cpu/*.cpp")), *cuda],
             include_dirs=[os.path.abspath("csrc")],
-            depends=sorted(glob("csrc/common/*.h")),
+            depends=sorted([*glob("csrc/common/*.h"), *glob("csrc/cuda/*.h")]),
             extra_compile_args=flags,
         )
     ],

@@ -1,18 +1,23 @@
 """Write the generated parts of README.md from benchmarks/results/: ``python benchmarks/report.py [--check]``.
 
 A part stands between ``<!-- generated: NAME -->`` and ``<!-- /generated: NAME -->``; nobody types figures there.
+The operators' plots (a PNG for each device, by matplotlib of the extra ``report``) stand beside the results.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
+import _results
+
+ROOT = _results.ROOT
+RESULTS = _results.RESULTS
 ROWS = {
     "source": "source-only",
     "target_statistics": "target statistics",
@@ -52,7 +57,152 @@ def train() -> str:
     )
 
 
-PARTS = {"train": train}
+COMPILED = ("compile", "compile_usual", "compile_one_hot", "compile_bmm")
+LIBRARIES = ("one_hot_matmul", "index_add", "torch_scatter", "class_matmul", "bmm")
+HEADER = ("operator", "case", "direction", "kernel", "ms (20–80 %)", "of ceiling", "vs usual", "vs reference")
+HEADER += ("vs compile", "vs best rewrite", "extra MiB", "error (fp64)")
+
+
+def group(rows: Sequence[dict]) -> dict[tuple, dict[str, dict]]:
+    """(operator, case, direction) -> {provider: row}, all of one run on one device."""
+    found: dict[tuple, dict[str, dict]] = {}
+    for row in rows:
+        found.setdefault((row["operator"], row["case"], row["direction"]), {})[row["provider"]] = row
+    return found
+
+
+def ratio(ours: dict, others: dict[str, dict], names: Sequence[str], named: bool = False) -> str:
+    """How many times longer the fastest of the named providers takes; a dash where none was measured."""
+    measured = [others[name] for name in names if name in others]
+    if not measured:
+        return "–"
+    best = min(measured, key=lambda row: row["ms"])
+    return f"{number(best['ms'] / ours['ms'], 2)}x" + (f" ({best['provider']})" if named else "")
+
+
+def number(x: float, digits: int = 3) -> str:
+    """Significant digits, but never an exponent for a large number."""
+    return f"{x:.0f}" if x >= 10 ** (digits - 1) else f"{x:.{digits}g}"
+
+
+def operator_row(ours: dict, others: dict[str, dict]) -> list[str]:
+    extra = "–" if ours["extra_mib"] is None else number(ours["extra_mib"])
+    return [
+        f"`{ours['operator']}`",
+        ours["case"],
+        ours["direction"],
+        ours["provider"],
+        f"{number(ours['ms'])} ({number(ours['ms_20'])}–{number(ours['ms_80'])})",
+        f"{ours['ceiling_share']:.0%}",
+        ratio(ours, others, ["usual"]),
+        ratio(ours, others, ["reference"]),
+        ratio(ours, others, COMPILED),
+        ratio(ours, others, LIBRARIES, named=True),
+        extra,
+        f"{ours['error_fp64']:.1e}",
+    ]
+
+
+def devices(rows: Sequence[dict]) -> dict[tuple[str, int], list[dict]]:
+    """(device, threads) -> its rows, in order of name."""
+    names = sorted({(row["device"], row["threads"]) for row in rows})
+    return {name: [row for row in rows if (row["device"], row["threads"]) == name] for name in names}
+
+
+def operators() -> str:
+    """A table for each device whose rows the gate let pass, ratios within one run; what was never measured says so."""
+    rows = _results.load(RESULTS)
+    parts = []
+    for (device, threads), own in devices(rows).items():
+        table_rows = [
+            operator_row(others[name], others)
+            for others in group(own).values()
+            for name in _results.OURS
+            if name in others
+        ]
+        if not table_rows:
+            continue
+        is_gpu = own[0]["device_type"] == "cuda"
+        where = "" if is_gpu else f", {threads} pinned thread" if threads == 1 else f", {threads} threads"
+        versions = ", ".join(sorted({f"{n} {v}" for row in own for n, v in row["versions"].items()}))
+        commits = ", ".join(sorted({row["commit"] for row in own}))
+        parts.append(f"**{device}{where}** ({versions}; commit {commits})\n\n{table(list(HEADER), table_rows)}")
+        if (picture := plot_path(device, threads)).exists():
+            parts.append(f"![{device}](benchmarks/results/{picture.name})")
+    for kind, what in (("cpu", "CPU"), ("cuda", "GPU")):
+        if not any(row["device_type"] == kind and row["provider"] in _results.OURS for row in rows):
+            parts.append(f"**{what}**: not measured yet.")
+    parts.append(
+        "*Of ceiling*: the least time that the bytes and operations of the case need at this machine's own measured "
+        "bandwidth and matrix rate, over the time taken. *vs*: the other's time over ours, in the same run; above 1 we "
+        "are faster. *compile*: the fastest of torch.compile of the reference and of the other forms. *Extra*: peak "
+        "memory beyond inputs, results and the gradient. *Error*: largest error against float64 over the largest "
+        "magnitude."
+    )
+    return "\n\n".join(parts)
+
+
+def plot_path(device: str, threads: int) -> Path:
+    import roofline
+
+    return RESULTS / f"operators_{roofline.slug(device)}{f'_{threads}_threads' if threads != 1 else ''}.png"
+
+
+def plots() -> list[Path]:
+    """One PNG a measured device: milliseconds of every provider, a panel for each operator, case and direction."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    written = []
+    for (device, threads), rows in devices(_results.load(RESULTS)).items():
+        panels = [(key, found) for key, found in group(rows).items() if set(found) & set(_results.OURS)]
+        if not panels:
+            continue
+        across = min(3, len(panels))
+        down = -(-len(panels) // across)
+        figure, axes = pyplot.subplots(down, across, figsize=(4.6 * across, 2.4 * down), squeeze=False)
+        for axis in axes.flat[len(panels) :]:
+            axis.set_visible(False)
+        for axis, ((operator, case, direction), found) in zip(axes.flat, panels, strict=False):
+            order = sorted(found.values(), key=lambda row: -row["ms"])
+            colours = ["tab:blue" if row["provider"] in _results.OURS else "tab:gray" for row in order]
+            spread = [[r["ms"] - r["ms_20"] for r in order], [r["ms_80"] - r["ms"] for r in order]]
+            axis.barh([row["provider"] for row in order], [row["ms"] for row in order], xerr=spread, color=colours)
+            axis.axvline(order[0]["floor_ms"], color="tab:red", linewidth=1)
+            axis.set_xscale("log")
+            axis.set_title(f"{operator} {direction}\n{case}", fontsize=8)
+            axis.tick_params(labelsize=7)
+            axis.set_xlabel("ms (red: this machine's floor)", fontsize=7)
+        figure.suptitle(f"{device}, threads: {threads}" if rows[0]["device_type"] == "cpu" else device, fontsize=9)
+        figure.tight_layout()
+        written.append(plot_path(device, threads))
+        figure.savefig(written[-1], dpi=110, metadata={"Software": None})
+        pyplot.close(figure)
+    return written
+
+
+def lines(rows: Sequence[dict], probe) -> list[str]:
+    """A plain table of a run for the terminal, fastest first, after the ceilings it is measured against."""
+    found = [
+        f"{probe.device}, {probe.threads} threads: read {probe.read_gb_s:.1f} GB/s, copy {probe.copy_gb_s:.1f} GB/s, "
+        f"fp32 {probe.fp32_gflop_s:.0f} GFLOP/s, bf16 {probe.bf16_gflop_s:.0f} GFLOP/s"
+    ]
+    for (operator, case, direction), others in group(rows).items():
+        found.append(f"{operator}, {case}, {direction}:")
+        for row in sorted(others.values(), key=lambda row: row["ms"]):
+            extra = "      ?" if row["extra_mib"] is None else f"{row['extra_mib']:7.1f}"
+            found.append(
+                f"  {row['provider']:<16} {row['ms']:10.3f} ms ({row['ms_20']:.3f} to {row['ms_80']:.3f})  "
+                f"{row['ceiling_share']:6.1%} of ceiling  {extra} MiB extra  error {row['error_fp64']:.1e}"
+                + ("" if row["deterministic"] else "  not deterministic")
+                + ("" if row["launches"] is None else f"  {row['launches']} launches")
+            )
+    return found
+
+
+PARTS = {"train": train, "operators": operators}
 
 
 def render(text: str) -> str:
@@ -72,6 +222,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where README is out of date")
     options = parser.parse_args()
+    if not options.check and importlib.util.find_spec("matplotlib"):
+        plots()
+    elif not options.check:
+        print('no plots without matplotlib: pip install -e ".[report]"', file=sys.stderr)
     path = ROOT / "README.md"
     old = path.read_text()
     new = render(old)

@@ -1,0 +1,23 @@
+"""The harness lies outside the package: its modules import each other by name, and so do its tests."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+
+
+@pytest.fixture
+def row() -> dict:
+    """A row that passes every check."""
+    times = {"ms": 2.0, "ms_20": 1.9, "ms_80": 2.2}
+    work = {"bytes": 1000, "flops": 10.0, "ceiling_share": 0.5, "floor_ms": 1.0}
+    quality = {"extra_mib": 3.5, "error_fp64": 1e-7, "deterministic": True}
+    where = {"device": "Some CPU", "device_type": "cpu", "threads": 1, "versions": {"torch": "2.13"}}
+    how = {"commit": "abc", "scale": "full", "launches": None, "rounds": 7, "sets": 4, "gated": True, "run": "now"}
+    what = {"operator": "class_moments", "case": "diag A=256", "direction": "forward", "provider": "cpu"}
+    return {**what, **times, **work, **quality, **where, **how}

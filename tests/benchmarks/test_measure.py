@@ -1,0 +1,175 @@
+"""Timing, memory, rotation and the checks that a row passes before it is written."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import time
+
+import _measure
+import _memory
+import pytest
+import roofline
+import torch
+
+CPU = torch.device("cpu")
+
+
+def setup(case: int, generator: torch.Generator) -> tuple:
+    return torch.randn(case, generator=generator).requires_grad_(), torch.zeros(1, dtype=torch.uint8)
+
+
+def truth(case: int, inputs: tuple) -> tuple:
+    q = inputs[0].detach().double().requires_grad_()
+    loss = q.square().sum()
+    return (loss.detach(),), torch.autograd.grad(loss, q)[0]
+
+
+def square(q: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return q.square().sum()
+
+
+def operator(**functions) -> object:
+    functions = {"cpu": square, "reference": square, **functions}
+    return _measure.Operator(
+        name="square",
+        cases={"smoke": {"A=999": 999}},
+        setup=setup,
+        providers=lambda case, device: functions,
+        work=lambda case, direction: roofline.Work(4 * case, 4 * case, 2.0 * case),
+        truth=truth,
+        directions=("forward", "backward", "both"),
+        names=tuple(functions),
+    )
+
+
+@pytest.fixture
+def harness():
+    probe = roofline.Probe("Some CPU", 1, 20.0, 10.0, 100.0, 200.0, 0.0)
+    return _measure.Harness(CPU, "smoke", 1, size=1 / 64, probes=[probe])
+
+
+def test_quantiles_are_median_and_20_and_80_percent():
+    row = _measure.quantiles([i / 1e3 for i in (5, 1, 4, 2, 3, 11, 7, 8, 9, 10, 6)])
+    assert row == pytest.approx({"ms": 6, "ms_20": 3, "ms_80": 9})
+    assert _measure.quantiles([0.002]) == pytest.approx({"ms": 2, "ms_20": 2, "ms_80": 2})
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward", "both"])
+def test_a_row_is_complete(harness, direction, tmp_path):
+    row = harness.run(None, operator(), "A=999", direction, "cpu")
+    assert row["deterministic"] and 0 <= row["error_fp64"] < 1e-6 and row["extra_mib"] < 1
+    assert row["floor_ms"] == pytest.approx(1e3 * 8 * 999 / 10e9) and row["sets"] == _measure.ROTATION
+    assert row["ceiling_share"] == pytest.approx(row["floor_ms"] / row["ms"])
+    path = harness.save(tmp_path, gated=False, run="now")  # checks every column
+    assert path.name == f"{roofline.slug(roofline.device_name(CPU))}.json" and path.exists()
+
+
+def test_inputs_rotate(harness):
+    """Every round sees another set than the one before; at least four different ones are in turn."""
+    seen = []
+
+    def watched(q, labels):
+        seen.append(q.detach().data_ptr())
+        return q.square().sum()
+
+    harness.scale = "smoke"
+    rounds = harness._time(None, lambda *inputs: inputs, watched, harness.prepared(operator(), "A=999")[0], 0.0)[0]
+    assert len(rounds) == len(seen) == 3 and len(set(seen)) == 3
+    sets = harness.prepared(operator(), "A=999")[0]
+    assert len({inputs[0].data_ptr() for inputs in sets}) == 4 and not torch.equal(sets[0][0], sets[1][0])
+
+
+def test_small_inputs_get_more_sets(harness, monkeypatch):
+    monkeypatch.setitem(_measure.ROTATED_BYTES, "cpu", 6 * 4 * 999)
+    harness.scale = "quick"
+    what = dataclasses.replace(operator(), cases={"quick": {"A=999": 999}})
+    assert len(harness.prepared(what, "A=999")[0]) == 6
+
+
+def test_backward_times_only_the_backward(harness):
+    def slow_forward(q, labels):
+        time.sleep(0.1)
+        return q.square().sum()
+
+    what = operator(slow=slow_forward)
+    assert harness.run(None, what, "A=999", "backward", "slow")["ms"] < 90
+    assert harness.run(None, what, "A=999", "both", "slow")["ms"] > 100
+    assert harness.run(None, what, "A=999", "forward", "slow")["ms"] > 100
+
+
+@pytest.mark.parametrize("wrong", [lambda q, _: q.sum() * 2, lambda q, _: q.square().sum() * float("nan")])
+@pytest.mark.parametrize("direction", ["forward", "both"])
+def test_a_provider_that_computes_something_else_is_refused(harness, wrong, direction):
+    with pytest.raises(ValueError, match="bad computes something else in A=999"):
+        harness.run(None, operator(bad=wrong), "A=999", direction, "bad")
+    assert harness.rows == []
+
+
+def test_a_changing_result_is_not_deterministic(harness):
+    calls = itertools.count()
+
+    def noisy(q, labels):
+        return q.square().sum() * (1 + 1e-5 * next(calls))
+
+    assert not harness.run(None, operator(noisy=noisy), "A=999", "forward", "noisy")["deterministic"]
+
+
+def test_an_unavailable_provider_says_why(harness):
+    what = operator(away=_measure.UnavailableError("not installed"))
+    with pytest.raises(_measure.UnavailableError, match="not installed"):
+        harness.run(None, what, "A=999", "forward", "away")
+    with pytest.raises(_measure.UnavailableError, match="not for this case"):
+        harness.run(None, what, "A=999", "forward", "triton")
+    big = _measure.fits(square, 1e18, "cpu")
+    assert isinstance(big, _measure.UnavailableError) and "GiB" in str(big)
+    assert _measure.fits(square, 1e3, "cpu") is square
+
+
+def test_a_bandwidth_that_moves_makes_the_row_busy(harness, monkeypatch):
+    pulses = iter([10.0, 9.9, 10.0, 8.0])
+    monkeypatch.setattr(harness, "_pulse", lambda: next(pulses))
+    harness.run(None, operator(), "A=999", "forward", "cpu")
+    assert harness.busy == []
+    harness.run(None, operator(), "A=999", "both", "cpu")
+    assert harness.busy == ["square A=999 both cpu"]
+    harness.probes *= 2
+    assert harness.objections() == ["the bandwidth moved while square A=999 both cpu was timed"]
+
+
+def test_an_unsteady_row_is_timed_again(harness, monkeypatch):
+    harness.scale = "quick"
+    pulses = iter([10.0, 8.0, 10.0, 10.0])
+    monkeypatch.setattr(harness, "_pulse", lambda: next(pulses))
+    seconds, steady = harness._time(None, lambda *x: x, lambda q: q, [(torch.ones(1),)] * 4, 1.0)
+    assert steady and len(seconds) == _measure.ROUNDS["quick"][0] and next(pulses, None) is None
+
+
+def test_peak_memory_counts_scratch_but_neither_inputs_nor_results():
+    x = torch.randn(2**20)
+    mib = x.nbytes / 2**20
+
+    def peak(call):
+        return _memory.extra_mib(lambda *inputs: inputs, call, (x,))
+
+    if peak(torch.sum) is None:
+        pytest.skip("needs fork and /proc")
+    assert peak(lambda x: x + 1) == pytest.approx(0, abs=0.5)
+    assert peak(lambda x: (x + 1).sum()) == pytest.approx(mib, abs=0.5)
+    assert peak(lambda x: ((x + 1) * 2).square().sum()) == pytest.approx(2 * mib, abs=0.5)  # two at a time
+    assert peak(lambda x: bytearray(8 * 2**20) and x.sum()) == pytest.approx(8, abs=0.5)  # not only tensors
+    # what is done before the clock starts is not the call's, however large it was
+    assert _memory.extra_mib(lambda x: ((x + 1).sum(), x)[1:], torch.sum, (x,)) == pytest.approx(0, abs=0.5)
+
+
+def test_a_child_that_dies_is_unknown_memory():
+    def die(x):
+        raise RuntimeError("out of memory")
+
+    assert _memory.extra_mib(lambda *inputs: inputs, die, (torch.ones(1),)) is None
+    assert _memory.extra_mib(lambda *x: x, lambda x: time.sleep(9), (torch.ones(1),), limit=0.2) is None
+
+
+def test_result_bytes_count_storages_once():
+    x = torch.zeros(4)
+    assert _memory.result_bytes((x, x[:2], [torch.zeros(2, dtype=torch.float64)], None)) == 32

@@ -1,0 +1,101 @@
+"""README's operator table and plots from a planted results file."""
+
+from __future__ import annotations
+
+import _results
+import pytest
+import report
+import roofline
+
+TIMES = {"cpu": 2.0, "reference": 8.0, "compile": 6.0, "usual": 400.0, "index_add": 9.0, "one_hot_matmul": 7.0}
+
+
+@pytest.fixture
+def folder(row, tmp_path, monkeypatch):
+    """Results of a CPU: a diagonal case with every provider and a full one where only ours could run."""
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    rows = [row | {"provider": n, "ms": t, "ms_20": 0.9 * t, "ms_80": 1.2 * t} for n, t in TIMES.items()]
+    _results.write(tmp_path / "cpu.json", [*rows, row | {"case": "full A=256"}])
+    return tmp_path
+
+
+def test_nothing_measured_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    text = report.operators()
+    assert "**CPU**: not measured yet." in text and "**GPU**: not measured yet." in text and "|" not in text
+
+
+def test_the_table_states_ratios_of_the_run(folder):
+    text = report.operators()
+    cells = [[c.strip() for c in line.strip("|").split("|")] for line in text.splitlines() if "`class_moments`" in line]
+    assert len(cells) == 2 and len(cells[0]) == len(report.HEADER)
+    first = dict(zip(report.HEADER, cells[0], strict=True))
+    assert first["ms (20–80 %)"] == "2 (1.8–2.4)" and first["of ceiling"] == "50%"
+    assert (first["vs usual"], first["vs reference"], first["vs compile"]) == ("200x", "4x", "3x")
+    assert first["vs best rewrite"] == "3.5x (one_hot_matmul)"
+    assert first["extra MiB"] == "3.5" and first["error (fp64)"] == "1.0e-07"
+    second = dict(zip(report.HEADER, cells[1], strict=True))
+    assert second["case"] == "full A=256" and second["vs usual"] == second["vs best rewrite"] == "–"
+    assert "**Some CPU, 1 pinned thread** (torch 2.13; commit abc)" in text
+    assert "**GPU**: not measured yet." in text and "**CPU**: not measured" not in text
+
+
+def test_a_gpu_file_ends_not_measured_yet(folder, row):
+    card = {"device": "NVIDIA Card", "device_type": "cuda", "provider": "triton", "launches": 2}
+    _results.write(folder / "card.json", [row | card])
+    text = report.operators()
+    assert "**NVIDIA Card** (" in text and "| triton |" in text and "not measured yet" not in text
+
+
+def test_ungated_rows_are_left_out(folder, row):
+    card = {"device": "NVIDIA Card", "device_type": "cuda", "provider": "cuda", "gated": False}
+    _results.write(folder / "card.json", [row | card])
+    assert "**GPU**: not measured yet." in report.operators() and "NVIDIA Card" not in report.operators()
+
+
+def test_where_we_lose_is_published(folder, row):
+    _results.write(folder / "cpu.json", [row, row | {"provider": "compile", "ms": 1.0, "ms_20": 1.0, "ms_80": 1.0}])
+    assert "| 0.5x |" in report.operators()
+
+
+def test_plots(folder):
+    pytest.importorskip("matplotlib")
+    (path,) = report.plots()
+    assert path == folder / "operators_some_cpu.png" and path.read_bytes()[:4] == b"\x89PNG"
+    assert "![Some CPU](benchmarks/results/operators_some_cpu.png)" in report.operators()
+
+
+def test_check_reports_and_main_writes(folder, monkeypatch, capsys):
+    (folder / "README.md").write_text("a\n<!-- generated: operators -->\nold\n<!-- /generated: operators -->\nb\n")
+    monkeypatch.setattr(report, "ROOT", folder)
+    monkeypatch.setattr(report, "plots", list)
+    monkeypatch.setattr("sys.argv", ["report.py", "--check"])
+    assert report.main() == 1 and "out of date" in capsys.readouterr().err
+    assert "old" in (folder / "README.md").read_text()
+    monkeypatch.setattr("sys.argv", ["report.py"])
+    assert report.main() == 0
+    text = (folder / "README.md").read_text()
+    assert text.startswith("a\n<!-- generated: operators -->\n**Some CPU") and text.endswith("operators -->\nb\n")
+    monkeypatch.setattr("sys.argv", ["report.py", "--check"])
+    assert report.main() == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("<!-- generated: nonsense -->\n<!-- /generated: nonsense -->", "'nonsense'"),
+        ("<!-- generated: operators -->\n", "'operators' does not end"),
+    ],
+)
+def test_bad_markers_are_named(folder, text, message):
+    with pytest.raises(ValueError, match=message):
+        report.render(text)
+
+
+def test_the_terminal_table_names_every_provider(row):
+    probe = roofline.Probe("Some CPU", 1, 20.0, 10.0, 100.0, 200.0, 0.0)
+    rows = [row, row | {"provider": "usual", "ms": 1.95, "deterministic": False, "extra_mib": None, "launches": 7}]
+    text = report.lines(rows, probe)
+    assert "read 20.0 GB/s" in text[0] and text[1] == "class_moments, diag A=256, forward:"
+    assert text[2].split()[0] == "usual" and "not deterministic" in text[2] and "7 launches" in text[2]
+    assert text[3].split()[0] == "cpu" and "50.0% of ceiling" in text[3]
