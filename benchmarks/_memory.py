@@ -77,6 +77,7 @@ def _on_gpu(prepare: Callable, call: Callable, inputs: tuple) -> float:
 
 def _in_child(prepare: Callable, call: Callable, inputs: tuple) -> float:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # a library's last words are not the benchmark's
+    torch.set_num_threads(1)  # a fork keeps no pool of threads, and a parallel region would wait for it for ever
     c = ctypes.CDLL(None)
     for name, value in ((_MMAP_MAX, 2**16), (_MMAP_THRESHOLD, 2**16), (_TRIM_THRESHOLD, 2**17)):
         c.mallopt(name, value)

@@ -12,6 +12,9 @@ import torch
 # importlib mode leaves sys.path alone; the helper module close.py is imported by name.
 sys.path.insert(0, str(Path(__file__).parent))
 
+# The tests are small, and those of the benchmarks fork: a child has no pool of threads to wait for.
+torch.set_num_threads(1)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if torch.cuda.is_available():
