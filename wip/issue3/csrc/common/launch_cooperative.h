@@ -1,0 +1,28 @@
+// Kernels whose blocks wait for each other: all blocks of the grid are resident at once.
+#pragma once
+
+#include "common/launch.h"
+
+#if !defined(FASTUDA_EMULATION)
+#include <cooperative_groups.h>
+
+namespace fastuda::cuda {
+
+// All threads of all blocks; only in kernels started by launch_cooperative.
+__device__ __forceinline__ void grid_sync() { cooperative_groups::this_grid().sync(); }
+
+#if !defined(__CUDACC_RTC__)
+// The error, if any (a grid too large to be resident, for one), is left for cudaGetLastError.
+template <class... Parameters>
+void launch_cooperative(
+    void (*kernel)(Parameters...), dim3 grid, dim3 block, int shared_bytes, Stream stream, Parameters... parameters) {
+  void* arguments[] = {static_cast<void*>(&parameters)...};
+  const void* function = reinterpret_cast<const void*>(kernel);
+  if (shared_bytes > 48 * 1024)
+    cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+  cudaLaunchCooperativeKernel(function, grid, block, arguments, shared_bytes, stream);
+}
+#endif
+
+}  // namespace fastuda::cuda
+#endif

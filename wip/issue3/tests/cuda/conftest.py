@@ -1,0 +1,28 @@
+"""The kernels of csrc/cuda, built once a session to run under the emulation of tests/emulation."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import emulated  # noqa: E402
+
+
+def _library(name: str, tmp_path_factory):
+    if not emulated.have_compiler():
+        pytest.skip("g++ is not installed")
+    return emulated.load(emulated.build(name, tmp_path_factory.mktemp("emulated") / f"{name}.so"))
+
+
+@pytest.fixture(scope="session")
+def moments_library(tmp_path_factory):
+    return _library("class_moments", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def bound_library(tmp_path_factory):
+    return _library("contrastive_bound", tmp_path_factory)

@@ -1,0 +1,103 @@
+"""Every kernel compiles for its cards without spills and within the recorded registers and shared memory; no GPU."""
+
+from __future__ import annotations
+
+import json
+
+import compilers
+import emulated
+import pytest
+import torch
+
+TABLE = json.loads(compilers.TABLE.read_text())
+
+
+def compare(measured: compilers.Resources, recorded: dict, same_compiler: bool) -> list[str]:
+    """What is worse than recorded; registers are compared for the compiler that they were recorded with only."""
+    found = []
+    for card, kernels in measured.items():
+        before = recorded[f"sm_{card}"]
+        found += [f"sm_{card} {name}: not in resources.json" for name in kernels.keys() - before.keys()]
+        found += [f"sm_{card} {name}: gone" for name in before.keys() - kernels.keys()]
+        for name, now in kernels.items():
+            found += [f"sm_{card} {name}: {now[what]} bytes of {what}" for what in ("stack", "spills") if now[what]]
+            then = before.get(name, now)
+            found += [
+                f"sm_{card} {name}: {now[what]} {what}, recorded {then[what]}"
+                for what in ("registers", "shared")
+                if same_compiler and now[what] > then[what]
+            ]
+    return found
+
+
+@pytest.mark.parametrize("name", compilers.SOURCES)
+def test_nvcc(name):
+    nvcc = compilers.find_nvcc()
+    if nvcc is None:
+        pytest.skip("nvcc is not installed")
+    if int(compilers.nvcc_release(nvcc).split(".")[0]) < 13:
+        pytest.skip("nvcc is older than 13 and does not know all cards of the table")
+    measured = compilers.with_nvcc(name, nvcc)
+    assert set(measured) == set(compilers.CARDS)
+    same = compilers.nvcc_release(nvcc) == TABLE["nvcc"]
+    assert not compare(measured, TABLE[name], same), "python tests/cuda/compilers.py records what is meant"
+
+
+@pytest.mark.parametrize("name", compilers.SOURCES)
+def test_registration_needs_the_stable_abi_only(name):
+    nvcc = compilers.find_nvcc()
+    if nvcc is None:
+        pytest.skip("nvcc is not installed")
+    symbols = compilers.registration(name, nvcc)
+    assert symbols and all(s.startswith(("aoti_torch_", "torch_")) for s in symbols), symbols
+
+
+@pytest.mark.parametrize("name", compilers.SOURCES)
+def test_nvrtc_for_pascal(name):
+    if missing := compilers.missing_nvrtc_packages():
+        pytest.skip(f"not installed: {', '.join(missing)}")
+    measured = compilers.with_nvrtc(name)
+    assert set(measured) == {"61"}
+    assert not compare(measured, TABLE[name], True), "python tests/cuda/compilers.py records what is meant"
+
+
+def test_the_table_names_every_kernel_on_every_card():
+    for name in compilers.SOURCES:
+        kernels = [set(TABLE[name][f"sm_{card}"]) for card in ("61", *compilers.CARDS)]
+        assert all(k == kernels[0] and k for k in kernels), name
+
+
+def test_a_spill_and_a_register_more_are_seen():
+    row = {"registers": 40, "shared": 0, "stack": 0, "spills": 0}
+    recorded = {"sm_75": {"k<float>": row}}
+    assert compare({"75": {"k<float>": row}}, recorded, True) == []
+    more, spilled = row | {"registers": 41}, row | {"spills": 8}
+    assert compare({"75": {"k<float>": more}}, recorded, True) == ["sm_75 k<float>: 41 registers, recorded 40"]
+    assert compare({"75": {"k<float>": more}}, recorded, False) == []
+    assert compare({"75": {"k<float>": spilled}}, recorded, False) == ["sm_75 k<float>: 8 bytes of spills"]
+    assert len(compare({"75": {"other": row}}, recorded, True)) == 2
+
+
+def test_ptxas_output_is_read():
+    text = """ptxas info    : Compiling entry function '_ZN7fastuda4cuda1kILi4EEEvi' for 'sm_61'
+ptxas info    : Function properties for _ZN7fastuda4cuda1kILi4EEEvi
+    16 bytes stack frame, 24 bytes spill stores, 104 bytes spill loads
+ptxas info    : Used 128 registers, 512 bytes smem, 512 bytes cmem[0]
+"""
+    row = {"registers": 128, "shared": 512, "stack": 16, "spills": 128}
+    assert compilers.parse(text) == {"61": {"k<4>": row}}
+
+
+def test_shared_memory_at_the_reference_sizes(moments_library, bound_library):
+    """Dynamic shared memory, which ptxas does not see: 19 classes, on a Pascal below 48 KB."""
+    features = torch.zeros(40, 2048, dtype=torch.float32)
+    labels, mean = torch.zeros(40, dtype=torch.uint8), torch.zeros(19, 2048)
+    emulated.class_moments(moments_library, features[:, :256].contiguous(), labels, 19)
+    used = {"moments_walk": moments_library.largest_shared()}
+    image, y = features.T[None, :, :, None], labels[None, :, None]
+    loss, posterior = emulated.bound_forward(bound_library, image, y, mean, mean, 100.0, True)
+    used["bound_forward"] = bound_library.largest_shared()
+    emulated.bound_backward(bound_library, loss, image, y, mean, mean, posterior, 100.0, True)
+    used["bound_backward"] = bound_library.largest_shared()
+    assert max(used.values()) <= 48 * 1024
+    assert used == TABLE["dynamic shared memory"]

@@ -1,0 +1,67 @@
+"""The kernels with plain pointers under AddressSanitizer and UBSan: what the emulation's checks cannot vouch for."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import emulated
+import pytest
+
+HERE = Path(__file__).resolve().parent
+FLAGS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-DFASTUDA_EMULATION_RAW", "-g1")
+# Names of cases: each layout, partial tiles, tables in shared and in global memory, several tiles of classes.
+MOMENTS = ["float32, uint8, nchw", "bfloat16, uint8, rows", "odd_start", "four channels a lane, float16",
+           "300 classes", "shape (3, 5, 127, 1), rows", "shape (1, 1, 1, 1)"]  # fmt: skip
+BOUND = ["float32, channels_last, covariance, normalised", "bfloat16, wide_rows, normalised", "50 classes, 70 channels",
+         "65 channels, nchw", "129 pixels", "odd_rows", "strided"]  # fmt: skip
+
+PROGRAM = """
+import sys
+sys.path[:0] = {paths!r}
+import torch
+torch.set_num_threads(1)
+import cases, emulated
+moments, bound = (emulated.load(path) for path in sys.argv[1:3])
+if sys.argv[3] == "cases":
+    for table, library, names in ((cases.MOMENTS, moments, {moments!r}), (cases.BOUND, bound, {bound!r})):
+        for name in names:
+            table[name](library)
+else:  # one pixel of features fewer than labels
+    features, labels = torch.zeros(63, 8), torch.zeros(64, dtype=torch.uint8)
+    emulated.class_moments(moments, features, labels, 3)
+print("done")
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    if not emulated.have_compiler():
+        pytest.skip("g++ is not installed")
+    runtime = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True).stdout.strip()
+    if not os.path.isabs(runtime):
+        pytest.skip("g++ has no AddressSanitizer here")
+    folder = tmp_path_factory.mktemp("sanitized")
+    built = [emulated.build(n, folder / f"{n}.so", flags=FLAGS) for n in ("class_moments", "contrastive_bound")]
+    paths = [str(p) for p in (HERE, HERE.parent, emulated.ROOT)]
+    program = PROGRAM.format(paths=paths, moments=MOMENTS, bound=BOUND)
+    options = {"LD_PRELOAD": os.path.realpath(runtime), "ASAN_OPTIONS": "detect_leaks=0", "OMP_NUM_THREADS": "1"}
+
+    def call(what: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-c", program, *map(str, built), what]
+        return subprocess.run(command, capture_output=True, text=True, env=os.environ | options)
+
+    return call
+
+
+def test_kernels_touch_nothing_else(run):
+    done = run("cases")
+    assert done.returncode == 0 and done.stdout == "done\n", (done.stdout + done.stderr)[-3000:]
+
+
+def test_a_planted_access_is_found(run):
+    done = run("planted")
+    assert done.returncode != 0
+    assert "AddressSanitizer: heap-buffer-overflow" in done.stderr, done.stderr[-3000:]
