@@ -70,6 +70,10 @@ __global__ void shuffle_from_outside(Pointer<float> out) {
   if (threadIdx.x % 32 < 16) out[threadIdx.x] = __shfl_sync(0xffffu, 1.0f, 20);
 }
 
+__global__ void endless(Pointer<float>) {
+  while (__any_sync(0xffffffffu, 1)) __syncwarp();
+}
+
 __global__ void touch(Pointer<const float> in, Pointer<float> out, long long read, long long write) {
   if (threadIdx.x == 0) out[write] = in[read];
 }
@@ -142,6 +146,7 @@ void run_case(const std::string& name, Memory& m) {
       {"half_a_shuffle", [&] { launch(half_a_shuffle, one, block, 0, nullptr, m.write()); }},
       {"shuffle_after_return", [&] { launch(shuffle_after_return, one, block, 0, nullptr, m.write()); }},
       {"shuffle_from_outside", [&] { launch(shuffle_from_outside, one, block, 0, nullptr, m.write()); }},
+      {"endless", [&] { launch(endless, one, dim3(32), 0, nullptr, m.write()); }},
       {"inside", [&] { launch(touch, one, block, 0, nullptr, m.read(), m.write(), 511ll, 511ll); }},
       {"read_beyond", [&] { launch(touch, one, block, 0, nullptr, m.read(), m.write(), 512ll, 0ll); }},
       {"read_before", [&] { launch(touch, one, block, 0, nullptr, m.read(), m.write(), -1ll, 0ll); }},

@@ -13,6 +13,8 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
 from fastuda.kernels._common import (
     block,
     feature_strides,
@@ -22,7 +24,6 @@ from fastuda.kernels._common import (
     precision,
     read_labels,
 )
-from torch import Tensor
 
 # Pixels x classes of a tile stay in registers.
 MOST_CLASSES = 256

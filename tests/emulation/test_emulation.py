@@ -85,6 +85,10 @@ def test_a_planted_fault_is_found_under_every_schedule(cases, name, message):
         assert re.search(message, fault), f"seed {seed}: {fault or 'no fault'}"
 
 
+def test_an_endless_loop_ends(cases):
+    assert "endless loop" in cases("endless", 0)[0]
+
+
 def test_a_fault_leaves_nothing_behind(cases):
     assert cases("half_a_shuffle", 1)[0]
     assert cases("sum", 1)[0] == ""

@@ -11,6 +11,7 @@ in the table.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import re
 import shutil
 import sys
@@ -27,6 +28,7 @@ import emulated  # noqa: E402
 from mutant_table import MUTANTS, Mutant  # noqa: E402
 
 RESULT = HERE / "mutants.json"
+TIMEOUT = 300  # seconds for all cases, which take a few
 
 
 def mutate(mutant: Mutant, folder: Path) -> Path:
@@ -57,17 +59,35 @@ def usable(operator: str) -> dict:
     return {name: run for name, run in table.items() if "float64" not in name}
 
 
+def first_failure(library: Path, operator: str, answer) -> None:
+    library = emulated.load(library)
+    for name, run in usable(operator).items():
+        try:
+            run(library)
+        except AssertionError as error:
+            return answer.send(f"{name}: {str(error).splitlines()[0][:70]}")
+    answer.send("")
+
+
 def catch(mutant: Mutant) -> str:
-    """What caught the mutant, or an empty text."""
+    """What caught the mutant, or an empty text. It runs in a process of its own, as it may crash or never end."""
     with tempfile.TemporaryDirectory() as folder:
         sources = mutate(mutant, Path(folder))
-        library = emulated.load(emulated.build(mutant.operator, Path(folder) / "mutant.so", sources))
-        for name, run in usable(mutant.operator).items():
-            try:
-                run(library)
-            except AssertionError as error:
-                return f"{name}: {str(error).splitlines()[0][:100]}"
-    return ""
+        library = emulated.build(mutant.operator, Path(folder) / "mutant.so", sources)
+        fork = multiprocessing.get_context("fork")
+        receive, send = fork.Pipe(duplex=False)
+        child = fork.Process(target=first_failure, args=(library, mutant.operator, send))
+        child.start()
+        send.close()
+        child.join(TIMEOUT)
+        if child.is_alive():
+            child.kill()
+            child.join()
+            return "does not end"
+        try:
+            return receive.recv()
+        except EOFError:
+            return f"crash: exit status {child.exitcode}"
 
 
 def run_all(only_new: bool) -> int:

@@ -15,6 +15,8 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
 from fastuda.kernels._common import (
     block,
     exact_dot,
@@ -25,7 +27,6 @@ from fastuda.kernels._common import (
     pixel_strides,
     read_labels,
 )
-from torch import Tensor
 
 # Without tensor cores the product is computed by each thread for itself: smaller tiles, or it spills.
 TILES = {

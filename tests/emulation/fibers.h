@@ -2,7 +2,7 @@
 //
 // A block at a time (all blocks at once in a cooperative launch). Which runnable thread goes next is drawn from a seed, so
 // that every seed is another schedule. A thread that would wait for ever is an error, never a hang: Error says who waits
-// where. Stricter than the hardware on purpose: a barrier must be the same statement for all threads of the block, and
+// where. (A loop without any barrier or exchange in it does hang.) Stricter than the hardware on purpose: a barrier must be the same statement for all threads of the block, and
 // no thread may have left the kernel before it; a warp operation must be the same statement for all lanes of its mask.
 #pragma once
 
@@ -71,12 +71,14 @@ struct Block {
 };
 
 inline constexpr size_t kStack = 256 * 1024;
+inline constexpr int64_t kMostSwitches = 1 << 24;  // of a launch: a loop that waits for ever is an error, too
 
 struct Machine {
   Index grid, size;  // of the running launch
   uint64_t random = 1;
   int64_t grid_epoch = 0;
   int launches = 0, largest_shared = 0;
+  int64_t switches = 0;
   std::vector<std::unique_ptr<Block>> blocks;
   std::vector<Thread*> ready;
   std::vector<char*> stacks;
@@ -280,8 +282,11 @@ inline void report_deadlock() {
   throw Error(text);
 }
 
+inline Where first_place() { return machine.blocks.front()->threads.front().where; }
+
 inline void run_blocks() {
   while (!machine.ready.empty() && machine.failure.empty()) {
+    if (++machine.switches > kMostSwitches) throw Error("endless loop: thread 0 was last at " + place(first_place()));
     const size_t pick = draw() % machine.ready.size();
     std::swap(machine.ready[pick], machine.ready.back());
     machine.running = machine.ready.back();
@@ -316,6 +321,7 @@ inline void run(std::function<void()> kernel, Index grid, Index size, int shared
   machine.grid = grid;
   machine.size = size;
   ++machine.launches;
+  machine.switches = 0;
   machine.largest_shared = std::max(machine.largest_shared, shared_bytes);
   std::vector<unsigned> order(grid.count());
   for (unsigned i = 0; i < order.size(); ++i) std::swap(order[i] = i, order[draw() % (i + 1)]);

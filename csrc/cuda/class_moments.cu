@@ -1,4 +1,5 @@
-// Diagonal class moments on a GPU: one read of the features, no atomics, the same bits in every run on a card.
+// Diagonal class moments on a GPU: one read of the features, the same bits in every run on a card (the only atomic is a
+// minimum of integers).
 //
 // A warp owns 32 V fixed channels (V = 4 where addresses allow it) and walks over a run of pixels, 32 at a time: each
 // lane fetches one label and one address, shuffles hand them round. The label is thus uniform over the warp and "the
@@ -147,7 +148,8 @@ MomentsPlan cut_rows(const MomentsProblem& p, const Card& card) {
   if (p.channel_stride != 1) return cut<T, 1, true>(p, card);
   const auto fits = [](i64 value) { return value % 4 == 0; };
   const PixelGrid& g = p.features.grid;
-  const bool aligned = kWide<T> == 4 && reinterpret_cast<unsigned long long>(p.features.buffer.data) % (4 * sizeof(T)) == 0 &&
+  const bool aligned = kWide<T> == 4 &&
+      reinterpret_cast<unsigned long long>(p.features.buffer.data) % (4 * sizeof(T)) == 0 &&
       fits(p.channels) && fits(g.image_stride) && fits(g.row_stride) && fits(g.column_stride);
   if (aligned) {
     const MomentsPlan plan = cut<T, kWide<T>, false>(p, card);

@@ -52,6 +52,19 @@ def test_registration_needs_the_stable_abi_only(name):
     assert symbols and all(s.startswith(("aoti_torch_", "torch_")) for s in symbols), symbols
 
 
+def test_a_cooperative_kernel_compiles(tmp_path):
+    nvcc = compilers.find_nvcc()
+    if nvcc is None:
+        pytest.skip("nvcc is not installed")
+    source = tmp_path / "k.cu"
+    source.write_text("""#include "common/launch_cooperative.h"
+using namespace fastuda::cuda;
+__global__ void k(Pointer<int> x) { grid_sync(); x[0] = 1; }
+void run(Pointer<int> x) { launch_cooperative(k, dim3(2), dim3(32), 0, Stream(), x); }
+""")
+    compilers.nvcc_call(nvcc, "-arch=sm_75", "-c", str(source), "-o", str(tmp_path / "k.o"))
+
+
 @pytest.mark.parametrize("name", compilers.SOURCES)
 def test_nvrtc_for_pascal(name):
     if missing := compilers.missing_nvrtc_packages():

@@ -1,13 +1,45 @@
 // Test only: how Python (tests/cuda/emulated.py) calls a host plan of csrc/cuda under the emulation.
 #pragma once
 
+#include <new>
 #include <string>
+#include <vector>
 
 namespace entry {
 
 using fastuda::cuda::Buffer;
 using fastuda::cuda::i64;
 using fastuda::cuda::u32;
+
+#if defined(FASTUDA_EMULATION_RAW)
+// AddressSanitizer knows the ends of what it allocated itself: work on copies, as aligned as the tensors, and copy back.
+struct Copy {
+  char *memory, *at;
+  void* original;
+  i64 bytes;
+};
+inline std::vector<Copy> copies;
+
+inline Buffer checked(void* data, i64 bytes) {
+  const size_t shift = reinterpret_cast<size_t>(data) % 64;
+  void* memory = nullptr;
+  if (posix_memalign(&memory, 64, shift + static_cast<size_t>(bytes ? bytes : 1))) throw std::bad_alloc();
+  char* at = static_cast<char*>(memory) + shift;
+  if (data) std::memcpy(at, data, static_cast<size_t>(bytes));
+  copies.push_back({static_cast<char*>(memory), at, data, bytes});
+  return {at, bytes};
+}
+inline void finish() {
+  for (const Copy& c : copies) {
+    if (c.original) std::memcpy(c.original, c.at, static_cast<size_t>(c.bytes));
+    std::free(c.memory);
+  }
+  copies.clear();
+}
+#else
+inline Buffer checked(void* data, i64 bytes) { return {data, bytes}; }
+inline void finish() {}
+#endif
 
 // A tensor as Python passes it: first element, bytes from there to its last element, and strides of (N, A, H, W) or,
 // for what has no channels, of (N, 0, H, W); the sizes are those of the pixels.
@@ -16,7 +48,7 @@ struct Array {
   i64 bytes, height, width;
   i64 stride[4];
 
-  Buffer buffer() const { return {data, bytes}; }
+  Buffer buffer() const { return checked(data, bytes); }
   fastuda::cuda::PixelBuffer pixels() const {
     return {buffer(), {static_cast<u32>(height), static_cast<u32>(width), stride[0], stride[2], stride[3]}};
   }
@@ -41,6 +73,7 @@ const char* guarded(const Options& o, const Run& run) {
   } catch (const std::exception& error) {
     fault = error.what();
   }
+  finish();
   if (fault.empty() && emulation::machine.largest_shared > o.shared_limit) fault = "more shared memory than the card has";
   return fault.c_str();
 }
