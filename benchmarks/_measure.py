@@ -9,8 +9,7 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -154,20 +153,11 @@ def compiled(function: Callable) -> Callable:
     return torch.compile(function, dynamic=False)
 
 
-@contextmanager
-def _forced(choose: Callable | None, name: str) -> Iterator[None]:
-    if choose is None:
-        yield
-    else:
-        with choose(name):
-            yield
-
-
 def ours(raw: str, function: Callable, device_type: str) -> dict[str, Callable | UnavailableError]:
     """The operator's compiled backends on this device: "cpu", or "cuda" and "triton".
 
-    raw: the dispatcher's name of the operator whose kernel makes a backend compiled. Where fastuda.ops has both GPU
-    backends it offers ``backends(raw)`` and the context manager ``use_backend(name)``.
+    raw: the dispatcher's name of the operator whose kernel makes a backend compiled,
+        or on a GPU of its form with kernels of its own.
     """
     import fastuda.ops as ops
     from fastuda.ops import _library
@@ -175,18 +165,16 @@ def ours(raw: str, function: Callable, device_type: str) -> dict[str, Callable |
     if device_type == "cpu":
         missing = UnavailableError("the CPU key holds no compiled kernel")
         return {"cpu": function if _library.has_kernel(raw, "CPU") else missing}
-    listed = getattr(ops, "backends", None)
-    names = listed(raw) if listed else ("cuda",) if _library.has_kernel(raw, "CUDA") else ()
-    choose = getattr(ops, "use_backend", None)
+    names = ops.backends(raw)
 
     def bind(name: str) -> Callable:
         def run(*inputs: object) -> object:
-            with _forced(choose, name):
+            with ops.use_backend(name):
                 return function(*inputs)
 
         return run
 
-    missing = UnavailableError("the CUDA key holds no such kernel")
+    missing = UnavailableError(f"{raw} has no such kernel here")
     return {name: bind(name) if name in names else missing for name in ("cuda", "triton")}
 
 

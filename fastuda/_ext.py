@@ -9,11 +9,11 @@ from types import ModuleType
 
 import torch
 
-BACKENDS = ("auto", "reference")
+BACKENDS = ("auto", "reference", "cuda", "triton")
 
 
 def requested_backend() -> str:
-    """The value of FASTUDA_BACKEND: "auto" (compiled kernels where built) or "reference" (plain PyTorch only)."""
+    """FASTUDA_BACKEND: "auto" (compiled kernels where built), "reference", or on GPUs "cuda" or "triton" alone."""
     name = os.environ.get("FASTUDA_BACKEND", "auto")
     if name not in BACKENDS:
         raise ValueError(f"FASTUDA_BACKEND must be one of {', '.join(BACKENDS)}, got {name!r}")

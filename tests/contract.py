@@ -15,6 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from fastuda.ops import use_backend
+from fastuda.ops._dispatch import GPU_BACKENDS, TABLE
 from fastuda.ops._library import has_kernel
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -259,14 +261,58 @@ class PixelContract:
         finally:
             torch.set_num_threads(threads)
 
+    def on_gpu(self, backend: str, features: Tensor, labels: Tensor, classes: int, setting) -> None:
+        """Run on the GPU, on the layout as it is, and hold it against the reference in float64 on the CPU."""
+        gpu = torch.empty_strided(features.shape, features.stride(), dtype=features.dtype, device="cuda")
+        gpu.copy_(features)
+        with use_backend(backend):
+            ours, again = (self.each(gpu, labels.cuda(), classes, setting) for _ in range(2))
+        self.same(ours, again, "not deterministic")
+        self.compare(ours, features, labels, classes, setting)
+
+    def skip_unless_served(self, backend: str, setting) -> None:
+        features, labels = make((1, 8, 3, 3), 3)
+        for op, _ in self.raw(features, labels, 3, setting):
+            name = op._qualified_op_name.split("::")[-1]
+            if name not in TABLE and backend != "reference":
+                pytest.skip(f"{name} has no GPU kernel")
+
     @pytest.mark.gpu
+    @pytest.mark.parametrize("backend", GPU_BACKENDS)
     @pytest.mark.parametrize("dtype", DTYPES)
-    def test_cuda_agrees_with_cpu(self, dtype):
-        features, labels = make((2, 64, 31, 29), 19, dtype)
+    def test_gpu_settings(self, dtype, backend):
         for setting in self.settings:
-            ours, again = (self.each(features.cuda(), labels.cuda(), 19, setting) for _ in range(2))
-            self.same(ours, again, "not deterministic")
-            self.compare(ours, features, labels, 19, setting)
+            self.skip_unless_served(backend, setting)
+            for layout in ("nchw", "channels_last"):
+                self.on_gpu(backend, *lay_out(*make((2, 64, 31, 29), 19, dtype), layout), 19, setting)
+
+    @pytest.mark.gpu
+    @pytest.mark.parametrize("backend", GPU_BACKENDS[:2])
+    @pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout != "expanded"])
+    def test_gpu_layouts(self, layout, backend):
+        for label_dtype in LABEL_DTYPES:
+            features, labels = lay_out(*make((2, 37, 19, 23), 13, label_dtype=label_dtype), layout)
+            self.on_gpu(backend, features, labels, 13, self.settings[0])
+
+    @pytest.mark.gpu
+    @pytest.mark.parametrize("backend", GPU_BACKENDS[:2])
+    @pytest.mark.parametrize("channels", [1, 19, 256, 2048])
+    def test_gpu_classes_and_channels(self, channels, backend):
+        for classes in (2, 19, 150):
+            features, labels = lay_out(*make((1, channels, 17, 29), classes, DTYPES[2]), "channels_last")
+            self.on_gpu(backend, features, labels, classes, self.settings[0])
+
+    @pytest.mark.gpu
+    @pytest.mark.parametrize("backend", GPU_BACKENDS[:2])
+    def test_gpu_ugly_shapes_and_labels(self, backend):
+        for setting in self.settings:
+            self.skip_unless_served(backend, setting)
+            for shape in UGLY_SHAPES:
+                self.on_gpu(backend, *make(shape, 3), 3, setting)
+            features, labels = make((1, 8, 5, 6), 3)
+            for value in (255, -(2**40), 3, 2**40):
+                self.on_gpu(backend, features, labels.masked_fill(labels == 0, value), 3, setting)
+            self.on_gpu(backend, features, torch.full_like(labels, 255), 3, setting)
 
     @pytest.mark.parametrize(
         "message, change",

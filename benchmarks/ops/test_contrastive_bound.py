@@ -141,7 +141,8 @@ def bmm(q: Tensor, labels: Tensor, mean: Tensor, covariance: Tensor) -> Tensor:
 
 
 def providers(case: Case, device_type: str) -> dict[str, Callable | UnavailableError]:
-    found = ours("contrastive_bound_forward", operator, device_type)
+    form = "_full" if case.covariance == "full" and device_type != "cpu" else ""
+    found = ours(f"contrastive_bound{form}_forward", operator, device_type)
     cube = 4 * case.pixels * case.channels * CLASSES  # bytes of classes x pixels x channels
     found |= {"reference": definition, "compile": compiled(definition)}
     others = {"usual": (usual, 5), "compile_usual": (compiled(usual), 1)}

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from fastuda import _ext
-from fastuda.ops import _library
+from fastuda.ops import _dispatch, _library
 
 
 def backend_report() -> dict[str, dict[str, str]]:
-    """``{operator: {"CPU": ..., "CUDA": ...}}`` with "compiled" or "reference".
+    """``{operator: {"CPU": ..., "CUDA": ...}}``: "compiled", the GPU backends by preference, or "reference".
 
-    FASTUDA_BACKEND=reference (read at import) keeps every operator on its plain PyTorch reference.
+    A form of an operator that has GPU kernels of its own (``contrastive_bound_full_forward``) is a row without "CPU".
+    FASTUDA_BACKEND=reference (read at import) keeps every operator on its plain PyTorch reference; "cuda" or "triton"
+    forces one backend on GPUs, as ``use_backend`` does for a block of code.
     """
-    return {
-        name: {key: "compiled" if _library.has_kernel(name, key) else "reference" for key in ("CPU", "CUDA")}
-        for name in _library.operator_names()
-    }
+    names = _library.operator_names()
+    report = {n: {"CPU": "compiled" if _library.has_kernel(n, "CPU") else "reference"} for n in names}
+    for name in (*names, *(form for form in _dispatch.TABLE if form not in names)):
+        found = _dispatch.backends(name) if name in _dispatch.TABLE else ()
+        if _dispatch.requested() in ("cuda", "triton"):
+            found = tuple(b for b in found if b == _dispatch.requested())
+        served = ", ".join(found) if _dispatch.requested() != "reference" else ""
+        report.setdefault(name, {})["CUDA"] = served or "reference"
+    return report
 
 
 def build_facts() -> dict[str, object]:

@@ -14,6 +14,7 @@ NAMESPACE = "fastuda"
 
 _library = torch.library.Library(NAMESPACE, "DEF")
 _defined: dict[str, Callable] = {}
+_schemas: dict[str, str] = {}
 
 
 def define(schema: str, reference: Callable, fake: Callable) -> torch._ops.OpOverloadPacket:
@@ -30,8 +31,18 @@ def define(schema: str, reference: Callable, fake: Callable) -> torch._ops.OpOve
     _library.define(schema)
     register(name, "CompositeExplicitAutograd", reference)
     torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=_library)
-    _defined[name] = reference
+    _defined[name], _schemas[name] = reference, schema
     return getattr(getattr(torch.ops, NAMESPACE), name)
+
+
+def define_alias(name: str, alias: str) -> None:
+    """Define ``alias`` with the schema of ``name`` and no kernel: the place of one backend's kernel of ``name``."""
+    _library.define(_schemas[name].replace(name, alias, 1))
+
+
+def reference(name: str) -> Callable:
+    """The plain PyTorch reference of a defined operator."""
+    return _defined[name]
 
 
 def register(op_name: str, dispatch_key: str, fn: Callable) -> None:

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fastuda.ops import _checks, _library
+from fastuda.ops import _checks, _dispatch, _library
 from fastuda.reference.class_moments import Moments, dominant_labels, nearest_labels
 from fastuda.reference.class_moments import class_moments as _reference
 
@@ -31,6 +31,8 @@ _full = _library.define(
     lambda features, labels, classes, ignore: tuple(_reference(features, labels, classes, "full", ignore)),
     lambda features, labels, classes, ignore: _fake(features, labels, classes, features.shape[1], features.shape[1]),
 )
+_dispatch.serve("class_moments")
+_dispatch.serve("class_moments_full")
 
 _dominant_labels = _library.define(
     "dominant_labels(Tensor labels, int height, int width, int num_classes, float min_ratio, int ignore_index) "

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fastuda.ops import _checks, _library
+from fastuda.ops import _checks, _dispatch, _library
 from fastuda.reference import contrastive_bound as _reference
 from fastuda.reference.low_rank import LowRank
 
@@ -60,6 +60,16 @@ _backward_low_rank = _library.define(
     _low_rank_backward,
     lambda grad, features, *others: torch.empty_like(features),
 )
+
+
+def _serve(name: str, at: int) -> None:
+    """A full covariance, argument number ``at``, has GPU kernels of its own."""
+    full = name.replace("bound", "bound_full")
+    _dispatch.serve(name, (name, full), lambda *a: full if a[at] is not None and a[at].dim() == 3 else name)
+
+
+_serve("contrastive_bound_forward", 3)
+_serve("contrastive_bound_backward", 4)
 
 
 class _ContrastiveBound(torch.autograd.Function):

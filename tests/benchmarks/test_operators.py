@@ -68,12 +68,13 @@ def test_every_provider_agrees_with_float64(name):
 
 
 def test_ours_is_served_by_a_compiled_kernel_or_not_at_all(monkeypatch):
-    from fastuda.ops import _library
+    from fastuda.ops import _dispatch, _library
 
-    held = {("here", "CPU"): True, ("here", "CUDA"): True}
+    held = {("here", "CPU"): True, ("here_cuda", "CUDA"): True}
     monkeypatch.setattr(_library, "has_kernel", lambda raw, key: held.get((raw, key), False))
     assert callable(_measure.ours("here", len, "cpu")["cpu"])
     assert isinstance(_measure.ours("gone", len, "cpu")["cpu"], _measure.UnavailableError)
+    monkeypatch.setitem(_dispatch.TABLE, "here", (((0, 0), ("cuda", "triton")),))
     on_gpu = _measure.ours("here", len, "cuda")
     assert on_gpu["cuda"]([1, 2]) == 2 and isinstance(on_gpu["triton"], _measure.UnavailableError)
 

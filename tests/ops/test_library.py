@@ -36,7 +36,8 @@ def test_a_name_is_defined_once(operator):
 def test_report_names_every_operator():
     report = backend_report()
     assert {"class_moments", "class_moments_full"} <= set(report)
-    assert all(set(row) == {"CPU", "CUDA"} for row in report.values())
+    for name, row in report.items():  # a form with GPU kernels of its own has no row for the CPU
+        assert set(row) == ({"CPU", "CUDA"} if name in _library.operator_names() else {"CUDA"})
 
 
 def test_build_facts(compiled):

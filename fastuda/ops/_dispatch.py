@@ -1,0 +1,154 @@
+"""Which implementation serves which raw operator on a GPU: the table, its overrides and its report.
+
+A raw operator X keeps one kernel for the CUDA key: a function that looks here.  CUDA C++ is registered as ``X_cuda`` by
+csrc/cuda, Triton's launchers are found by name when they are first wanted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+
+import torch
+
+from fastuda import _ext
+from fastuda.ops import _library
+
+Capability = tuple[int, int]
+GPU_BACKENDS = ("cuda", "triton", "reference")
+OLDEST_TRITON: Capability = (7, 0)
+
+# (oldest compute capability, backends by preference): the first row that fits decides, the others stay callable.  The
+# orders follow the designs - tensor cores where products dominate - until a benchmark on each card decides.
+_BYTES = (((0, 0), ("cuda", "triton")),)
+_PRODUCTS = (((8, 0), ("triton", "cuda")), ((0, 0), ("cuda", "triton")))
+TABLE: dict[str, tuple[tuple[Capability, tuple[str, ...]], ...]] = {
+    "class_moments": _BYTES,
+    "class_moments_full": _PRODUCTS,
+    "contrastive_bound_forward": _PRODUCTS,
+    "contrastive_bound_backward": _PRODUCTS,
+    "contrastive_bound_full_forward": _PRODUCTS,
+    "contrastive_bound_full_backward": _PRODUCTS,
+}
+# Form of a raw operator -> module of fastuda.kernels and its launcher.
+TRITON: dict[str, tuple[str, str]] = {
+    "class_moments": ("class_moments", "class_moments"),
+    "class_moments_full": ("class_moments_full", "class_moments_full"),
+    "contrastive_bound_forward": ("contrastive_bound", "forward"),
+    "contrastive_bound_backward": ("contrastive_bound", "backward"),
+    "contrastive_bound_full_forward": ("contrastive_bound_full", "forward"),
+    "contrastive_bound_full_backward": ("contrastive_bound_full", "backward"),
+}
+
+_forced: list[str] = []
+_warned: set[str] = set()
+
+
+def serve(name: str, forms: tuple[str, ...] = (), form_of: Callable[..., str] | None = None) -> None:
+    """Let the table decide who runs the defined operator ``name`` on CUDA tensors.
+
+    forms: names in the table of kernels that share the operator's schema, told apart by ``form_of(*arguments)``.
+    """
+    for form in forms or (name,):
+        _library.define_alias(name, f"{form}_cuda")
+    _library.register(name, "CUDA", lambda *arguments: _run(name, form_of(*arguments) if form_of else name, arguments))
+
+
+def _run(name: str, form: str, arguments: tuple):
+    backend = choose(form, torch.cuda.get_device_capability(arguments[0].device), arguments)
+    if backend == "cuda":
+        return getattr(torch.ops.fastuda, f"{form}_cuda")(*arguments)
+    if backend == "triton":
+        return launcher(form)(*arguments)
+    return _library.reference(name)(*arguments)
+
+
+def choose(form: str, capability: Capability, arguments: tuple = ()) -> str:
+    """The backend for one call: what was forced, else the table's first that can, else the reference, said once.
+
+    Raises RuntimeError if the forced backend cannot serve the call.
+    """
+    asked = requested()
+    if asked == "reference":
+        return asked
+    order = (asked,) if asked != "auto" else preferred(form, capability)
+    for backend in order:
+        if _available(form, backend, capability) and _accepts(form, backend, arguments):
+            return backend
+    card = f"compute capability {capability[0]}.{capability[1]}"
+    if asked != "auto":
+        raise RuntimeError(f"backend {asked!r} was asked for but does not serve {form} with these arguments on {card}")
+    if form not in _warned:
+        _warned.add(form)
+        warnings.warn(
+            f"no GPU kernel serves {form} with these arguments on {card}: its plain PyTorch reference runs, slower and "
+            "with more memory; fastuda.ops.backend_report() shows what is installed",
+            stacklevel=2,
+        )
+    return "reference"
+
+
+def preferred(form: str, capability: Capability) -> tuple[str, ...]:
+    """The table's order of backends for a card."""
+    return next(order for oldest, order in TABLE[form] if capability >= oldest)
+
+
+def requested() -> str:
+    """What ``use_backend`` or FASTUDA_BACKEND asks for, or "auto"."""
+    return _forced[-1] if _forced else _ext.requested_backend()
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Run all operators on CUDA tensors by "cuda" (CUDA C++), "triton" or "reference" inside the block, in any thread.
+
+    Raises ValueError for another name; a call that this backend cannot serve raises RuntimeError.
+    """
+    if name not in GPU_BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(GPU_BACKENDS)}, got {name!r}")
+    _forced.append(name)
+    try:
+        yield
+    finally:
+        _forced.remove(name)
+
+
+def backends(form: str, capability: Capability | None = None) -> tuple[str, ...]:
+    """GPU backends installed here that serve a form of a raw operator, in the table's order for the card.
+
+    capability: of the card, by default the current one; without a GPU, of the newest cards.
+    Raises ValueError for a name that the table does not hold.
+    """
+    if form not in TABLE:
+        raise ValueError(f"{form!r} is not in the dispatch table: {', '.join(TABLE)}")
+    if capability is None:
+        capability = torch.cuda.get_device_capability() if torch.cuda.is_available() else (99, 0)
+    return tuple(b for b in preferred(form, capability) if _available(form, b, capability))
+
+
+def _available(form: str, backend: str, capability: Capability) -> bool:
+    if backend == "cuda":
+        return _library.has_kernel(f"{form}_cuda", "CUDA")
+    return form in TRITON and capability >= OLDEST_TRITON and _triton_installed()
+
+
+@cache
+def _triton_installed() -> bool:
+    return all(importlib.util.find_spec(name) is not None for name in ("triton", "fastuda.kernels"))
+
+
+def _accepts(form: str, backend: str, arguments: tuple) -> bool:
+    return backend == "cuda" or not arguments or _module(form).serves(*arguments)
+
+
+def launcher(form: str) -> Callable:
+    """Triton's launcher of a form, with the raw operator's arguments."""
+    return getattr(_module(form), TRITON[form][1])
+
+
+def _module(form: str):
+    return importlib.import_module(f"fastuda.kernels.{TRITON[form][0]}")
