@@ -77,6 +77,7 @@ class PixelContract:
         (N, A, H, W) or (P, A), for any strides the same outputs; everything else they need they make from the sizes.
     raw: ``(features, labels, num_classes, setting) -> [(raw operator, arguments)]`` for opcheck.
     loss: the name of the scalar output that is differentiated, if any; "gradient" (P, A) then joins the outputs.
+    features_name: what the operator calls its first argument.
     compiled: raw operators whose CPU key must hold a compiled kernel.
     roundings: the epsilon of close.py in units of the smallest step of the arithmetic, float32 or float64.
     same_bits_for_threads: whether the number of threads leaves every bit alone.
@@ -87,6 +88,7 @@ class PixelContract:
     reference: Callable[..., Outputs]
     raw: Callable
     loss: str | None = None
+    features_name: str = "features"
     compiled: tuple[str, ...] = ()
     roundings: float = 16
     same_bits_for_threads: bool = False
@@ -317,13 +319,13 @@ class PixelContract:
     @pytest.mark.parametrize(
         "message, change",
         {
-            "features must be float32": lambda f, y: (f.long(), y),
+            "{features} must be float32": lambda f, y: (f.long(), y),
             "labels must be uint8": lambda f, y: (f, y.float()),
             r"labels must have shape \(1, 3, 3\)": lambda f, y: (f, y[:, :2]),
-            "features must be": lambda f, y: (f[0], y[0]),
+            "{features} must be": lambda f, y: (f[0], y[0]),
             "labels are on meta": lambda f, y: (f, y.to("meta")),
         }.items(),
     )
     def test_bad_pixels_are_named(self, message, change):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match=message.replace("{features}", self.features_name)):
             self.operator(*change(*make((1, 4, 3, 3), 2)), 2, self.settings[0])

@@ -33,6 +33,9 @@ TABLE: dict[str, tuple[tuple[Capability, tuple[str, ...]], ...]] = {
     "contrastive_bound_backward": _PRODUCTS,
     "contrastive_bound_full_forward": _PRODUCTS,
     "contrastive_bound_full_backward": _PRODUCTS,
+    "sinkhorn": _BYTES,
+    "mode_losses_forward": _PRODUCTS,
+    "mode_losses_backward": _PRODUCTS,
 }
 # Form of a raw operator -> module of fastuda.kernels and its launcher.
 TRITON: dict[str, tuple[str, str]] = {
@@ -42,6 +45,9 @@ TRITON: dict[str, tuple[str, str]] = {
     "contrastive_bound_backward": ("contrastive_bound", "backward"),
     "contrastive_bound_full_forward": ("contrastive_bound_full", "forward"),
     "contrastive_bound_full_backward": ("contrastive_bound_full", "backward"),
+    "sinkhorn": ("sinkhorn", "sinkhorn"),
+    "mode_losses_forward": ("mode_losses", "forward"),
+    "mode_losses_backward": ("mode_losses", "backward"),
 }
 
 _forced: list[str] = []
@@ -133,12 +139,13 @@ def backends(form: str, capability: Capability | None = None) -> tuple[str, ...]
 def _available(form: str, backend: str, capability: Capability) -> bool:
     if backend == "cuda":
         return _library.has_kernel(f"{form}_cuda", "CUDA")
-    return form in TRITON and capability >= OLDEST_TRITON and _triton_installed()
+    return form in TRITON and capability >= OLDEST_TRITON and _triton_installed(TRITON[form][0])
 
 
 @cache
-def _triton_installed() -> bool:
-    return all(importlib.util.find_spec(name) is not None for name in ("triton", "fastuda.kernels"))
+def _triton_installed(module: str) -> bool:
+    names = ("triton", "fastuda.kernels", f"fastuda.kernels.{module}")
+    return all(importlib.util.find_spec(name) is not None for name in names)
 
 
 def _accepts(form: str, backend: str, arguments: tuple) -> bool:

@@ -7,6 +7,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from fastuda.reference._pixels import add_rows
+
 # Bounds the temporaries: a chunk of centred features instead of a second copy of all of them.
 CHUNK_ROWS = 8192
 # Counters of cells x classes at once: 16 MiB, where a one-hot of the labels would hold pixels x classes.
@@ -44,23 +46,17 @@ def class_moments(
     count = index.new_zeros(num_classes + 1).index_add(0, index, torch.ones_like(index))
     mean = rows.new_zeros(num_classes + 1, rows.shape[1], dtype=dtype)
     for x, y in chunks:
-        mean = _add_rows(mean, y, x.to(dtype))
+        mean = add_rows(mean, y, x.to(dtype))
     mean = mean / count.clamp_min(1).unsqueeze(1)
     m2 = None
     if covariance == "diag":
         m2 = torch.zeros_like(mean)
         for x, y in chunks:
-            m2 = _add_rows(m2, y, (x.to(dtype) - mean[y]).square())
+            m2 = add_rows(m2, y, (x.to(dtype) - mean[y]).square())
         m2 = m2[:-1].clone()
     elif covariance == "full":
         m2 = torch.stack([_scatter_matrix(chunks, k, mean[k]) for k in range(num_classes)])
     return Moments(count[:-1].clone(), mean[:-1].clone(), m2)
-
-
-def _add_rows(total: Tensor, index: Tensor, rows: Tensor) -> Tensor:
-    if rows.is_cuda:  # index_add is atomic there; accumulating index_put sorts first and is deterministic
-        return total.index_put((index,), rows, accumulate=True)
-    return total.index_add(0, index, rows)
 
 
 def _scatter_matrix(chunks: list[tuple[Tensor, Tensor]], label: int, mean: Tensor) -> Tensor:

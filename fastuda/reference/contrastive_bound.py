@@ -8,15 +8,11 @@ Without Sigma it is SPCL's prototype loss.  No statement here builds pixels x cl
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
+from fastuda.reference._pixels import block, chunks, compute_dtype, pixels, rows, usable
 from fastuda.reference.low_rank import LowRank
-
-# Elements of a chunk of pixels x channels: bounds the temporaries (8 MiB each in float32), near the size of a cache.
-CHUNK_ELEMENTS = 1 << 21
 
 
 def contrastive_bound(
@@ -77,20 +73,20 @@ def forward(
     posterior = features.new_empty((*labels.shape, len(mean)), dtype=dtype)
     with torch.autocast(features.device.type, enabled=False):
         mean, scale = _prepare(mean, covariance, dtype, normalize)
-        for part in _chunks(features):
-            q = _rows(features, part).to(dtype)
+        for part in chunks(features):
+            q = rows(features, part).to(dtype)
             inverse = _inverse_norm(q) if normalize else q.new_ones(len(q), 1)
             logits = first = (q @ mean.T).mul_(inverse).div_(temperature)
             if covariance is not None:
                 second = _quadratic(q, covariance).mul_(scale)
                 logits = first + second.mul_(inverse).mul_(inverse).div_(2 * temperature**2)
-            y = _pixels(labels, part)
+            y = pixels(labels, part)
             valid, index = usable(y, len(mean), ignore_index)
             own = first.gather(1, index.unsqueeze(1)).squeeze(1)
-            block = (logits.logsumexp(1) - own).where(valid, 0.0)
-            _block(loss, part).copy_(block.view(_block(labels, part).shape))
-            block = _block(posterior, part)
-            block.copy_(logits.softmax(1).view(block.shape))
+            each = (logits.logsumexp(1) - own).where(valid, 0.0)
+            block(loss, part).copy_(each.view(labels[part].shape))
+            to = block(posterior, part)
+            to.copy_(logits.softmax(1).view(to.shape))
     return loss, posterior
 
 
@@ -114,10 +110,10 @@ def backward(
     result = torch.empty_like(features)
     with torch.autocast(features.device.type, enabled=False):
         mean, scale = _prepare(mean, covariance, dtype, normalize)
-        for part in _chunks(features):
-            q = _rows(features, part).to(dtype)
-            p = _block(posterior, part).reshape(len(q), len(mean))
-            valid, index = usable(_pixels(labels, part), len(mean), ignore_index)
+        for part in chunks(features):
+            q = rows(features, part).to(dtype)
+            p = block(posterior, part).reshape(len(q), len(mean))
+            valid, index = usable(pixels(labels, part), len(mean), ignore_index)
             own = torch.zeros_like(p).scatter_(1, index.unsqueeze(1), 1.0)
             inverse = _inverse_norm(q) if normalize else q.new_ones(len(q), 1)
             slope = ((p - own) @ mean).div_(temperature)
@@ -126,10 +122,10 @@ def backward(
             if normalize:  # chain rule of q / |q|: remove the part along q, then divide by |q|
                 along = (slope * q).sum(1, keepdim=True).mul_(inverse).mul_(inverse)
                 slope.addcmul_(q, along, value=-1).mul_(inverse)
-            slope.mul_(_pixels(grad, part).to(dtype).unsqueeze(1))
+            slope.mul_(pixels(grad, part).to(dtype).unsqueeze(1))
             slope.masked_fill_(~valid.unsqueeze(1), 0.0)
-            block = _block(result, part, channels=True)
-            block.copy_(slope.view(block.shape))
+            to = block(result, part, channels=True)
+            to.copy_(slope.view(to.shape))
     return result
 
 
@@ -144,17 +140,6 @@ def _prepare(
         if covariance is not None:
             scale = _inverse_length(covariance, dtype)
     return mean, scale
-
-
-def usable(labels: Tensor, num_classes: int, ignore_index: int) -> tuple[Tensor, Tensor]:
-    """Which labels count, and labels as int64 that are safe to index with (0 where they do not count)."""
-    labels = labels.long()  # comparing uint8 with a number above 255 would wrap around
-    valid = (labels >= 0) & (labels < num_classes) & (labels != ignore_index)
-    return valid, labels.where(valid, 0)
-
-
-def compute_dtype(features: Tensor) -> torch.dtype:
-    return torch.float64 if features.dtype == torch.float64 else torch.float32
 
 
 def _constant(covariance: Tensor | LowRank | None, dtype: torch.dtype) -> Tensor | LowRank | None:
@@ -205,26 +190,3 @@ def _inverse_norm(rows: Tensor) -> Tensor:
     """1 / length of each row, (rows, 1); 0 for a row of length 0, so that it stays 0 and gets no gradient."""
     norm = rows.norm(dim=1, keepdim=True)
     return torch.where(norm > 0, norm, 1.0).reciprocal().where(norm > 0, 0.0)
-
-
-def _chunks(features: Tensor) -> Iterator[tuple[slice, slice]]:
-    """(images, rows) slices of at most CHUNK_ELEMENTS features, or of one row of pixels."""
-    images, channels, height, width = features.shape
-    rows = max(1, CHUNK_ELEMENTS // max(1, channels * width))
-    at_once = max(1, rows // max(1, height))
-    for n in range(0, images, at_once):
-        for h in range(0, height, rows):
-            yield slice(n, n + at_once), slice(h, h + rows)
-
-
-def _rows(features: Tensor, part: tuple[slice, slice]) -> Tensor:
-    return _block(features, part, channels=True).reshape(-1, features.shape[1])
-
-
-def _pixels(values: Tensor, part: tuple[slice, slice]) -> Tensor:
-    return values[part].reshape(-1)
-
-
-def _block(values: Tensor, part: tuple[slice, slice], channels: bool = False) -> Tensor:
-    """The chunk of (N, H, W, ...) or, with ``channels``, of (N, A, H, W) seen as (N, H, W, A)."""
-    return (values.permute(0, 2, 3, 1) if channels else values)[part]

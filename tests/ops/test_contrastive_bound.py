@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastuda.ops.contrastive_bound import contrastive_bound
+from fastuda.reference import _pixels
 from fastuda.reference import contrastive_bound as reference
 from fastuda.reference.low_rank import LowRank
 
@@ -219,7 +220,7 @@ def test_chunks_do_not_change_the_result(kind, monkeypatch):
     mean, covariance = statistics(4, 5, kind, dtype=torch.float64)
     whole = run(features, labels, mean, covariance, normalize=True)
     for elements in (1, 45, 5 * 4 * 7 * 2):
-        monkeypatch.setattr(reference, "CHUNK_ELEMENTS", elements)
+        monkeypatch.setattr(_pixels, "CHUNK_ELEMENTS", elements)
         parts = run(features, labels, mean, covariance, normalize=True)
         torch.testing.assert_close(parts, whole, rtol=1e-12, atol=1e-14)
 
@@ -367,7 +368,7 @@ def test_memory_beyond_the_gradient_is_a_few_chunks(kind):
         _, posterior = reference.forward(features, labels, mean, covariance, 100.0, True, 255)
         grad = torch.ones(labels.shape)
         reference.backward(grad, features, labels, mean, covariance, posterior, 100.0, True, 255)
-    chunk = 4 * reference.CHUNK_ELEMENTS
+    chunk = 4 * _pixels.CHUNK_ELEMENTS
     assert features.nbytes > 3 * chunk  # or the test could not fail
     assert largest <= chunk
 

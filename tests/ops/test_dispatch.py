@@ -19,7 +19,7 @@ def installed(monkeypatch):
     """Says which backends are built: a set of "cuda" and "triton"."""
     found = {"cuda", "triton"}
     monkeypatch.setattr(_library, "has_kernel", lambda name, key: "cuda" in found)
-    monkeypatch.setattr(_dispatch, "_triton_installed", lambda: "triton" in found)
+    monkeypatch.setattr(_dispatch, "_triton_installed", lambda module: "triton" in found)
     monkeypatch.setattr(_dispatch, "_module", lambda form: SimpleNamespace(serves=lambda x: x != "float64"))
     monkeypatch.setattr(_dispatch, "_warned", set())
     monkeypatch.setattr(_dispatch._ext, "requested_backend", lambda: "auto")

@@ -1,0 +1,138 @@
+"""Distances to the modes of each class: triplet hinge and posterior cross entropy (DRSL Eq. 4-5).
+
+    D_c = min_m |e - V_cm|^2          triplet = max(0, D_y - min_{c != y} D_c + margin)
+    Q_c ~ exp(-D_c / (2 sigma^2)), normalised over the classes          cross entropy = -log Q_y
+
+The posterior of a class is that of its best mode, so one distance a class is all that is needed: no statement here
+builds pixels x classes x modes x channels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastuda.reference._pixels import block, chunks, compute_dtype, pixels, rows, usable
+
+
+def mode_losses(
+    embeddings: Tensor,
+    labels: Tensor,
+    modes: Tensor,
+    sigma2: float = 0.5,
+    margin: float = 1.0,
+    square: bool = False,
+    ignore_index: int = 255,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The definition, differentiable by autograd, for embeddings (P, d), labels (P,) and modes (K, M, d).
+
+    Returns triplet and cross entropy of each pixel, 0 where ignored, its nearest mode of its own class and the nearest
+    other class, both -1 where ignored (the other class also for K = 1).  Ties go to the lowest index.
+    ``square``: the exponent takes D^2, as the paper prints it.
+    """
+    dtype = compute_dtype(embeddings)
+    e, v = embeddings.to(dtype), modes.to(dtype)
+    distance, nearest = _class_distances(e, v)
+    valid, own = usable(labels, len(v), ignore_index)
+    mine, rival, best = _own_and_rival(distance, own)
+    triplet = (mine - best + margin).clamp(min=0)
+    exponent = distance.square() if square else distance
+    cross_entropy = F.cross_entropy(-exponent / (2 * sigma2), own, reduction="none")
+    mode = nearest.gather(1, own.unsqueeze(1)).squeeze(1)
+    return (
+        triplet.where(valid, 0.0),
+        cross_entropy.where(valid, 0.0),
+        mode.where(valid, -1),
+        rival.where(valid, -1),
+    )
+
+
+def forward(
+    features: Tensor, labels: Tensor, modes: Tensor, sigma2: float, margin: float, square: bool, ignore_index: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Losses of the pixels of features (N, d, H, W), labels (N, H, W), modes (K, M, d), and what ``backward`` reads.
+
+    Returns triplet and cross_entropy (N, H, W); rival (N, H, W) int32, the nearest other class or -1; weight (N, H, W,
+    K), the slope of the cross entropy by each D_c; nearest (N, H, W, K) uint8, the nearest mode of each class.  Ignored
+    pixels hold 0, and -1 in rival.  float32, or float64 for float64 features.
+    """
+    dtype, (classes, _, _) = compute_dtype(features), modes.shape
+    triplet, cross_entropy = (features.new_zeros(labels.shape, dtype=dtype) for _ in range(2))
+    rival = labels.new_full(labels.shape, -1, dtype=torch.int32)
+    weight = features.new_zeros((*labels.shape, classes), dtype=dtype)
+    nearest = labels.new_zeros((*labels.shape, classes), dtype=torch.uint8)
+    with torch.autocast(features.device.type, enabled=False):
+        for part in chunks(features):
+            distance, mode = _class_distances(rows(features, part).to(dtype), modes.to(dtype))
+            valid, own = usable(pixels(labels, part), classes, ignore_index)
+            mine, other, best = _own_and_rival(distance, own)
+            logits = (distance.square() if square else distance) / (-2 * sigma2)
+            slope = (F.one_hot(own, classes) - logits.softmax(1)) / (2 * sigma2)
+            slope = slope * (2 * distance) if square else slope
+            results = {
+                triplet: (mine - best + margin).clamp(min=0).where(valid, 0.0),
+                cross_entropy: F.cross_entropy(logits, own, reduction="none").where(valid, 0.0),
+                rival: other.where(valid, -1),
+                weight: slope.masked_fill(~valid.unsqueeze(1), 0.0),
+                nearest: mode.masked_fill(~valid.unsqueeze(1), 0),
+            }
+            for to, value in results.items():
+                to = block(to, part)
+                to.copy_(value.view(to.shape))
+    return triplet, cross_entropy, rival, weight, nearest
+
+
+def backward(
+    grad_triplet: Tensor,
+    grad_cross_entropy: Tensor,
+    features: Tensor,
+    labels: Tensor,
+    modes: Tensor,
+    triplet: Tensor,
+    rival: Tensor,
+    weight: Tensor,
+    nearest: Tensor,
+    ignore_index: int,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of features, in their dtype and strides, and of modes (K, M, d), float32 (features float64: float64).
+
+    With g_c the slope by D_c: d e = sum_c 2 g_c (e - V_c*), and d V_cm = sum of 2 g_c (V_cm - e) over the pixels whose
+    nearest mode of c is m.  The incoming gradients (N, H, W) multiply before the rounding.
+    """
+    dtype, (classes, per_class, channels) = compute_dtype(features), modes.shape
+    slope = torch.empty_like(features)
+    total = modes.new_zeros(classes * per_class, channels, dtype=dtype)
+    first = torch.arange(classes, device=modes.device) * per_class
+    with torch.autocast(features.device.type, enabled=False):
+        v = modes.to(dtype).flatten(0, 1)
+        for part in chunks(features):
+            e = rows(features, part).to(dtype)
+            valid, own = usable(pixels(labels, part), classes, ignore_index)
+            hinge = pixels(grad_triplet, part).to(dtype).where(valid & (pixels(triplet, part) > 0), 0.0).unsqueeze(1)
+            other = pixels(rival, part).long()
+            sign = F.one_hot(own, classes) - F.one_hot(other.clamp(min=0), classes) * (other >= 0).unsqueeze(1)
+            scale = pixels(grad_cross_entropy, part).to(dtype).where(valid, 0.0).unsqueeze(1)
+            g = 2 * (block(weight, part).reshape(len(e), classes) * scale + sign * hinge)
+            chosen = block(nearest, part).reshape(len(e), classes).long() + first
+            spread = e.new_zeros(len(e), classes * per_class).scatter_(1, chosen, g)
+            e = e.masked_fill(~valid.unsqueeze(1), 0.0)  # nothing of an ignored pixel, be it NaN, reaches a sum
+            to = block(slope, part, channels=True)
+            to.copy_((e * g.sum(1, keepdim=True) - spread @ v).view(to.shape))
+            total += v * spread.sum(0).unsqueeze(1) - spread.T @ e
+    return slope, total.view(modes.shape)
+
+
+def _class_distances(e: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """D_c (P, K) of the nearest mode of each class, and which one it is; by differences, so that nothing cancels."""
+    distance = torch.cdist(e, v.flatten(0, 1), compute_mode="donot_use_mm_for_euclid_dist").square()
+    found = distance.view(len(e), *v.shape[:2]).min(2)
+    return found.values, found.indices
+
+
+def _own_and_rival(distance: Tensor, own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """D of the own class, the nearest other class (-1 if there is none) and its D (infinite if there is none)."""
+    mine = distance.gather(1, own.unsqueeze(1)).squeeze(1)
+    others = distance.scatter(1, own.unsqueeze(1), torch.inf)
+    best, rival = others.min(1)
+    return mine, rival.where(best < torch.inf, -1), best

@@ -1,0 +1,143 @@
+"""Samplers by class: exact numbers of each class, uniform, reproducible."""
+
+import pytest
+import torch
+from uniform import chi_square
+
+from fastuda.ops import class_balanced_sample, sample_per_class
+
+CLASSES = 6
+
+
+def labels(images=3, height=31, width=40, dtype=torch.uint8) -> torch.Tensor:
+    """Classes of very different sizes, class 5 missing, some ignored; the last image has few valid pixels."""
+    g = torch.Generator().manual_seed(0)
+    share = torch.tensor([0.6, 0.25, 0.1, 0.04, 0.01])
+    y = torch.multinomial(share, images * height * width, replacement=True, generator=g).view(images, height, width)
+    y = y.masked_fill(torch.rand(y.shape, generator=g) < 0.2, 255)
+    y[-1] = 255
+    y[-1, 2, 3:10] = 1
+    return y.to(dtype)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
+@pytest.mark.parametrize("count", [0, 1, 64, 512])
+def test_shares_of_the_image(count, dtype):
+    y = labels(dtype=dtype)
+    index = class_balanced_sample(y, count, CLASSES, generator=generator())
+    assert index.shape == (3, count) and index.dtype == torch.int64
+    for found, of in zip(index, y.flatten(1).long(), strict=True):
+        valid = (of < CLASSES).sum().item()
+        drawn = found[found >= 0]
+        assert len(drawn) == min(count, valid) and (found[len(drawn) :] == -1).all()
+        assert (drawn.diff() > 0).all(), "not in rising order, or twice the same"
+        sizes = torch.bincount(of[of < CLASSES], minlength=CLASSES)
+        quota = count * sizes // max(1, valid)
+        more = torch.bincount(of[drawn], minlength=CLASSES) - quota.clamp(max=sizes)
+        assert (more >= 0).all() or valid < count
+
+
+def test_more_than_there_are_pixels():
+    y = torch.tensor([[0, 1, 255, 1]])
+    index = class_balanced_sample(y, 7, 2, generator=generator())
+    assert index.tolist() == [[0, 1, 3, -1, -1, -1, -1]]
+    assert sample_per_class(y, 3, 2, generator=generator()).tolist() == [[[0, -1, -1], [1, 3, -1]]]
+    assert class_balanced_sample(y[:, :0], 2, 2).tolist() == [[-1, -1]]
+    assert sample_per_class(y[:0], 2, 2).shape == (0, 2, 2)
+
+
+def test_every_pixel_of_a_class_is_equally_likely():
+    y = labels(1, 10, 12).expand(3000, -1, -1).clone()
+    y[:] = labels(2, 10, 12)[0]  # not the sparse last image
+    index = class_balanced_sample(y, 20, CLASSES, generator=generator())
+    drawn = torch.bincount(index.flatten(), minlength=120)
+    for c in range(3):
+        assert abs(chi_square(drawn[y[0].flatten() == c])) < 5, f"class {c}"
+    # The top-up takes any pixel left over: nearly all of the smallest classes' chances.
+    assert not drawn[y[0].flatten() == 255].any()
+
+
+def test_every_pixel_is_equally_likely_per_class():
+    y = labels(2, 10, 12)[:1].expand(3000, -1, -1)
+    index = sample_per_class(y, 4, CLASSES, generator=generator())
+    drawn = torch.bincount(index[index >= 0], minlength=120)
+    for c in range(3):
+        members = y[0].flatten() == c
+        assert members.sum() > 4 and abs(chi_square(drawn[members])) < 5, f"class {c}"
+
+
+def test_the_top_up_is_uniform_over_what_is_left():
+    """7 classes of 10 pixels and 6 to draw: every quota is 0, so all six are top-up."""
+    y = torch.arange(70).remainder(7).expand(4000, -1)
+    index = class_balanced_sample(y, 6, 7, generator=generator())
+    assert abs(chi_square(torch.bincount(index.flatten(), minlength=70))) < 5
+
+
+def test_images_are_drawn_apart_and_seeds_matter():
+    y = labels(2)[:1].expand(2, -1, -1)
+    index = class_balanced_sample(y, 64, CLASSES, generator=generator())
+    assert not torch.equal(index[0], index[1])
+    assert torch.equal(index, class_balanced_sample(y, 64, CLASSES, generator=generator()))
+    assert not torch.equal(index, class_balanced_sample(y, 64, CLASSES, generator=generator(1)))
+
+
+@pytest.mark.parametrize("per_class", [0, 1, 30])
+def test_per_class(per_class):
+    y = labels()
+    index = sample_per_class(y, per_class, CLASSES, generator=generator())
+    assert index.shape == (3, CLASSES, per_class)
+    for found, of in zip(index, y.flatten(1).long(), strict=True):
+        for c, row in enumerate(found):
+            drawn = row[row >= 0]
+            assert len(drawn) == min(per_class, (of == c).sum()) and (row[len(drawn) :] == -1).all()
+            assert (of[drawn] == c).all() and (drawn.diff() > 0).all()
+
+
+def test_ignored_and_out_of_range_are_never_drawn():
+    y = labels(dtype=torch.int64)
+    plain = class_balanced_sample(y, 64, CLASSES, generator=generator())
+    for value in (-1, -(2**40), 6, 2**31, 2**40):
+        again = class_balanced_sample(y.masked_fill(y == 255, value), 64, CLASSES, generator=generator())
+        assert torch.equal(again, plain)
+    index = class_balanced_sample(y, 64, CLASSES, ignore_index=0, generator=generator())
+    assert (y.flatten(1).gather(1, index.clamp(min=0))[index >= 0] != 0).all()
+
+
+@pytest.mark.parametrize("layout", ["sliced", "transposed"])
+def test_layouts(layout):
+    y = labels()
+    other = (
+        torch.full((3, 33, 41), 7, dtype=y.dtype)[:, 2:, 1:].copy_(y) if layout == "sliced" else y.mT.contiguous().mT
+    )
+    for sample in (class_balanced_sample, sample_per_class):
+        assert torch.equal(
+            sample(other, 50, CLASSES, generator=generator()), sample(y, 50, CLASSES, generator=generator())
+        )
+
+
+def test_opcheck_and_compile():
+    y, seed = labels().flatten(1), torch.tensor([3, 4])
+    for op in (torch.ops.fastuda.class_balanced_sample, torch.ops.fastuda.sample_per_class):
+        for view in (y, y[:, ::2], y.T.contiguous().T):
+            torch.library.opcheck(op.default, (view, seed, CLASSES, 16, 255))
+    step = torch.compile(lambda y: class_balanced_sample(y, 8, CLASSES), fullgraph=True, backend="aot_eager")
+    assert step(y).shape == (3, 8)
+
+
+@pytest.mark.parametrize(
+    "message, change",
+    {
+        "labels must be uint8": {"labels": torch.zeros(2, 3)},
+        r"labels must be \(B, H, W\) or \(B, P\)": {"labels": torch.zeros(3, dtype=torch.int64)},
+        "count must be at least 0": {"count": -1},
+        "num_classes at least 1": {"num_classes": 0},
+    }.items(),
+)
+def test_bad_input_is_named(message, change):
+    arguments = {"labels": torch.zeros(2, 3, dtype=torch.int64), "count": 4, "num_classes": 2}
+    with pytest.raises(ValueError, match=message):
+        class_balanced_sample(**(arguments | change))

@@ -1,0 +1,206 @@
+"""sinkhorn: against the formula in float64, for every spread, dtype and layout."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastuda.ops import sinkhorn
+
+ROUNDING = 1e-6
+
+
+def formula(scores: Tensor, marginal: Tensor, epsilon: float = 0.05, iterations: int = 3) -> Tensor:
+    """CPSL's algorithm as printed, in float64 on Q itself: classes to r, then columns to equal mass."""
+    scores = scores.double()
+    q = ((scores - scores.max()) / epsilon).exp()
+    for _ in range(iterations):
+        q = q / q.sum(0, keepdim=True).clamp(min=1e-300) * marginal.double()
+        q = q / q.sum(1, keepdim=True)
+    return q
+
+
+def problem(rows: int, classes: int, seed: int = 0, dtype=torch.float32) -> tuple[Tensor, Tensor]:
+    """Cosines in -1..1 and shares of classes as skewed as 300 to 1."""
+    g = torch.Generator().manual_seed(seed)
+    scores = torch.rand(rows, classes, generator=g) * 2 - 1
+    marginal = 300 ** -torch.linspace(0, 1, classes)
+    return scores.to(dtype), (marginal / marginal.sum())[torch.randperm(classes, generator=g)]
+
+
+@pytest.mark.parametrize("rows", [1, 256, 1500, 65_536 + 2_048])
+@pytest.mark.parametrize("classes", [2, 16, 19, 150])
+def test_three_rounds_are_the_formula(rows, classes):
+    scores, marginal = problem(rows, classes)
+    ours = sinkhorn(scores, marginal=marginal)
+    assert ours.dtype == torch.float32
+    assert (ours.double() - formula(scores, marginal)).abs().max() <= ROUNDING
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 7])
+def test_exactly_the_stated_rounds(iterations):
+    scores, marginal = problem(300, 5)
+    ours = sinkhorn(scores, marginal=marginal, iterations=iterations)
+    torch.testing.assert_close(ours.double(), formula(scores, marginal, iterations=iterations), rtol=0, atol=ROUNDING)
+    other = formula(scores, marginal, iterations=iterations + 1)
+    assert (ours.double() - other).abs().max() > 10 * ROUNDING, "one round more would pass as well"
+
+
+def test_a_class_without_a_share_gets_nothing():
+    scores, marginal = problem(200, 6)
+    marginal[2] = 0
+    ours = sinkhorn(scores, marginal=marginal)
+    assert not ours[:, 2].any()
+    torch.testing.assert_close(ours.double(), formula(scores, marginal), rtol=0, atol=ROUNDING)
+
+
+def test_constant_scores_give_the_marginal():
+    _, marginal = problem(1, 7)
+    ours = sinkhorn(torch.full((50, 7), 0.3), marginal=marginal)
+    torch.testing.assert_close(ours, (marginal / marginal.sum()).expand(50, 7), rtol=0, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_any_spread_is_safe(dtype):
+    """Scores at +-1/epsilon: exponents of +-400, beyond float32, on Q itself only float64 holds them."""
+    g = torch.Generator().manual_seed(3)
+    scores = ((torch.rand(400, 9, generator=g) * 2 - 1) * 20).to(dtype)
+    scores[:, 4] = -20  # a class that every row shuns
+    scores[7] = 20
+    marginal = torch.rand(9, generator=g) + 0.1
+    ours = sinkhorn(scores, marginal=marginal)
+    assert ours.isfinite().all() and ours[:, 4].sum() > 0.1
+    assert (ours.double() - formula(scores, marginal)).abs().max() <= ROUNDING
+
+
+def test_wider_than_float64_holds():
+    scores = torch.tensor([[0.0, 1e4], [1e4, 0.0], [1e4, -1e4]])
+    ours = sinkhorn(scores, marginal=torch.tensor([0.5, 0.5]))
+    assert ours.isfinite().all()
+    torch.testing.assert_close(ours.sum(1), torch.ones(3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_dtypes(dtype):
+    scores, marginal = problem(500, 19, dtype=dtype)
+    ours = sinkhorn(scores, marginal=marginal)
+    assert ours.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    limit = 1e-13 if dtype == torch.float64 else ROUNDING
+    assert (ours.double() - formula(scores, marginal)).abs().max() <= limit
+
+
+def layouts(scores: Tensor) -> dict[str, Tensor]:
+    inside = torch.full((scores.shape[0] + 3, 2 * scores.shape[1] + 1), torch.nan)
+    return {
+        "transposed": scores.T.contiguous().T,
+        "strided": inside[2:-1, 1::2].copy_(scores),
+    }
+
+
+@pytest.mark.parametrize("layout", ["transposed", "strided"])
+def test_layouts(layout):
+    scores, marginal = problem(333, 19)
+    assert torch.equal(sinkhorn(layouts(scores)[layout], marginal=marginal), sinkhorn(scores, marginal=marginal))
+
+
+def test_only_the_current_rows_are_returned():
+    scores, marginal = problem(700, 19)
+    whole = sinkhorn(scores, marginal=marginal)
+    for current in (0, 1, 33, 700):
+        part = sinkhorn(scores, marginal=marginal, current=current)
+        assert part.shape == (current, 19) and torch.equal(part, whole[700 - current :])
+
+
+def test_problems_of_a_batch_do_not_touch_each_other():
+    parts = [problem(257, 13, seed) for seed in range(4)]
+    parts[2][0].mul_(50)  # one of a wide spread
+    scores, marginal = (torch.stack(tensors) for tensors in zip(*parts, strict=True))
+    together = sinkhorn(scores, marginal=marginal, current=100)
+    for i, (s, m) in enumerate(parts):
+        assert torch.equal(together[i], sinkhorn(s, marginal=m, current=100))
+    shared = sinkhorn(scores, marginal=marginal[0])
+    assert torch.equal(shared[3], sinkhorn(scores[3], marginal=marginal[0]))
+    assert sinkhorn(scores[:, :0], marginal=marginal).shape == (4, 0, 13)
+    assert sinkhorn(scores[:0], marginal=marginal[:0]).shape == (0, 257, 13)
+
+
+def test_the_marginal_counts_by_its_ratios_only():
+    scores, marginal = problem(300, 8)
+    for factor in (1e-6, 1e6):
+        torch.testing.assert_close(
+            sinkhorn(scores, marginal=marginal * factor), sinkhorn(scores, marginal=marginal), rtol=0, atol=ROUNDING
+        )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_opcheck(dtype):
+    scores, marginal = problem(40, 5, dtype=dtype)
+    for s in (scores[None], scores[None, ::2], scores.T.contiguous().T[None]):
+        torch.library.opcheck(torch.ops.fastuda.sinkhorn.default, (s, marginal[None], 0.05, 3, 7))
+
+
+def test_compile_autocast_gradient_and_same_bits():
+    scores, marginal = problem(3000, 19)
+    plain = sinkhorn(scores, marginal=marginal, current=64)
+    step = torch.compile(lambda s, m: sinkhorn(s * 1, marginal=m, current=64), fullgraph=True, backend="aot_eager")
+    assert torch.equal(step(scores, marginal), plain)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(sinkhorn(scores, marginal=marginal, current=64), plain)
+    assert not sinkhorn(scores.requires_grad_(), marginal=marginal).requires_grad
+    threads = torch.get_num_threads()
+    try:
+        for n in (1, 2, 3):
+            torch.set_num_threads(n)
+            assert torch.equal(sinkhorn(scores, marginal=marginal, current=64), plain), f"other bits with {n} threads"
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_nan_filled_allocations():
+    scores, marginal = problem(1111, 19)
+    plain = sinkhorn(scores, marginal=marginal)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        assert torch.equal(sinkhorn(scores, marginal=marginal), plain)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def _rank(rank: int, world: int, port: int) -> None:
+    from torch import distributed
+
+    distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    scores, marginal = problem(600, 11)
+    mine = sinkhorn(scores.chunk(world)[rank], marginal=marginal, all_reduce=True)
+    whole = sinkhorn(scores, marginal=marginal).chunk(world)[rank]
+    torch.testing.assert_close(mine, whole, rtol=0, atol=1e-6)
+    alone = sinkhorn(scores.chunk(world)[rank], marginal=marginal)
+    assert (alone - whole).abs().max() > 1e-4, "the other ranks' rows would not be missed"
+    distributed.destroy_process_group()
+
+
+def test_rows_spread_over_ranks():
+    import socket
+
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    torch.multiprocessing.spawn(_rank, (2, port), nprocs=2)
+
+
+BAD = {
+    "scores must be float32": {"scores": torch.zeros(4, 3, dtype=torch.int64)},
+    r"scores must be \(N, K\) or \(B, N, K\)": {"scores": torch.zeros(4)},
+    r"marginal must be \(3,\), got": {"marginal": torch.ones(4)},
+    r"marginal must be \(3,\) or \(2, 3\)": {"scores": torch.zeros(2, 4, 3), "marginal": torch.ones(3, 3)},
+    "marginal must be float32 or float64": {"marginal": torch.ones(3, dtype=torch.int64)},
+    "marginal is on meta": {"marginal": torch.ones(3, device="meta")},
+    "epsilon must be positive": {"epsilon": 0.0},
+    "iterations must be at least 1": {"iterations": 0},
+    "current must be between 0 and the 4 rows": {"current": 5},
+}
+
+
+@pytest.mark.parametrize("message, change", BAD.items())
+def test_bad_input_is_named(message, change):
+    with pytest.raises(ValueError, match=message):
+        sinkhorn(**({"scores": torch.zeros(4, 3), "marginal": torch.ones(3)} | change))

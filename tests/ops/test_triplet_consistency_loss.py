@@ -1,0 +1,79 @@
+"""triplet_consistency_loss: against its definition and autograd."""
+
+import pytest
+import torch
+
+from fastuda.ops import triplet_consistency_loss
+from fastuda.ops.select_triplets import Triplets
+from fastuda.reference.triplet_consistency_loss import triplet_consistency_loss as definition
+
+
+def partners() -> Triplets:
+    """Of 200 target rows in 500 source rows, some of them drawn several times; every tenth has none."""
+    g = torch.Generator().manual_seed(3)
+    positive, negative = (torch.randint(0, 100, (200,), generator=g) for _ in range(2))
+    valid = torch.arange(200) % 10 > 0
+    return Triplets(positive.where(valid, 0), negative.where(valid, 0), valid)
+
+
+def embeddings(dtype):
+    g = torch.Generator().manual_seed(7)
+    target, source = (torch.randn(n, 6, generator=g).to(dtype).requires_grad_() for n in (200, 500))
+    return target, source
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_loss_and_gradients_are_those_of_the_definition(dtype):
+    target, source = embeddings(dtype)
+    triplets = partners()
+    scale = 2.0**16 if dtype == torch.float16 else 1.0
+    loss = triplet_consistency_loss(target, source, *triplets, margin=0.5)
+    found = torch.autograd.grad(loss * scale, (target, source))
+    exact = [x.detach().double().requires_grad_() for x in (target, source)]
+    each = definition(*exact, *triplets, 0.5)
+    wanted = torch.autograd.grad(each.sum() / triplets.valid.sum() * scale, exact)
+    assert (each > 0).any() and (each[triplets.valid] == 0).any(), "the hinge is never or always open"
+    accumulate = torch.float64 if dtype == torch.float64 else torch.float32
+    assert loss.dtype == accumulate
+    torch.testing.assert_close(
+        loss.double(), each.sum() / triplets.valid.sum(), rtol=4 * torch.finfo(loss.dtype).eps, atol=0
+    )
+    for ours, true in zip(found, wanted, strict=True):
+        assert ours.dtype == dtype
+        assert (ours.double() - true).abs().max() <= 4 * torch.finfo(dtype).eps * true.abs().max()
+
+
+def test_gradcheck_reductions_and_nothing_valid():
+    target, source = embeddings(torch.float64)
+    triplets = partners()
+    some = triplets.positive[:9], triplets.negative[:9], triplets.valid[:9]
+    small = target[:9].detach().requires_grad_()
+    assert torch.autograd.gradcheck(lambda t, s: triplet_consistency_loss(t, s, *some), (small, source))
+    each = triplet_consistency_loss(target, source, *triplets, reduction="none")
+    total = triplet_consistency_loss(target, source, *triplets, reduction="sum")
+    assert each.shape == (200,) and total == each.sum() and not each[~triplets.valid].any()
+    nothing = triplet_consistency_loss(target, source, *triplets[:2], torch.zeros_like(triplets.valid))
+    nothing.backward()
+    assert nothing == 0 and not target.grad.any() and not source.grad.any()
+    empty = triplet_consistency_loss(target, source[:0], *triplets[:2], torch.zeros_like(triplets.valid))
+    assert empty == 0
+
+
+def test_loss_opcheck_and_bad_input():
+    target, source = embeddings(torch.float32)
+    triplets = partners()
+    inputs = target.detach(), source.detach(), *triplets
+    forward, backward = (
+        getattr(torch.ops.fastuda, f"triplet_consistency_{d}").default for d in ("forward", "backward")
+    )
+    loss = forward(*inputs, 1.0)
+    torch.library.opcheck(forward, (*inputs, 1.0))
+    torch.library.opcheck(backward, (torch.ones_like(loss), *inputs[:4], loss))
+    with pytest.raises(ValueError, match="valid must be torch.bool of shape"):
+        triplet_consistency_loss(*inputs[:4], triplets.valid.long())
+    with pytest.raises(ValueError, match="must share a floating dtype"):
+        triplet_consistency_loss(target.half(), *inputs[1:])
+    with pytest.raises(ValueError, match=r"target must be \(T, d\) and source \(S, d\)"):
+        triplet_consistency_loss(target[:, :3], *inputs[1:])
+    with pytest.raises(ValueError, match="reduction must be"):
+        triplet_consistency_loss(*inputs, reduction="all")
