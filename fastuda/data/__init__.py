@@ -3,7 +3,7 @@
 from fastuda.data.batch import Batch
 from fastuda.data.build import Domains, build_dataset, build_domains
 from fastuda.data.cache import ImageCache
-from fastuda.data.classes import ClassSet, class_set, reported_subsets
+from fastuda.data.classes import ClassSet, class_set
 from fastuda.data.config import Augment, DataConfig, DatasetConfig, find_task, from_dict, load_yaml
 from fastuda.data.dataset import Dataset
 from fastuda.data.errors import DataError
@@ -33,6 +33,5 @@ __all__ = [
     "image_weights",
     "load_yaml",
     "loader",
-    "reported_subsets",
     "standardise",
 ]

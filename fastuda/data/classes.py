@@ -54,9 +54,6 @@ TRAIN_ID_COLOURS = (
     (119, 11, 32),
 )
 
-# The rare classes whose mean is reported beside mIoU: wall, fence, light, sign, terrain, rider, truck ... bicycle.
-TAIL_TRAIN_IDS = (3, 4, 6, 7, 9, 12, 14, 15, 16, 17, 18)
-
 _ALL = tuple(range(19))
 _SYNTHIA16 = (0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 15, 17, 18)
 _SYNTHIA13 = (0, 1, 2, 6, 7, 8, 10, 11, 12, 13, 15, 17, 18)
@@ -100,11 +97,6 @@ class ClassSet:
         colours.setflags(write=False)
         return colours
 
-    def indices(self, train_ids: tuple[int, ...]) -> tuple[int, ...]:
-        """Class indices of those of the given Cityscapes train ids that the set holds, in the given order."""
-        position = {train_id: index for index, train_id in enumerate(self.train_ids)}
-        return tuple(position[i] for i in train_ids if i in position)
-
 
 def _make(name: str, train_ids: tuple[int, ...], merged: tuple[tuple[int, int], ...] = ()) -> ClassSet:
     renamed = _COMMON11_NAMES if merged else {}
@@ -132,17 +124,3 @@ def class_set(name: str) -> ClassSet:
         hint = f" (did you mean '{close[0]}'?)" if close else ""
         raise ValueError(f"unknown class set '{name}'{hint}; there are {', '.join(_CLASS_SETS)}")
     return _CLASS_SETS[name]
-
-
-def reported_subsets(classes: ClassSet) -> dict[str, tuple[int, ...]]:
-    """The means that the literature reports, as class indices.
-
-    ``mIoU``: all classes of the set; ``mIoU13`` (synthia16 only): SYNTHIA's mIoU*, without wall, fence and pole;
-    ``tail`` (cityscapes19 only): the rare classes.
-    """
-    subsets = {"mIoU": tuple(range(classes.num_classes))}
-    if classes.name == "synthia16":
-        subsets["mIoU13"] = classes.indices(_SYNTHIA13)
-    if classes.name == "cityscapes19":
-        subsets["tail"] = classes.indices(TAIL_TRAIN_IDS)
-    return subsets

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fastuda.data.classes import class_set, reported_subsets
+from fastuda.data.classes import class_set
 
 
 @pytest.mark.parametrize(
@@ -41,14 +41,6 @@ def test_common11_merges_finer_ids_and_common10_drops_riders():
     for train_id, coarse in enumerate(expected):
         assert ten.lut[train_id] == 255 if coarse == 12 else ten.train_ids[ten.lut[train_id]] == coarse
     assert eleven.names[eleven.lut[7]] == "sign" and eleven.names[eleven.lut[13]] == "vehicle"
-
-
-def test_reported_subsets():
-    synthia = class_set("synthia16")
-    assert [len(s) for s in reported_subsets(synthia).values()] == [16, 13]
-    names = [class_set("cityscapes19").names[i] for i in reported_subsets(class_set("cityscapes19"))["tail"]]
-    assert names == "wall,fence,traffic light,traffic sign,terrain,rider,truck,bus,train,motorcycle,bicycle".split(",")
-    assert list(reported_subsets(class_set("common11"))) == ["mIoU"]
 
 
 def test_unknown_name():
