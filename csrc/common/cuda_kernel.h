@@ -79,6 +79,11 @@ __device__ __forceinline__ double logarithm(double x) { return log(x); }
 __device__ __forceinline__ float square_root(float x) { return sqrtf(x); }
 __device__ __forceinline__ double square_root(double x) { return sqrt(x); }
 
+template <class T>
+constexpr __host__ __device__ T ceil_div(T a, T b) {
+  return (a + b - 1) / b;
+}
+
 // Pixels of (N, H, W) in that order; (P,) is one image of one row.  At most 2^31 - 1 of them: 32-bit divisions.
 struct PixelGrid {
   u32 height, width;
@@ -140,11 +145,26 @@ void with_type(Type type, const Run& run) {
   else run(double());
 }
 
-#endif
-
+// Whether each pixel's channels lie side by side as aligned quads of T.
 template <class T>
-constexpr __host__ __device__ T ceil_div(T a, T b) {
-  return (a + b - 1) / b;
+bool in_quads(const PixelBuffer& at, i64 channel_stride, int channels) {
+  const auto fits = [](i64 value) { return value % 4 == 0; };
+  return channel_stride == 1 && fits(channels) && fits(at.grid.image_stride) && fits(at.grid.row_stride) &&
+      fits(at.grid.column_stride) && reinterpret_cast<unsigned long long>(at.buffer.data) % (4 * sizeof(T)) == 0;
 }
+
+// Hands out parts of one buffer, or only counts their bytes where its data is null.
+struct Scratch {
+  Buffer whole;
+  i64 used = 0;
+
+  Buffer take(i64 elements, i64 size) {
+    const i64 at = used, bytes = elements * size;
+    used += (bytes + 255) / 256 * 256;
+    return {whole.data ? static_cast<char*>(whole.data) + at : nullptr, bytes};
+  }
+};
+
+#endif
 
 }  // namespace fastuda::cuda

@@ -79,6 +79,10 @@ inline Type feature_type(const Tensor& t) {
   return Type::float64;
 }
 
+inline ScalarType statistic_type(Type features) {
+  return features == Type::float64 ? ScalarType::Double : ScalarType::Float;
+}
+
 inline int label_bytes(const Tensor& t) {
   const ScalarType type = t.scalar_type();
   if (type == ScalarType::Byte) return 1;

@@ -21,6 +21,9 @@ struct Backward {
   i64 slope_channel_stride;
   int step;            // classes of a step
   bool read4, write4;  // four channels of a pixel are one aligned access
+  u32 begin;           // first pixel of the launch; in.pixels is the end
+  Pointer<const Accumulate<T>> given;  // null, or sum_k p_k S_k q of the launch: (channels, given_pitch)
+  i64 given_pitch;
 };
 
 // What a block of bound_backward has in shared memory; `sums` lies over the class arrays.
@@ -99,7 +102,7 @@ __device__ __forceinline__ void stage_statistics(
   }
 }
 
-// sum_k w_k M_k and sum_k p_k S_k of a thread's 4 pixels x 4 channels.
+// sum_k w_k M_k and sum_k p_k S_k of a thread's 4 pixels x 4 channels; the latter is multiplied by q in the end.
 template <class Acc>
 struct Slopes {
   Acc one[kQuad][kQuad], two[kQuad][kQuad];
@@ -170,10 +173,9 @@ struct Lengths {
   __device__ __forceinline__ void add(int i, const Acc (&q)[kQuad], const Slopes<Acc>& slopes) {
 #pragma unroll
     for (int j = 0; j < kQuad; ++j) {
-      const Acc square = q[j] * q[j];
-      at[0][i] += square;
+      at[0][i] += q[j] * q[j];
       at[1][i] += q[j] * slopes.one[i][j];
-      at[2][i] += square * slopes.two[i][j];
+      at[2][i] += q[j] * slopes.two[i][j];
     }
   }
 
@@ -201,7 +203,7 @@ template <class T, bool kCovariance>
 __global__ void __launch_bounds__(kSlopeThreads, sizeof(Accumulate<T>) == 8 ? 1 : 2) bound_backward(Backward<T> b) {
   using Acc = Accumulate<T>;
   const BackwardTile<Acc, kCovariance> tile(b.step);
-  const u32 first = blockIdx.x * kTile;
+  const u32 first = b.begin + blockIdx.x * kTile;
   const int t = threadIdx.x, classes = b.in.labels.classes;
   // x: quad of channels, y: quad of pixels; neighbouring threads share what lies side by side in memory.
   const bool rows = b.in.channel_stride == 1;
@@ -225,6 +227,12 @@ __global__ void __launch_bounds__(kSlopeThreads, sizeof(Accumulate<T>) == 8 ? 1 
       }
       const int c = c0 + x * kQuad;
       if (c >= b.in.channels) continue;
+      Pack<Acc, kQuad> given[kQuad] = {};
+      if (b.given) {
+#pragma unroll
+        for (int j = 0; j < kQuad; ++j)
+          given[j] = load_pack<kQuad>(b.given + ((c + j) * b.given_pitch + (first - b.begin) + y * kQuad));
+      }
 #pragma unroll
       for (int i = 0; i < kQuad; ++i) {
         const int p = y * kQuad + i;
@@ -233,6 +241,11 @@ __global__ void __launch_bounds__(kSlopeThreads, sizeof(Accumulate<T>) == 8 ? 1 
         const bool live = tile.own[p] >= 0;
         Acc q[kQuad] = {};
         if (live) read_quad(b, offset, c, q);
+#pragma unroll
+        for (int j = 0; j < kQuad; ++j) {
+          if constexpr (kCovariance) slopes.two[i][j] *= q[j];
+          slopes.two[i][j] += given[j].at[i];
+        }
         if (sweep == 0) {
           lengths.add(i, q, slopes);
           continue;
@@ -240,7 +253,7 @@ __global__ void __launch_bounds__(kSlopeThreads, sizeof(Accumulate<T>) == 8 ? 1 
         const Acc inverse = tile.inverse[p], along = tile.along[p], scale = tile.upstream[p] * inverse;
 #pragma unroll
         for (int j = 0; j < kQuad; ++j)
-          q[j] = live ? scale * (slopes.one[i][j] + 2 * inverse * q[j] * slopes.two[i][j] - q[j] * along) : Acc(0);
+          q[j] = live ? scale * (slopes.one[i][j] + 2 * inverse * slopes.two[i][j] - q[j] * along) : Acc(0);
         write_quad(b, tile.slope_offsets[p], c, q);
       }
     }

@@ -17,7 +17,8 @@ constexpr Acc kLowest = sizeof(Acc) == 8 ? static_cast<Acc>(-1.7e308) : static_c
 template <class T>
 struct Forward {
   Bound<T> in;
-  Pointer<Accumulate<T>> loss, posterior;  // (pixels), (pixels, classes)
+  Pointer<Accumulate<T>> loss, posterior;     // (pixels), (pixels, classes)
+  Pointer<const Accumulate<T>> quadratic;  // null, or q^T S_k q as (pixels, classes), which may be where posterior is
 };
 
 // What a block of bound_forward has in shared memory.
@@ -159,8 +160,13 @@ __global__ void __launch_bounds__(kThreads, sizeof(Accumulate<T>) == 8 ? 4 : 6) 
 #pragma unroll
     for (int i = 0; i < kOwn; ++i) {
       const Acc inverse = in.normalize ? inverse_length(sums.squares[i]) : Acc(1);
-      soft[i].add(sums.one[i], sums.two[i], inverse, label[i], k0, classes);
       const i64 pixel = first + threadIdx.x + i * kThreads;
+      if (f.quadratic && pixel < in.pixels) {
+#pragma unroll
+        for (int k = 0; k < tile_classes; ++k)
+          if (k0 + k < classes) sums.two[i][k] += f.quadratic[pixel * classes + k0 + k];
+      }
+      soft[i].add(sums.one[i], sums.two[i], inverse, label[i], k0, classes);
       if (classes <= tile_classes || pixel >= in.pixels) continue;
       for (int k = 0; k < tile_classes; ++k)  // logits, until the sum over all classes is known
         if (k0 + k < classes) f.posterior[pixel * classes + k0 + k] = sums.one[i][k];

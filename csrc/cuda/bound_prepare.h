@@ -34,33 +34,40 @@ struct Prepare {
   Pointer<Acc> means, spreads;  // (channels, padded)
 };
 
+// The sum of the values of all threads of a block, in a fixed tree. sums: shared memory, one element a thread.
+template <class Acc>
+__device__ __forceinline__ Acc sum_over_block(const Pointer<Acc>& sums, Acc value) {
+  const int t = threadIdx.x;
+  sums[t] = value;
+  __syncthreads();
+  for (int step = kPrepareThreads / 2; step > 0; step /= 2) {
+    if (t < step) sums[t] += sums[t + step];
+    __syncthreads();
+  }
+  const Acc total = sums[0];
+  __syncthreads();
+  return total;
+}
+
+template <class Acc>
+__device__ __forceinline__ Acc inverse_norm(const Statistic& statistic, int k, int channels) {
+  Acc sum = 0;
+  for (int c = threadIdx.x; c < channels; c += kPrepareThreads) {
+    const Acc value = static_cast<Acc>(statistic.at(k, c));
+    sum += value * value;
+  }
+  return inverse_length(sum_over_block(shared<Acc>(0), sum));
+}
+
 // One class a block.
 template <class Acc>
 __global__ void __launch_bounds__(kPrepareThreads) bound_prepare(Prepare<Acc> p) {
   const int k = blockIdx.x, t = threadIdx.x;
   const bool real = k < p.classes;
   Acc scale[2] = {1, 1};
-  if (p.normalize) {
-    const Pointer<Acc> sums = shared<Acc>(0);
-    Acc square[2] = {0, 0};
-    for (int c = t; real && c < p.channels; c += kPrepareThreads) {
-      const Acc m = static_cast<Acc>(p.mean.at(k, c));
-      const Acc s = p.has_covariance ? static_cast<Acc>(p.covariance.at(k, c)) : Acc(0);
-      square[0] += m * m;
-      square[1] += s * s;
-    }
-    sums[t] = square[0];
-    sums[kPrepareThreads + t] = square[1];
-    __syncthreads();
-    for (int step = kPrepareThreads / 2; step > 0; step /= 2) {
-      if (t < step) {
-        sums[t] += sums[t + step];
-        sums[kPrepareThreads + t] += sums[kPrepareThreads + t + step];
-      }
-      __syncthreads();
-    }
-    scale[0] = inverse_length<Acc>(sums[0]);
-    scale[1] = inverse_length<Acc>(sums[kPrepareThreads]);
+  if (p.normalize && real) {
+    scale[0] = inverse_norm<Acc>(p.mean, k, p.channels);
+    if (p.has_covariance) scale[1] = inverse_norm<Acc>(p.covariance, k, p.channels);
   }
   for (int c = t; c < p.channels; c += kPrepareThreads) {
     const i64 to = static_cast<i64>(c) * p.padded + k;

@@ -12,6 +12,7 @@
 //
 // Traffic: the features once, the labels twice; partial sums of at most 5 % of fp32 features, written and read once.
 // Untuned, as no GPU was at hand: V, pixels in flight (kAhead), warps and blocks per multiprocessor.
+#include "cuda/moments_problem.h"
 #include "cuda/moments_walk.h"
 
 namespace fastuda::cuda {
@@ -104,14 +105,6 @@ template __global__ void moments_merge<double>(Merge<double>);
 
 #if !defined(FASTUDA_KERNELS_ONLY)
 
-struct MomentsProblem {
-  Type type;
-  PixelBuffer features, labels;
-  i64 channel_stride, ignore_index;
-  int label_bytes, channels, classes;
-  u32 pixels;
-};
-
 // How a problem is cut on a card. The partial sums need partials and counts elements of scratch.
 struct MomentsPlan {
   int width;  // V
@@ -146,11 +139,7 @@ MomentsPlan cut(const MomentsProblem& p, const Card& card) {
 template <class T>
 MomentsPlan cut_rows(const MomentsProblem& p, const Card& card) {
   if (p.channel_stride != 1) return cut<T, 1, true>(p, card);
-  const auto fits = [](i64 value) { return value % 4 == 0; };
-  const PixelGrid& g = p.features.grid;
-  const bool aligned = kWide<T> == 4 &&
-      reinterpret_cast<unsigned long long>(p.features.buffer.data) % (4 * sizeof(T)) == 0 &&
-      fits(p.channels) && fits(g.image_stride) && fits(g.row_stride) && fits(g.column_stride);
+  const bool aligned = kWide<T> == 4 && in_quads<T>(p.features, p.channel_stride, p.channels);
   if (aligned) {
     const MomentsPlan plan = cut<T, kWide<T>, false>(p, card);
     if (plan.in_shared) return plan;
@@ -192,18 +181,13 @@ inline void run_moments(
 }  // namespace fastuda::cuda
 
 #if !defined(FASTUDA_KERNELS_ONLY) && !defined(FASTUDA_EMULATION)
-#include "common/cuda_tensor.h"
-
 namespace fastuda::cuda {
 
 std::tuple<Tensor, Tensor, Tensor> class_moments_cuda(
     const Tensor& features, const Tensor& labels, int64_t num_classes, int64_t ignore_index) {
   const Device device(features);
-  const Type type = feature_type(features);
-  const ScalarType statistic = type == Type::float64 ? ScalarType::Double : ScalarType::Float;
-  const MomentsProblem p{
-      type, pixel_buffer(features, true), pixel_buffer(labels, false), features.stride(1), ignore_index,
-      label_bytes(labels), small(features.size(1)), small(num_classes), pixel_count(features, labels)};
+  const MomentsProblem p = moments_problem(features, labels, num_classes, ignore_index);
+  const ScalarType statistic = statistic_type(p.type);
   const MomentsPlan plan = plan_moments(p, device.card());
   Tensor partials = torch::stable::new_empty(features, {plan.partials}, statistic);
   Tensor counts = torch::stable::new_empty(features, {plan.counts}, ScalarType::Int);
@@ -219,6 +203,6 @@ std::tuple<Tensor, Tensor, Tensor> class_moments_cuda(
 }  // namespace fastuda::cuda
 
 STABLE_TORCH_LIBRARY_IMPL(fastuda, CUDA, m) {
-  m.impl("class_moments", TORCH_BOX(&fastuda::cuda::class_moments_cuda));
+  m.impl("class_moments_cuda", TORCH_BOX(&fastuda::cuda::class_moments_cuda));
 }
 #endif

@@ -14,7 +14,7 @@
 // Scratch: M and S. Deterministic: no atomics. Untuned, as no GPU was at hand: tile sizes, the uncoalesced writes of the
 // posterior (4 K bytes a pixel), overlap of loads and products within a block, quads of NCHW pixels read one by one.
 #include "cuda/bound_backward.h"
-#include "cuda/bound_forward.h"
+#include "cuda/bound_problem.h"
 
 namespace fastuda::cuda {
 
@@ -34,35 +34,6 @@ template __global__ void bound_prepare<double>(Prepare<double>);
 
 #if !defined(FASTUDA_KERNELS_ONLY)
 
-struct StatisticBuffer {
-  Buffer buffer;
-  bool wide;  // double
-  i64 class_stride, channel_stride;
-
-  Statistic view() const {
-    return {global<const float>(buffer), global<const double>(buffer), wide, class_stride, channel_stride};
-  }
-};
-
-struct BoundProblem {
-  Type type;
-  PixelBuffer features, labels;
-  i64 channel_stride, ignore_index;
-  int label_bytes, channels, classes;
-  u32 pixels;
-  StatisticBuffer mean, covariance;
-  bool has_covariance, normalize;
-  double temperature;
-
-  i64 size_of_sum() const { return type == Type::float64 ? 8 : 4; }
-  int padded() const {
-    const int tile = type == Type::float64 ? kClassTile<double> : kClassTile<float>;
-    return ceil_div(classes, tile) * tile;
-  }
-  // Bytes of scratch for M and S.
-  i64 scratch() const { return i64(2) * channels * padded() * size_of_sum(); }
-};
-
 // Prepares the statistics in `scratch` and returns what both kernels read.
 template <class T>
 Bound<T> prepare_bound(const BoundProblem& p, const Buffer& scratch, Stream stream) {
@@ -73,7 +44,7 @@ Bound<T> prepare_bound(const BoundProblem& p, const Buffer& scratch, Stream stre
       p.mean.view(), p.covariance.view(), p.has_covariance, p.normalize, p.channels, p.classes, p.padded(),
       static_cast<Acc>(p.temperature), means, means + each};
   launch(
-      bound_prepare<Acc>, dim3(p.padded()), dim3(kPrepareThreads), 2 * kPrepareThreads * int(sizeof(Acc)), stream,
+      bound_prepare<Acc>, dim3(p.padded()), dim3(kPrepareThreads), kPrepareThreads * int(sizeof(Acc)), stream,
       prepare);
   return {
       global<const T>(p.features.buffer), p.features.grid, p.channel_stride,
@@ -81,42 +52,41 @@ Bound<T> prepare_bound(const BoundProblem& p, const Buffer& scratch, Stream stre
       prepare.means, prepare.spreads};
 }
 
-inline void run_bound_forward(
-    const BoundProblem& p, Buffer scratch, Buffer loss, Buffer posterior, Stream stream) {
+void run_bound_forward(
+    const BoundProblem& p, Buffer scratch, bool given, Buffer loss, Buffer posterior, Stream stream) {
   if (p.pixels == 0) return;
   with_type(p.type, [&](auto value) {
     using T = decltype(value);
     using Acc = Accumulate<T>;
-    const Forward<T> forward{prepare_bound<T>(p, scratch, stream), global<Acc>(loss), global<Acc>(posterior)};
+    const Pointer<const Acc> quadratic = global<const Acc>(given ? posterior : Buffer{nullptr, 0});
+    const Forward<T> forward{
+        prepare_bound<T>(p, scratch, stream), global<Acc>(loss), global<Acc>(posterior), quadratic};
     const auto kernel = p.has_covariance ? bound_forward<T, true> : bound_forward<T, false>;
     const dim3 grid(ceil_div<u32>(p.pixels, kPixels));
     launch(kernel, grid, dim3(kThreads), ForwardTile<Acc>::bytes, stream, forward);
   });
 }
 
-template <class T>
-bool quads(const PixelBuffer& at, i64 channel_stride, int channels) {
-  const auto fits = [](i64 value) { return value % kQuad == 0; };
-  return channel_stride == 1 && fits(channels) && fits(at.grid.image_stride) && fits(at.grid.row_stride) &&
-      fits(at.grid.column_stride) && reinterpret_cast<unsigned long long>(at.buffer.data) % (kQuad * sizeof(T)) == 0;
-}
-
-inline void run_bound_backward(
-    const BoundProblem& p, Buffer scratch, const PixelBuffer& grad, Buffer posterior, const PixelBuffer& slope,
-    i64 slope_channel_stride, Stream stream) {
-  if (p.pixels == 0 || p.channels == 0) return;
+void run_bound_backward(
+    const BoundProblem& p, Buffer scratch, const GivenSlope& given, const PixelBuffer& grad, Buffer posterior,
+    const PixelBuffer& slope, i64 slope_channel_stride, Stream stream) {
+  const u32 begin = given.begin, end = given.values.data ? given.end : p.pixels;
+  if (begin == end || p.channels == 0) return;
   with_type(p.type, [&](auto value) {
     using T = decltype(value);
     using Acc = Accumulate<T>;
     const int step = std::min(p.classes, kMostClasses<Acc>);
+    Bound<T> in = prepare_bound<T>(p, scratch, stream);
+    in.pixels = end;
     const Backward<T> backward{
-        prepare_bound<T>(p, scratch, stream), global<const Acc>(grad.buffer), global<const Acc>(posterior), grad.grid,
+        in, global<const Acc>(grad.buffer), global<const Acc>(posterior), grad.grid,
         global<T>(slope.buffer), slope.grid, slope_channel_stride, step,
-        quads<T>(p.features, p.channel_stride, p.channels), quads<T>(slope, slope_channel_stride, p.channels)};
+        in_quads<T>(p.features, p.channel_stride, p.channels), in_quads<T>(slope, slope_channel_stride, p.channels),
+        begin, global<const Acc>(given.values), given.pitch};
     const auto kernel = p.has_covariance ? bound_backward<T, true> : bound_backward<T, false>;
     const int bytes =
         p.has_covariance ? BackwardTile<Acc, true>::bytes(step) : BackwardTile<Acc, false>::bytes(step);
-    launch(kernel, dim3(ceil_div<u32>(p.pixels, kTile)), dim3(kSlopeThreads), bytes, stream, backward);
+    launch(kernel, dim3(ceil_div<u32>(end - begin, kTile)), dim3(kSlopeThreads), bytes, stream, backward);
   });
 }
 
@@ -124,38 +94,16 @@ inline void run_bound_backward(
 }  // namespace fastuda::cuda
 
 #if !defined(FASTUDA_KERNELS_ONLY) && !defined(FASTUDA_EMULATION)
-#include "common/cuda_tensor.h"
-
 namespace fastuda::cuda {
-
-StatisticBuffer statistic(const Tensor& t) {
-  const ScalarType type = t.scalar_type();
-  STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double, "statistics must be float32 or float64");
-  return {buffer(t), type == ScalarType::Double, t.stride(0), t.stride(1)};
-}
-
-BoundProblem bound_problem(
-    const Tensor& features, const Tensor& labels, const Tensor& mean, const std::optional<Tensor>& covariance,
-    double temperature, bool normalize, int64_t ignore_index) {
-  STD_TORCH_CHECK(
-      !covariance || covariance->dim() == 2, "a full covariance has no CUDA C++ kernel; only None and (K, A) have");
-  return {
-      feature_type(features), pixel_buffer(features, true), pixel_buffer(labels, false), features.stride(1),
-      ignore_index, label_bytes(labels), small(features.size(1)), small(mean.size(0)), pixel_count(features, labels),
-      statistic(mean), statistic(covariance ? *covariance : mean), covariance.has_value(), normalize, temperature};
-}
 
 std::tuple<Tensor, Tensor> contrastive_bound_forward_cuda(
     const Tensor& features, const Tensor& labels, const Tensor& mean, std::optional<Tensor> covariance,
     double temperature, bool normalize, int64_t ignore_index) {
   const Device device(features);
   const BoundProblem p = bound_problem(features, labels, mean, covariance, temperature, normalize, ignore_index);
-  const ScalarType type = p.type == Type::float64 ? ScalarType::Double : ScalarType::Float;
-  const int64_t n = labels.size(0), h = labels.size(1), w = labels.size(2);
   Tensor scratch = torch::stable::new_empty(features, {p.scratch()}, ScalarType::Byte);
-  Tensor loss = torch::stable::new_empty(features, {n, h, w}, type);
-  Tensor posterior = torch::stable::new_empty(features, {n, h, w, p.classes}, type);
-  run_bound_forward(p, buffer(scratch), buffer(loss), buffer(posterior), device.stream());
+  auto [loss, posterior] = new_loss(p, features, labels);
+  run_bound_forward(p, buffer(scratch), false, buffer(loss), buffer(posterior), device.stream());
   STD_CUDA_KERNEL_LAUNCH_CHECK();
   return {loss, posterior};
 }
@@ -166,13 +114,11 @@ Tensor contrastive_bound_backward_cuda(
     int64_t ignore_index) {
   const Device device(features);
   const BoundProblem p = bound_problem(features, labels, mean, covariance, temperature, normalize, ignore_index);
-  const ScalarType type = p.type == Type::float64 ? ScalarType::Double : ScalarType::Float;
-  STD_TORCH_CHECK(grad.scalar_type() == type && posterior.scalar_type() == type, "grad must have the dtype of the loss");
-  STD_TORCH_CHECK(posterior.is_contiguous(), "posterior must be contiguous, as forward returns it");
+  check_gradient(p, grad, posterior);
   Tensor scratch = torch::stable::new_empty(features, {p.scratch()}, ScalarType::Byte);
   Tensor slope = torch::stable::empty_like(features);
   run_bound_backward(
-      p, buffer(scratch), pixel_buffer(grad, false), buffer(posterior), pixel_buffer(slope, true), slope.stride(1),
+      p, buffer(scratch), {}, pixel_buffer(grad, false), buffer(posterior), pixel_buffer(slope, true), slope.stride(1),
       device.stream());
   STD_CUDA_KERNEL_LAUNCH_CHECK();
   return slope;
@@ -181,7 +127,7 @@ Tensor contrastive_bound_backward_cuda(
 }  // namespace fastuda::cuda
 
 STABLE_TORCH_LIBRARY_IMPL(fastuda, CUDA, m) {
-  m.impl("contrastive_bound_forward", TORCH_BOX(&fastuda::cuda::contrastive_bound_forward_cuda));
-  m.impl("contrastive_bound_backward", TORCH_BOX(&fastuda::cuda::contrastive_bound_backward_cuda));
+  m.impl("contrastive_bound_forward_cuda", TORCH_BOX(&fastuda::cuda::contrastive_bound_forward_cuda));
+  m.impl("contrastive_bound_backward_cuda", TORCH_BOX(&fastuda::cuda::contrastive_bound_backward_cuda));
 }
 #endif

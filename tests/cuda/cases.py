@@ -70,22 +70,27 @@ def valid_of(labels: Tensor, classes: int, ignore_index: int) -> Tensor:
 
 def check_moments(
     library, shape=(2, 37, 9, 13), classes=13, dtype=F32, label_dtype=torch.int64, layout="nchw", *, offset=0.0,
-    ignore_index=255, change=None, card=emulated.PASCAL, seeds=(1,), expect=None,
+    ignore_index=255, change=None, card=emulated.PASCAL, seeds=(1,), expect=None, full=False,
+    budget=0,
 ) -> None:  # fmt: skip
-    """change: edits the labels; expect: facts about how the work must have been cut, or the case tests nothing."""
+    """full: M2 of all pairs of channels; change: edits the labels; budget: bytes of scratch, see entry.h.
+
+    expect: facts about how the work must have been cut, or the case tests nothing.
+    """
     features, labels = make(shape, classes, dtype, label_dtype, offset=offset)
     if change is not None:
         labels = change(labels)
     valid = valid_of(labels, classes, ignore_index)
     features = features.masked_fill(~valid.unsqueeze(1), float("nan"))  # ignored pixels reach no result
     clean = features.masked_fill(~valid.unsqueeze(1), 0.0)
-    truth = moments_reference(clean.double(), labels, classes, ignore_index=ignore_index)
-    plain = moments_reference(clean, labels, classes, ignore_index=ignore_index)
+    kind = "full" if full else "diag"
+    truth = moments_reference(clean.double(), labels, classes, kind, ignore_index)
+    plain = moments_reference(clean, labels, classes, kind, ignore_index)
     features, labels = lay_out(features, labels, layout)
     first = None
     for seed in seeds:
         count, mean, m2, plan = emulated.class_moments(
-            library, features, labels, classes, ignore_index, card=card, seed=seed
+            library, features, labels, classes, ignore_index, full=full, card=card, seed=seed, budget=budget
         )
         for name, value in (expect or {}).items():
             assert value(plan[name]) if callable(value) else plan[name] == value, f"{name} is {plan[name]}: {plan}"
@@ -94,12 +99,18 @@ def check_moments(
         assert_as_accurate(mean, plain.mean, truth.mean, eps, "mean")
         assert_as_accurate(m2, plain.m2, truth.m2, eps, "m2")
         assert not m2[truth.count == 1].any(), "one pixel has no spread"
+        assert not full or torch.equal(m2, m2.mT), "not symmetric"
         first = first or (mean, m2)
         assert torch.equal(mean, first[0]) and torch.equal(m2, first[1]), "another schedule gave other bits"
 
 
 def _first_class_only(labels: Tensor) -> Tensor:
     return torch.full_like(labels, 255).index_fill_(2, torch.tensor(0), 1)
+
+
+def _few_pixels(labels: Tensor) -> Tensor:
+    keep = torch.rand(labels.shape, generator=torch.Generator().manual_seed(5)) < 0.01
+    return labels.where(keep, 255)
 
 
 def _moments_cases():
@@ -149,6 +160,42 @@ def _moments_cases():
         yield f"shape {shape}, rows", dict(shape=shape, classes=3, layout="rows")
 
 
+def _full_moments_cases():
+    layouts = ("nchw", "rows", "channels_last", "sliced", "wide_rows")
+    kinds = [(f, y) for f in (F32, F16, BF16, F64) for y in (torch.uint8, torch.int64)]
+    for i, (dtype, label_dtype) in enumerate(kinds):
+        name = f"{str(dtype)[6:]}, {str(label_dtype)[6:]}, {layouts[i % 5]}"
+        yield name, dict(dtype=dtype, label_dtype=label_dtype, layout=layouts[i % 5])
+    narrow, wide = {"edge": 4, "squares": 2}, {"edge": 8, "squares": 2, "tiles": 3}
+    for layout in ("nchw", "rows"):
+        yield f"70 channels, {layout}", dict(shape=(1, 70, 9, 13), classes=3, layout=layout, expect=narrow)
+        for dtype in (F32, BF16):
+            case = dict(shape=(1, 196, 8, 9), classes=3, dtype=dtype, layout=layout, expect=wide)
+            yield f"196 channels, {layout}, {str(dtype)[6:]}", case
+    for layout in ("odd_rows", "odd_start"):
+        yield layout, dict(shape=(2, 8, 4, 7), classes=3, layout=layout)
+    yield "float64, 70 channels", dict(shape=(1, 70, 5, 9), classes=2, dtype=F64, layout="rows", expect=narrow)
+    yield "many panels", dict(shape=(1, 5, 37, 41), classes=2, layout="rows", expect={"panels": 8, "chunks": 6})
+    for budget, group in ((1, 1), (4 * 5 * 64 * 64 * 4, 4)):
+        case = dict(shape=(1, 135, 9, 11), classes=4, layout="rows", budget=budget)
+        yield f"groups of {group}", case | {"expect": {"tiles": 6, "group": group, "panels": 5}}
+    case = dict(shape=(1, 1, 129, 513), classes=2, layout="rows", change=_few_pixels, expect={"chunks": 259})
+    yield "many chunks", case
+    yield "schedules", dict(shape=(1, 37, 9, 30), classes=2, seeds=range(1, 5))
+    yield "schedules, wide", dict(shape=(1, 193, 5, 9), classes=2, layout="rows", seeds=range(1, 4))
+    yield "300 classes", dict(shape=(1, 9, 17, 29), classes=300, layout="rows", expect={"panels": 302})
+    for layout in ("nchw", "rows"):
+        yield f"a large offset, {layout}", dict(shape=(1, 5, 40, 50), classes=3, layout=layout, offset=1000.0)
+    yield "one class", dict(shape=(1, 5, 20, 50), classes=1, change=lambda y: y * 0)
+    yield "a class is missing", dict(change=lambda y: y.where(y != 1, 2))
+    yield "the last class is missing", dict(change=lambda y: y.where(y != 12, 2))
+    yield "all ignored", dict(change=lambda y: y * 0 + 255)
+    yield "a class of few pixels", dict(classes=3, change=_first_class_only)
+    yield "another ignore_index", dict(classes=4, ignore_index=2)
+    for shape in ((1, 1, 1, 1), (1, 3, 1, 257), (3, 5, 127, 1), (0, 4, 3, 3), (2, 4, 0, 3)):
+        yield f"shape {shape}", dict(shape=shape, classes=3)
+
+
 def _rows(t: Tensor) -> Tensor:
     return t.permute(0, 2, 3, 1).flatten(0, 2)
 
@@ -156,9 +203,11 @@ def _rows(t: Tensor) -> Tensor:
 def check_bound(
     library, shape=(2, 37, 5, 13), classes=19, dtype=F32, label_dtype=torch.int64, layout="channels_last", *,
     covariance=True, normalize=True, temperature=3.0, ignore_index=255, wide=False, change=None, zero=False, seed=1,
-    strided=False, eps=BOUND_EPS,
+    strided=False, eps=BOUND_EPS, budget=0,
 ) -> None:  # fmt: skip
-    """zero: a pixel and a class of length 0; strided: statistics and incoming gradient with gaps; wide: in float64.
+    """covariance: True is (K, A), "full" is (K, A, A), with ``budget`` bytes of scratch for a group of pixels.
+
+    zero: a pixel and a class of length 0; strided: statistics and incoming gradient with gaps; wide: in float64.
 
     eps: above 1e-6 where logits of hundreds have lost as much in float32.
     """
@@ -167,7 +216,11 @@ def check_bound(
     g = torch.Generator().manual_seed(1)
     kind = F64 if wide else F32
     mean = torch.randn(classes, shape[1], generator=g, dtype=F64).to(kind)
-    sigma = torch.rand(classes, shape[1], generator=g, dtype=F64).to(kind) if covariance else None
+    sigma = torch.rand(classes, shape[1], generator=g, dtype=F64) if covariance else None
+    if covariance == "full":
+        mix = torch.randn(classes, shape[1], shape[1], generator=g, dtype=F64)
+        sigma = sigma.diag_embed() + mix @ mix.mT / shape[1]
+    sigma = None if sigma is None else sigma.to(kind)
     if change is not None:
         labels = change(labels)
     if zero:
@@ -181,14 +234,15 @@ def check_bound(
     grad = (1000 * torch.rand(labels.shape, generator=g, dtype=F64)).to(out).where(valid, float("nan"))
     given, given_grad = [mean, sigma], grad
     if strided:
-        given = [None if s is None else torch.cat([s, s], 1)[:, ::2].copy_(s) for s in given]
+        given = [None if s is None else torch.cat([s, s], -1)[..., ::2].copy_(s) for s in given]
         given_grad = torch.stack([grad, grad * 0], -1)[..., 0]
     image, y = lay_out(dirty, labels, layout)
     if image.dim() == 2:  # as the public function passes rows
         image, y, given_grad = image.T[None, :, :, None], y[None, :, None], grad.reshape(1, -1, 1)
     options = temperature, normalize, ignore_index
-    loss, posterior = emulated.bound_forward(library, image, y, *given, *options, seed=seed)
-    slope = emulated.bound_backward(library, given_grad, image, y, *given, posterior, *options, seed=seed)
+    cut = dict(seed=seed, budget=budget)
+    loss, posterior = emulated.bound_forward(library, image, y, *given, *options, **cut)
+    slope = emulated.bound_backward(library, given_grad, image, y, *given, posterior, *options, **cut)
     assert slope.stride() == torch.empty_like(image).stride()
 
     def reference(kind, x):
@@ -249,9 +303,48 @@ def _bound_cases():
         yield f"shape {shape}", dict(shape=shape, classes=3)
 
 
+def _full_bound_cases():
+    layouts = ("channels_last", "nchw", "rows", "sliced", "wide_rows")
+    for i, (dtype, normalize) in enumerate((f, n) for f in (F32, F16, BF16, F64) for n in (True, False)):
+        name = f"{str(dtype)[6:]}, {layouts[i % 5]}" + ", normalised" * normalize
+        label_dtype = (torch.int64, torch.uint8, torch.int32)[i % 3]
+        yield name, dict(dtype=dtype, normalize=normalize, layout=layouts[i % 5], label_dtype=label_dtype, classes=5)
+    for channels in (1, 3, 64, 65, 130, 193):
+        for normalize in (True, False)[channels == 1 :]:
+            case = dict(shape=(1, channels, 3, 11), classes=3, normalize=normalize, layout=layouts[channels % 2])
+            yield f"{channels} channels, normalised {normalize}", case
+    yield "260 channels, nchw", dict(shape=(1, 260, 3, 11), classes=2, layout="nchw", dtype=BF16)
+    yield "float64, 70 channels", dict(shape=(1, 70, 5, 13), classes=3, dtype=F64)
+    for pixels in (1, 63, 64, 65, 129):
+        yield f"{pixels} pixels", dict(shape=(1, 8, 1, pixels), classes=3, layout=layouts[pixels % 2])
+    for classes in (1, 2, 19, 20, 21, 33):
+        yield f"{classes} classes", dict(shape=(1, 9, 5, 15), classes=classes, normalize=classes % 2 == 0)
+    for layout in ("nchw", "rows"):
+        yield f"groups of 64 pixels, {layout}", dict(shape=(1, 7, 11, 17), classes=4, layout=layout, budget=1)
+    yield "groups of 128 pixels", dict(shape=(1, 193, 1, 291), classes=2, budget=1)
+    yield "larger groups forward", dict(shape=(1, 7, 11, 17), classes=4, budget=4 * 64 * 128)
+    for normalize in (True, False):
+        yield f"length 0, normalised {normalize}", dict(zero=True, normalize=normalize, classes=4)
+    yield "strided", dict(strided=True, classes=4)
+    yield "strided, double statistics", dict(strided=True, wide=True, classes=4)
+    yield "temperature 100", dict(temperature=100.0, classes=4)
+    yield "all ignored", dict(change=lambda y: y * 0 + 255, classes=4)
+    yield "another ignore_index", dict(ignore_index=2, classes=4)
+    for shape in ((0, 4, 3, 3), (1, 4, 0, 3)):
+        yield f"shape {shape}", dict(shape=shape, classes=3)
+
+
 def _bind(check, options):
     return lambda library: check(library, **options)
 
 
 MOMENTS = {name: _bind(check_moments, options) for name, options in _moments_cases()}
+FULL_MOMENTS = {name: _bind(check_moments, options | {"full": True}) for name, options in _full_moments_cases()}
 BOUND = {name: _bind(check_bound, options) for name, options in _bound_cases()}
+FULL_BOUND = {name: _bind(check_bound, options | {"covariance": "full"}) for name, options in _full_bound_cases()}
+TABLES = {
+    "class_moments": MOMENTS,
+    "class_moments_full": FULL_MOMENTS,
+    "contrastive_bound": BOUND,
+    "contrastive_bound_full": FULL_BOUND,
+}

@@ -1,15 +1,12 @@
 #include "cuda/class_moments.cu"
 
-#include "entry.h"
+#include "moments_entry.h"
 
 extern "C" const char* class_moments(
     const entry::Options& o, const entry::Array& features, const entry::Array& labels, const entry::Array& count,
     const entry::Array& mean, const entry::Array& m2, int* plan_out) {
   return entry::guarded(o, [&] {
-    const fastuda::cuda::MomentsProblem p{
-        static_cast<fastuda::cuda::Type>(o.type), features.pixels(), labels.pixels(), features.stride[1], o.ignore_index,
-        static_cast<int>(o.label_bytes), static_cast<int>(o.channels), static_cast<int>(o.classes),
-        static_cast<fastuda::cuda::u32>(o.pixels)};
+    const fastuda::cuda::MomentsProblem p = entry::moments_problem(o, features, labels);
     const fastuda::cuda::MomentsPlan plan = fastuda::cuda::plan_moments(p, o.card());
     const int facts[] = {plan.width, plan.staged, plan.in_shared, plan.warps, plan.chunks, plan.slices};
     std::copy(std::begin(facts), std::end(facts), plan_out);

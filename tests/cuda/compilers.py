@@ -2,7 +2,8 @@
 
     python tests/cuda/compilers.py          writes tests/cuda/resources.json
 
-nvcc 13 builds the kernels for compute capability 7.5 to 12.0, and the whole file, registration included, for one card;
+nvcc 13 builds the kernels for compute capability 7.5 to 12.0, and the whole file, registration included, for one card.
+The tests build for a card of each kind (CI_CARDS and the whole file's), the table holds all.
 Pascal (6.1) is built by NVRTC and ptxas 12.9 of the pip packages nvidia-cuda-{nvrtc,runtime,nvcc}-cu12, cuda-bindings.
 """
 
@@ -23,6 +24,8 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = Path(__file__).with_name("resources.json")
 CARDS = ("75", "80", "86", "90", "100", "120")
+CI_CARDS = ("75", "80", "120")
+WHOLE_FILE_CARD = "90"
 SOURCES = sorted(p.stem for p in (ROOT / "csrc/cuda").glob("*.cu"))
 DEFINES = ["-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020a000000000000", "-DTORCH_STABLE_ONLY"]
 NVRTC_PACKAGES = ("nvidia.cuda_nvrtc", "nvidia.cuda_runtime", "nvidia.cuda_nvcc", "cuda.bindings")
@@ -59,9 +62,9 @@ def nvcc_call(nvcc: str, *arguments: str) -> str:
     return done.stdout + done.stderr
 
 
-def with_nvcc(name: str, nvcc: str) -> Resources:
+def with_nvcc(name: str, nvcc: str, cards: tuple[str, ...] = CARDS) -> Resources:
     """The kernels for all cards, in one call."""
-    gencode = [f"-gencode=arch=compute_{card},code=sm_{card}" for card in CARDS]
+    gencode = [f"-gencode=arch=compute_{card},code=sm_{card}" for card in cards]
     with tempfile.TemporaryDirectory() as folder:
         options = ["-DFASTUDA_KERNELS_ONLY", *gencode, f"--threads={min(2, os.cpu_count() or 1)}"]
         return parse(
@@ -69,14 +72,15 @@ def with_nvcc(name: str, nvcc: str) -> Resources:
         )
 
 
-def registration(name: str, nvcc: str) -> set[str]:
-    """Compiles the whole file, as setup.py does, for one card; the undefined symbols of the object that are torch's."""
+def whole_file(name: str, nvcc: str) -> tuple[set[str], Resources]:
+    """Compiles the whole file, as setup.py does, for one card: undefined symbols that are torch's, and its kernels."""
     include = [f"-isystem={torch.__path__[0]}/include{s}" for s in ("", "/torch/csrc/api/include")]
+    options = [*DEFINES, *include, f"-arch=sm_{WHOLE_FILE_CARD}"]
     with tempfile.TemporaryDirectory() as folder:
         target = f"{folder}/o.o"
-        nvcc_call(nvcc, *DEFINES, *include, "-arch=sm_90", "-c", str(ROOT / f"csrc/cuda/{name}.cu"), "-o", target)
+        said = nvcc_call(nvcc, *options, "-c", str(ROOT / f"csrc/cuda/{name}.cu"), "-o", target)
         symbols = subprocess.run(["nm", "-u", target], capture_output=True, text=True, check=True).stdout
-    return {s for s in re.findall(r"U (\w+)", symbols) if re.search("torch|c10|at[0-9]", s)}
+    return {s for s in re.findall(r"U (\w+)", symbols) if re.search("torch|c10|at[0-9]", s)}, parse(said)
 
 
 def with_nvrtc(name: str, card: str = "61") -> Resources:

@@ -24,5 +24,15 @@ def moments_library(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def full_moments_library(tmp_path_factory):
+    return _library("class_moments_full", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
 def bound_library(tmp_path_factory):
     return _library("contrastive_bound", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def full_bound_library(tmp_path_factory):
+    return _library("contrastive_bound_full", tmp_path_factory)

@@ -17,9 +17,15 @@ from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
+ENTRIES = (
+    "class_moments", "class_moments_full", "contrastive_bound_forward", "contrastive_bound_backward",
+    "contrastive_bound_full_forward", "contrastive_bound_full_backward",
+)  # fmt: skip
 TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.float64: 3}
 PASCAL = (28, 48 * 1024)  # multiprocessors, shared memory of a block
 HOPPER = (132, 227 * 1024)
+PLAN = ("width", "staged", "in_shared", "warps", "chunks", "slices")
+FULL_PLAN = ("edge", "squares", "tiles", "group", "panel_rows", "panels", "chunks")
 # -O1: a kernel runs a few thousand threads here, and compiling it is most of the time.
 FLAGS = ["-x", "c++", "-std=c++20", "-O1", "-fPIC", "-shared", "-U_FORTIFY_SOURCE", "-Wall", "-Wno-unknown-pragmas"]
 
@@ -42,7 +48,7 @@ class Options(ctypes.Structure):
             (name, ctypes.c_longlong)
             for name in (
                 "seed", "type", "label_bytes", "pixels", "channels", "classes", "ignore_index", "multiprocessors",
-                "shared_limit", "normalize", "wide_statistics",
+                "shared_limit", "normalize", "wide_statistics", "budget",
             )
         ),
         ("temperature", ctypes.c_double),
@@ -65,7 +71,7 @@ def build(name: str, target: Path, sources: Path = ROOT / "csrc", flags: tuple[s
 
 def load(path: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path), mode=os.RTLD_LOCAL | os.RTLD_NOW)
-    for name in ("class_moments", "contrastive_bound_forward", "contrastive_bound_backward"):
+    for name in ENTRIES:
         if hasattr(library, name):
             getattr(library, name).restype = ctypes.c_char_p
     return library
@@ -86,7 +92,7 @@ def array(tensor: Tensor | None, channels: bool) -> Array:
 
 
 def matrix(tensor: Tensor | None) -> Array:
-    """(K, A), or a result: strides as they are."""
+    """(K, A), (K, A, A), or a result: strides as they are."""
     if tensor is None:
         return Array(None, 0, 0, 0)
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
@@ -113,45 +119,63 @@ def _nan(shape, dtype) -> Tensor:
 
 
 def class_moments(
-    library, features: Tensor, labels: Tensor, classes: int, ignore_index: int = 255, *, card=PASCAL, seed: int = 0
-) -> tuple[Tensor, Tensor, Tensor, dict[str, int]]:
-    """Count, mean, M2 and how the work was cut."""
+    library, features: Tensor, labels: Tensor, classes: int, ignore_index: int = 255, *, full: bool = False,
+    card=PASCAL, seed: int = 0, budget: int = 0,
+) -> tuple[Tensor, Tensor, Tensor, dict[str, int]]:  # fmt: skip
+    """Count, mean, M2 (of all pairs of channels if ``full``) and how the work was cut."""
     dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
-    count = torch.full((classes,), -7, dtype=torch.int64)
-    mean, m2 = (_nan((classes, features.shape[1]), dtype) for _ in range(2))
-    plan = (ctypes.c_int * 6)()
+    count, channels = torch.full((classes,), -7, dtype=torch.int64), features.shape[1]
+    mean, m2 = _nan((classes, channels), dtype), _nan((classes, channels, channels)[: 3 if full else 2], dtype)
+    names = FULL_PLAN if full else PLAN
+    plan = (ctypes.c_int * len(names))()
     options = _options(features, labels, classes, ignore_index, card, seed)
+    options.budget = budget
     results = (matrix(t) for t in (count, mean, m2))
-    _call(library.class_moments, options, array(features, True), array(labels, False), *results, plan)
-    names = ("width", "staged", "in_shared", "warps", "chunks", "slices")
+    entry = library.class_moments_full if full else library.class_moments
+    _call(entry, options, array(features, True), array(labels, False), *results, plan)
     return count, mean, m2, dict(zip(names, plan, strict=True))
+
+
+def full_moments_plan(library, pixels: int, channels: int, classes: int, dtype=torch.float32, card=PASCAL):
+    """Panels, rows of one, width of a square, squares of a launch and bytes of scratch, without running anything."""
+    options = Options(0, TYPES[dtype], 8, pixels, channels, classes, 255, *card)
+    facts = (ctypes.c_longlong * 5)()
+    library.class_moments_full_plan(ctypes.byref(options), facts)
+    return tuple(facts)
 
 
 def bound_forward(
     library, features: Tensor, labels: Tensor, mean: Tensor, covariance: Tensor | None, temperature: float,
-    normalize: bool, ignore_index: int = 255, *, seed: int = 0,
+    normalize: bool, ignore_index: int = 255, *, seed: int = 0, budget: int = 0,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    options, inputs = _bound(features, labels, mean, covariance, temperature, normalize, ignore_index, seed)
+    """A covariance (K, A, A) goes to the full form, whose groups of pixels have ``budget`` bytes of scratch."""
+    options, inputs = _bound(features, labels, mean, covariance, temperature, normalize, ignore_index, seed, budget)
     dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
     loss, posterior = _nan(labels.shape, dtype), _nan((*labels.shape, len(mean)), dtype)
-    _call(library.contrastive_bound_forward, options, *inputs, matrix(loss), matrix(posterior))
+    entry = library.contrastive_bound_full_forward if _full(covariance) else library.contrastive_bound_forward
+    _call(entry, options, *inputs, matrix(loss), matrix(posterior))
     return loss, posterior
 
 
 def bound_backward(
     library, grad: Tensor, features: Tensor, labels: Tensor, mean: Tensor, covariance: Tensor | None,
-    posterior: Tensor, temperature: float, normalize: bool, ignore_index: int = 255, *, seed: int = 0,
+    posterior: Tensor, temperature: float, normalize: bool, ignore_index: int = 255, *, seed: int = 0, budget: int = 0,
 ) -> Tensor:  # fmt: skip
-    options, inputs = _bound(features, labels, mean, covariance, temperature, normalize, ignore_index, seed)
+    options, inputs = _bound(features, labels, mean, covariance, temperature, normalize, ignore_index, seed, budget)
     slope = torch.empty_like(features).fill_(float("nan"))
     results = array(grad, False), matrix(posterior), array(slope, True)
-    _call(library.contrastive_bound_backward, options, *inputs, *results)
+    entry = library.contrastive_bound_full_backward if _full(covariance) else library.contrastive_bound_backward
+    _call(entry, options, *inputs, *results)
     return slope
 
 
-def _bound(features, labels, mean, covariance, temperature, normalize, ignore_index, seed):
+def _full(covariance: Tensor | None) -> bool:
+    return covariance is not None and covariance.dim() == 3
+
+
+def _bound(features, labels, mean, covariance, temperature, normalize, ignore_index, seed, budget):
     options = _options(features, labels, len(mean), ignore_index, PASCAL, seed)
-    options.normalize, options.temperature = normalize, temperature
+    options.normalize, options.temperature, options.budget = normalize, temperature, budget
     options.wide_statistics = mean.dtype == torch.float64
     assert covariance is None or covariance.dtype == mean.dtype
     return options, (array(features, True), array(labels, False), matrix(mean), matrix(covariance))

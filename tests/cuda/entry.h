@@ -56,7 +56,7 @@ struct Array {
 
 struct Options {
   i64 seed, type, label_bytes, pixels, channels, classes, ignore_index, multiprocessors, shared_limit;
-  i64 normalize, wide_statistics;
+  i64 normalize, wide_statistics, budget;  // budget: bytes of scratch for what comes in groups, or 0
   double temperature;
 
   fastuda::cuda::Card card() const { return {static_cast<int>(multiprocessors), static_cast<int>(shared_limit)}; }
@@ -78,10 +78,11 @@ const char* guarded(const Options& o, const Run& run) {
   return fault.c_str();
 }
 
-// Scratch of exactly this size, filled with 0xff, which is NaN.
+// Scratch of exactly this size, as aligned as CUDA's, filled with 0xff, which is NaN.
 class Scratch {
  public:
-  explicit Scratch(i64 bytes) : bytes_(bytes), data_(std::malloc(static_cast<size_t>(bytes ? bytes : 1))) {
+  explicit Scratch(i64 bytes) : bytes_(bytes) {
+    if (posix_memalign(&data_, 256, static_cast<size_t>(bytes ? bytes : 1))) throw std::bad_alloc();
     std::memset(data_, 0xff, static_cast<size_t>(bytes));
   }
   Scratch(const Scratch&) = delete;
@@ -90,7 +91,7 @@ class Scratch {
 
  private:
   i64 bytes_;
-  void* data_;
+  void* data_ = nullptr;
 };
 
 }  // namespace entry

@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from planted import Mutant
 
 WALK, MERGE, KERNEL = "cuda/moments_walk.h", "cuda/class_moments.cu", "common/cuda_kernel.h"
 PREPARE, FORWARD, BACKWARD = (f"cuda/bound_{part}.h" for part in ("prepare", "forward", "backward"))
-BOUND = "cuda/contrastive_bound.cu"
-
-
-class Mutant(NamedTuple):
-    operator: str
-    name: str
-    file: str
-    search: str
-    replace: str
-    quick: bool = False
 
 
 def _moments(name: str, file: str, search: str, replace: str, quick: bool = False) -> Mutant:
@@ -91,13 +81,15 @@ MUTANTS = [
     _moments("half the tree", MERGE, "step = kMergeLanes; step > 1;", "step = kMergeLanes; step > 2;"),
     _moments("mean without its pivot", MERGE, "mine.pivot + shift;", "shift;"),
     _moments("last channels left out", MERGE, "ceil_div(p.channels, kWarp * V)", "p.channels / (kWarp * V)"),
-    _moments("alignment of rows not looked at", MERGE, " && fits(g.row_stride)", ""),
-    _moments("alignment of the first element not looked at", MERGE,
-             "reinterpret_cast<unsigned long long>(p.features.buffer.data) % (4 * sizeof(T)) == 0", "true"),
+    _moments("alignment of rows not looked at", KERNEL, " && fits(at.grid.row_stride)", ""),
+    _moments("alignment of the first element not looked at", KERNEL,
+             "reinterpret_cast<unsigned long long>(at.buffer.data) % (4 * sizeof(T)) == 0", "true"),
     # contrastive_bound: statistics
-    _bound("no barrier in the tree of norms", PREPARE, "      __syncthreads();\n    }\n    scale", "    }\n    scale"),
-    _bound("no barrier before the tree", PREPARE, "= square[1];\n    __syncthreads();", "= square[1];"),
-    _bound("covariance scaled as the mean", PREPARE, "inverse_length<Acc>(sums[kPrepareThreads]);", "scale[0];"),
+    _bound("no barrier in the tree of norms", PREPARE, "sums[t + step];\n    __syncthreads();", "sums[t + step];"),
+    _bound("no barrier before the tree", PREPARE, "  sums[t] = value;\n  __syncthreads();", "  sums[t] = value;"),
+    _bound("no barrier after the tree", PREPARE, "sums[0];\n  __syncthreads();", "sums[0];"),
+    _bound("covariance scaled as the mean", PREPARE, "scale[1] = inverse_norm<Acc>(p.covariance,",
+           "scale[1] = inverse_norm<Acc>(p.mean,"),
     _bound("covariance twice too large", PREPARE, "s / (2 * p.temperature * p.temperature)",
            "s / (p.temperature * p.temperature)", True),
     _bound("float64 statistics read as float32", PREPARE, "wide ? doubles[i]", "wide ? floats[i]"),
@@ -143,7 +135,7 @@ MUTANTS = [
     _bound("gradient taken as dense", BACKWARD, "b.grad[locate(b.grad_grid, pixel)]", "b.grad[pixel]"),
     _bound("incoming gradient left out", BACKWARD, "tile.upstream[p] * inverse", "inverse"),
     _bound("bf16 cut off instead of rounded", KERNEL, "bits + 0x7fffu + (bits >> 16 & 1u)", "bits"),
-    _bound("alignment of rows not looked at", BOUND, " && fits(at.grid.row_stride)", ""),
-    _bound("alignment of the first element not looked at", BOUND,
-           "reinterpret_cast<unsigned long long>(at.buffer.data) % (kQuad * sizeof(T)) == 0", "true"),
+    _bound("alignment of rows not looked at", KERNEL, " && fits(at.grid.row_stride)", ""),
+    _bound("alignment of the first element not looked at", KERNEL,
+           "reinterpret_cast<unsigned long long>(at.buffer.data) % (4 * sizeof(T)) == 0", "true"),
 ]  # fmt: skip

@@ -30,32 +30,34 @@ def compare(measured: compilers.Resources, recorded: dict, same_compiler: bool) 
     return found
 
 
-@pytest.mark.parametrize("name", compilers.SOURCES)
-def test_nvcc(name):
-    nvcc = compilers.find_nvcc()
-    if nvcc is None:
+@pytest.fixture(scope="module")
+def nvcc():
+    path = compilers.find_nvcc()
+    if path is None:
         pytest.skip("nvcc is not installed")
+    return path
+
+
+@pytest.mark.parametrize("name", compilers.SOURCES)
+def test_nvcc(name, nvcc):
     if int(compilers.nvcc_release(nvcc).split(".")[0]) < 13:
         pytest.skip("nvcc is older than 13 and does not know all cards of the table")
-    measured = compilers.with_nvcc(name, nvcc)
-    assert set(measured) == set(compilers.CARDS)
+    measured = compilers.with_nvcc(name, nvcc, compilers.CI_CARDS)
+    assert set(measured) == set(compilers.CI_CARDS)
     same = compilers.nvcc_release(nvcc) == TABLE["nvcc"]
     assert not compare(measured, TABLE[name], same), "python tests/cuda/compilers.py records what is meant"
 
 
 @pytest.mark.parametrize("name", compilers.SOURCES)
-def test_registration_needs_the_stable_abi_only(name):
-    nvcc = compilers.find_nvcc()
-    if nvcc is None:
-        pytest.skip("nvcc is not installed")
-    symbols = compilers.registration(name, nvcc)
+def test_the_whole_file_needs_the_stable_abi_only(name, nvcc):
+    symbols, measured = compilers.whole_file(name, nvcc)
     assert symbols and all(s.startswith(("aoti_torch_", "torch_")) for s in symbols), symbols
+    assert set(measured) == {compilers.WHOLE_FILE_CARD}
+    same = compilers.nvcc_release(nvcc) == TABLE["nvcc"]
+    assert not compare(measured, TABLE[name], same), "python tests/cuda/compilers.py records what is meant"
 
 
-def test_a_cooperative_kernel_compiles(tmp_path):
-    nvcc = compilers.find_nvcc()
-    if nvcc is None:
-        pytest.skip("nvcc is not installed")
+def test_a_cooperative_kernel_compiles(tmp_path, nvcc):
     source = tmp_path / "k.cu"
     source.write_text("""#include "common/launch_cooperative.h"
 using namespace fastuda::cuda;
@@ -101,7 +103,7 @@ ptxas info    : Used 128 registers, 512 bytes smem, 512 bytes cmem[0]
     assert compilers.parse(text) == {"61": {"k<4>": row}}
 
 
-def test_shared_memory_at_the_reference_sizes(moments_library, bound_library):
+def test_shared_memory_at_the_reference_sizes(moments_library, bound_library, full_moments_library, full_bound_library):
     """Dynamic shared memory, which ptxas does not see: 19 classes, on a Pascal below 48 KB."""
     features = torch.zeros(40, 2048, dtype=torch.float32)
     labels, mean = torch.zeros(40, dtype=torch.uint8), torch.zeros(19, 2048)
@@ -112,5 +114,16 @@ def test_shared_memory_at_the_reference_sizes(moments_library, bound_library):
     used["bound_forward"] = bound_library.largest_shared()
     emulated.bound_backward(bound_library, loss, image, y, mean, mean, posterior, 100.0, True)
     used["bound_backward"] = bound_library.largest_shared()
+    # The full forms work on squares of channels: more channels are more squares.
+    narrow, two, labels = features[:, :256].contiguous(), mean[:2, :256].contiguous(), labels.zero_()
+    emulated.class_moments(full_moments_library, narrow, labels, 2, full=True)
+    used["class_moments_full"] = full_moments_library.largest_shared()
+    image, sigma = narrow.T[None, :, :, None], torch.zeros(2, 256, 256)
+    emulated.bound_forward(full_bound_library, image, y, two, sigma, 100.0, True)
+    used["contrastive_bound_full forward"] = full_bound_library.largest_shared()
+    emulated.bound_backward(
+        full_bound_library, loss, image, y, two, sigma, posterior[..., :2].contiguous(), 100.0, True
+    )
+    used["contrastive_bound_full backward"] = full_bound_library.largest_shared()
     assert max(used.values()) <= 48 * 1024
     assert used == TABLE["dynamic shared memory"]

@@ -12,11 +12,18 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 FLAGS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-DFASTUDA_EMULATION_RAW", "-g1")
-# Names of cases: each layout, partial tiles, tables in shared and in global memory, several tiles of classes.
-MOMENTS = ["float32, uint8, nchw", "bfloat16, uint8, rows", "odd_start", "four channels a lane, float16",
-           "300 classes", "shape (3, 5, 127, 1), rows", "shape (1, 1, 1, 1)"]  # fmt: skip
-BOUND = ["float32, channels_last, covariance, normalised", "bfloat16, wide_rows, covariance", "50 classes, 70 channels",
-         "65 channels, nchw", "129 pixels", "odd_rows", "strided"]  # fmt: skip
+# Names of cases: each layout, partial tiles, tables in shared and in global memory, several tiles.
+CASES = {
+    "class_moments": ["float32, uint8, nchw", "bfloat16, uint8, rows", "odd_start", "four channels a lane, float16",
+                      "300 classes", "shape (3, 5, 127, 1), rows", "shape (1, 1, 1, 1)"],
+    "class_moments_full": ["float32, uint8, nchw", "70 channels, rows", "196 channels, nchw, bfloat16", "many panels",
+                           "float16, uint8, channels_last", "odd_start", "groups of 4"],
+    "contrastive_bound": ["float32, channels_last, covariance, normalised", "bfloat16, wide_rows, covariance",
+                          "50 classes, 70 channels", "65 channels, nchw", "129 pixels", "odd_rows", "strided"],
+    "contrastive_bound_full": ["float32, channels_last, normalised", "float16, rows, normalised",
+                               "bfloat16, wide_rows, normalised", "193 channels, normalised True", "129 pixels",
+                               "groups of 64 pixels, nchw", "strided"],
+}  # fmt: skip
 
 PROGRAM = """
 import sys
@@ -24,18 +31,19 @@ sys.path[:0] = {paths!r}
 import torch
 torch.set_num_threads(1)
 import cases, emulated
-moments, bound = (emulated.load(path) for path in sys.argv[1:3])
-if sys.argv[3] == "cases":
-    for table, library, names in ((cases.MOMENTS, moments, {moments!r}), (cases.BOUND, bound, {bound!r})):
+libraries = {{name: emulated.load(path) for name, path in {built!r}.items()}}
+if sys.argv[1] == "cases":
+    for operator, names in {names!r}.items():
         for name in names:
-            table[name](library)
+            cases.TABLES[operator][name](libraries[operator])
 else:  # features that end one element before their last pixel does
     def short(tensor, channels, array=emulated.array):
         result = array(tensor, channels)
         result.bytes -= 4 * channels
         return result
     emulated.array = short
-    emulated.class_moments(moments, torch.zeros(64, 8), torch.zeros(64, dtype=torch.uint8), 3)
+    library = libraries["class_moments"]
+    emulated.class_moments(library, torch.zeros(64, 8), torch.zeros(64, dtype=torch.uint8), 3)
 print("done")
 """
 
@@ -48,13 +56,13 @@ def run(tmp_path_factory):
     if not os.path.isabs(runtime):
         pytest.skip("g++ has no AddressSanitizer here")
     folder = tmp_path_factory.mktemp("sanitized")
-    built = [emulated.build(n, folder / f"{n}.so", flags=FLAGS) for n in ("class_moments", "contrastive_bound")]
+    built = {name: str(emulated.build(name, folder / f"{name}.so", flags=FLAGS)) for name in CASES}
     paths = [str(p) for p in (HERE, HERE.parent, emulated.ROOT)]
-    program = PROGRAM.format(paths=paths, moments=MOMENTS, bound=BOUND)
+    program = PROGRAM.format(paths=paths, built=built, names=CASES)
     options = {"LD_PRELOAD": os.path.realpath(runtime), "ASAN_OPTIONS": "detect_leaks=0", "OMP_NUM_THREADS": "1"}
 
     def call(what: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-c", program, *map(str, built), what]
+        command = [sys.executable, "-c", program, what]
         return subprocess.run(command, capture_output=True, text=True, env=os.environ | options)
 
     return call
