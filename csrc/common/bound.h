@@ -39,19 +39,29 @@ struct Bound {
   int64_t channels() const { return features.channels; }
 };
 
-inline double at(const torch::stable::Tensor& t, int64_t i) {
-  return t.scalar_type() == torch::headeronly::ScalarType::Double ? static_cast<const double*>(t.const_data_ptr())[i]
-                                                                  : static_cast<const float*>(t.const_data_ptr())[i];
+// Calls run(pointer) with the statistic's own type.
+template <class Run>
+void with_numbers(const torch::stable::Tensor& t, const Run& run) {
+  const void* data = t.const_data_ptr();
+  if (t.scalar_type() == torch::headeronly::ScalarType::Double) run(static_cast<const double*>(data));
+  else run(static_cast<const float*>(data));
 }
 
 // 1 / length of each row, 0 for a row of length 0.
 inline std::vector<double> inverse_lengths(const torch::stable::Tensor& t, int64_t rows, int64_t columns) {
+  constexpr int parts = 16;  // independent sums: one alone would wait for each addition
   std::vector<double> out(rows);
-  for (int64_t k = 0; k < rows; ++k) {
-    double sum = 0;
-    for (int64_t c = 0; c < columns; ++c) sum += at(t, k * columns + c) * at(t, k * columns + c);
-    out[k] = sum > 0 ? 1 / std::sqrt(sum) : sum;
-  }
+  with_numbers(t, [&](const auto* from) {
+    for (int64_t k = 0; k < rows; ++k, from += columns) {
+      double part[parts] = {}, sum = 0;
+      int64_t c = 0;
+      for (; c + parts <= columns; c += parts)
+        for (int i = 0; i < parts; ++i) part[i] += double(from[c + i]) * double(from[c + i]);
+      for (; c < columns; ++c) sum += double(from[c]) * double(from[c]);
+      for (double x : part) sum += x;
+      out[k] = sum > 0 ? 1 / std::sqrt(sum) : sum;
+    }
+  });
   return out;
 }
 
@@ -87,57 +97,6 @@ inline Bound make_bound(
     b.covariance_scale = inverse_lengths(b.covariance, classes, size);
   }
   return b;
-}
-
-// Numbers a product reads beside each other, [block][depth][row of the block], zero where rows or channels end.
-// First all of the mean over tau, then the diagonal times `second` over tau^2.
-template <class Acc>
-void pack_scores(const Bound& b, int64_t rows, Buffer<Acc>& out, double second) {
-  const int64_t blocks = (b.classes() + rows - 1) / rows, channels = b.channels(), half = blocks * rows * channels;
-  out.resize(2 * half);
-  for (int64_t k = 0; k < b.classes(); ++k)
-    for (int64_t c = 0; c < channels; ++c) {
-      Acc* to = out.data() + (k / rows * channels + c) * rows + k % rows;
-      to[0] = static_cast<Acc>(at(b.mean, k * channels + c) * b.mean_scale[k] / b.temperature);
-      if (b.kind == Covariance::diagonal)
-        to[half] = static_cast<Acc>(at(b.covariance, k * channels + c) * b.covariance_scale[k] * second);
-    }
-}
-
-// [block of channels][class][mean of the block, diagonal of the block], as `blend` reads it.
-template <class Acc>
-void pack_slopes(const Bound& b, int64_t width, Buffer<Acc>& out) {
-  const int64_t channels = b.channels(), blocks = (channels + width - 1) / width;
-  const bool both = b.kind == Covariance::diagonal;
-  const int64_t pitch = width * (both ? 2 : 1);
-  out.resize(blocks * b.classes() * pitch);
-  for (int64_t k = 0; k < b.classes(); ++k)
-    for (int64_t c = 0; c < channels; ++c) {
-      Acc* to = out.data() + (c / width * b.classes() + k) * pitch + c % width;
-      to[0] = static_cast<Acc>(at(b.mean, k * channels + c) * b.mean_scale[k] / b.temperature);
-      if (both)
-        to[width] = static_cast<Acc>(
-            at(b.covariance, k * channels + c) * b.covariance_scale[k] / (b.temperature * b.temperature));
-    }
-}
-
-// to[j][b] = Sigma_k[j][first + b] for j < depth, zero beyond the channels. With `lower` the rows below the diagonal
-// count twice and those above not at all, so that sum_ij q_i to_ji q_j is the quadratic form.
-template <int kRows, class Acc, class S>
-FASTUDA_INLINE void pack_sigma(
-    const S* sigma, int64_t channels, int64_t first, int64_t depth, bool lower, Acc* to) {
-  const int64_t width = std::min<int64_t>(kRows, channels - first);
-  for (int64_t j = 0; j < depth; ++j) {
-    Acc* row = to + j * kRows;
-    const S* from = sigma + j * channels + first;
-    if (width == kRows) {
-      for (int64_t b = 0; b < kRows; ++b) row[b] = static_cast<Acc>(from[b]);
-    } else {
-      for (int64_t b = 0; b < kRows; ++b) row[b] = b < width ? static_cast<Acc>(from[b]) : Acc(0);
-    }
-    if (lower)
-      for (int64_t b = 0; b < kRows; ++b) row[b] *= j < first + b ? Acc(2) : Acc(j == first + b);
-  }
 }
 
 // The pixels of a work item in the order in which tiles take them.

@@ -17,27 +17,30 @@ struct Backward : TilePass<T, isa> {
   using Base::vectors;
 
   // slope += sum_k p_k Sigma_k q / (tau^2 |q|), for all tiles of a group.
-  FASTUDA_INLINE static void full_slopes(const Bound& b, Work& work, int64_t tiles) {
-    alignas(64) Acc y[M::rows * pixels];
-    for (int64_t row = 0; row < b.channels(); row += M::rows)
-      for (int64_t k = 0; k < b.classes(); ++k) {
-        const Acc factor = static_cast<Acc>(b.covariance_scale[k] / (b.temperature * b.temperature));
-        Base::pack(b, k, row, b.channels(), false, work.sigma.data());
-        for (int64_t t = 0; t < tiles; ++t) {
-          Base::sigma_times(work.x.data() + t * work.channels * pixels, b.channels(), work.sigma.data(), y);
-          for (int v = 0; v < vectors; ++v) {
-            Lanes p, a, before;
-            load(work.second.data() + (t * work.classes + k) * pixels + v * step, p);
-            p *= work.inverse[t * vectors + v] * factor;
-            for (int i = 0; i < M::rows; ++i) {
-              Acc* to = work.slope.data() + (t * work.channels + row + i) * pixels + v * step;
-              load(y + i * pixels + v * step, a);
-              load(to, before);
-              store(before += p * a, to);
-            }
-          }
+  FASTUDA_INLINE static void full_slopes(const Bound& b, const Acc* packed, Work& work, int64_t tiles) {
+    constexpr int rows = M::triangle_rows, columns = M::triangle_columns;
+    const Triangle t = triangle<isa, true>(b);
+    for (int64_t tile = 0; tile < tiles; ++tile) {
+      Acc* p = work.second.data() + tile * work.classes * pixels;
+      for (int64_t k = 0; k < b.classes(); ++k)
+        for (int v = 0; v < vectors; ++v, p += step) {
+          Lanes a;
+          load(p, a);
+          store(a *= work.inverse[tile * vectors + v], p);
         }
+    }
+    for (int64_t r = 0; r < t.blocks(); ++r) {
+      const int64_t width = t.width(r);
+      for (int64_t tile = 0; tile < tiles; ++tile) {
+        const Acc* x = work.x.data() + tile * work.channels * pixels;
+        Acc* slope = work.slope.data() + tile * work.channels * pixels;
+        for (int64_t c = 0; c < width; c += columns)
+          add_symmetric<vectors, rows, columns>(
+              work.second.data() + tile * work.classes * pixels, b.classes(), packed + c * rows * b.classes(),
+              x + r * rows * pixels, x + c * pixels, slope + r * rows * pixels, slope + c * pixels);
       }
+      packed += width * rows * b.classes();
+    }
   }
 
   // Reads the softmax into `second`, subtracts the own class into `first`, and sums what the mean and a diagonal give.
@@ -115,10 +118,12 @@ struct Backward : TilePass<T, isa> {
 
   FASTUDA_INLINE static void erase(const Bound& b, int64_t offset) {
     T* to = static_cast<T*>(b.slope) + offset;
-    for (int64_t c = 0; c < b.channels(); ++c) to[c * b.result.channel_stride] = T(0);
+    if (b.result.channel_stride == 1) std::memset(static_cast<void*>(to), 0, b.channels() * sizeof(T));
+    else
+      for (int64_t c = 0; c < b.channels(); ++c) to[c * b.result.channel_stride] = T(0);
   }
 
-  FASTUDA_INLINE static void run(const Bound& b, const Acc* packed, int64_t index, Work& work) {
+  FASTUDA_INLINE static void run(const Bound& b, const Packed<Acc>& packed, int64_t index, Work& work) {
     Chunk& chunk = work.chunk;
     chunk.read(b, index);
     chunk.place(b.result.grid, work.result_offset);
@@ -133,10 +138,10 @@ struct Backward : TilePass<T, isa> {
       Lanes along[kChunkPixels / pixels][vectors];
       for (int64_t t = 0; t < tiles; ++t) {
         Base::load_features(b, work, t, start + t * pixels);
-        slopes(b, packed, work, t, start + t * pixels, along[t]);
+        slopes(b, packed.rows.data(), work, t, start + t * pixels, along[t]);
       }
       if (b.kind == Covariance::full) {
-        full_slopes(b, work, tiles);
+        full_slopes(b, packed.triangle.data(), work, tiles);
         for (int64_t t = 0; t < tiles; ++t) project(b, work, t, along[t]);
       }
       for (int64_t t = 0; t < tiles; ++t) write(b, work, t, start + t * pixels, along[t]);

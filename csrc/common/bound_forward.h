@@ -21,16 +21,16 @@ struct Forward : TilePass<T, isa> {
 
   // first[k] = q.mu_k / tau and, for a diagonal, second[k] = q^T Sigma_k q / (2 tau^2); q not normalised.
   FASTUDA_INLINE static void scores(
-      const Bound& b, const Acc* packed, int64_t rows, int64_t blocks, const Acc* x, Acc* first, Acc* second,
-      Ahead ahead) {
-    const int64_t half = blocks * rows * b.channels();
-    std::fill(first, first + blocks * rows * pixels, Acc(0));
-    std::fill(second, second + blocks * rows * pixels, Acc(0));
+      const Bound& b, const Acc* packed, const Acc* x, Acc* first, Acc* second, Ahead ahead) {
+    const Blocks blocks(b.classes(), M::rows);
+    const int64_t half = b.classes() * b.channels();
+    std::fill(first, first + b.classes() * pixels, Acc(0));
+    std::fill(second, second + b.classes() * pixels, Acc(0));
     for (int64_t c = 0; c < b.channels(); c += kDepth) {
       const int64_t depth = std::min(kDepth, b.channels() - c);
-      for (int64_t i = 0; i < blocks; ++i) {
-        const Acc* at = packed + (i * b.channels() + c) * rows;
-        const int64_t to = i * rows * pixels;
+      for (int64_t i = 0; i < blocks.blocks; ++i) {
+        const int64_t rows = blocks.size(i), to = blocks.first(i) * pixels;
+        const Acc* at = packed + blocks.first(i) * b.channels() + c * rows;
         add_dot_of<vectors, M::rows, false>(rows, x + c * pixels, depth, at, first + to, ahead);
         if (b.kind == Covariance::diagonal)
           add_dot_of<vectors, M::rows, true>(rows, x + c * pixels, depth, at + half, second + to, ahead);
@@ -38,30 +38,21 @@ struct Forward : TilePass<T, isa> {
     }
   }
 
-  // second[k] for all tiles of a group.
-  FASTUDA_INLINE static void full_scores(const Bound& b, Work& work, int64_t tiles) {
-    alignas(64) Acc y[M::rows * pixels];
-    for (int64_t k = 0; k < b.classes(); ++k) {
-      const Acc factor = static_cast<Acc>(b.covariance_scale[k] / (2 * b.temperature * b.temperature));
-      for (int64_t row = 0; row < b.channels(); row += M::rows) {
-        const int64_t depth = std::min<int64_t>(row + M::rows, b.channels());
-        Base::pack(b, k, row, depth, true, work.sigma.data());
-        for (int64_t t = 0; t < tiles; ++t) {
-          const Acc* x = work.x.data() + t * work.channels * pixels;
-          Base::sigma_times(x, depth, work.sigma.data(), y);
-          Acc* to = work.second.data() + (t * work.classes + k) * pixels;
-          for (int v = 0; v < vectors; ++v) {
-            Lanes sum{}, a, q;
-            for (int i = 0; i < M::rows; ++i) {
-              load(y + i * pixels + v * step, a);
-              load(x + (row + i) * pixels + v * step, q);
-              sum += a * q;
-            }
-            load(to + v * step, a);
-            store(a += sum * factor, to + v * step);
-          }
-        }
+  // second[k] for all tiles of a group; one tile's channels stay in the L1 cache while all classes pass.
+  FASTUDA_INLINE static void full_scores(const Bound& b, const Acc* packed, Work& work, int64_t tiles) {
+    const Triangle t = triangle<isa, false>(b);
+    for (int64_t r = 0; r < t.blocks(); ++r) {
+      const int64_t depth = t.width(r), row = r * M::rows;
+      for (int64_t tile = 0; tile < tiles; ++tile) {
+        const Acc* x = work.x.data() + tile * work.channels * pixels;
+        Acc* second = work.second.data() + tile * work.classes * pixels;
+        for (int64_t k = 0; k < b.classes(); ++k)
+          for (int64_t c = 0; c < depth; c += kDepth)
+            add_quadratic<vectors, M::rows>(
+                x + c * pixels, std::min(kDepth, depth - c), packed + (k * depth + c) * M::rows, x + row * pixels,
+                second + k * pixels);
       }
+      packed += b.classes() * depth * M::rows;
     }
   }
 
@@ -88,10 +79,11 @@ struct Forward : TilePass<T, isa> {
         store(c, at);
         sum += c;
       }
+      const Lanes share = 1 / sum;
       for (int64_t k = 0; k < b.classes(); ++k) {
         Acc* at = second + k * pixels + v * step;
         load(at, a);
-        store(a /= sum, at);
+        store(a *= share, at);
       }
       log_from_one(sum, log);
       log += top;
@@ -109,7 +101,7 @@ struct Forward : TilePass<T, isa> {
     store_tile(value, where, static_cast<Acc*>(b.posterior));
   }
 
-  FASTUDA_INLINE static void run(const Bound& b, const Acc* packed, int64_t index, Work& work) {
+  FASTUDA_INLINE static void run(const Bound& b, const Packed<Acc>& packed, int64_t index, Work& work) {
     Chunk& chunk = work.chunk;
     chunk.read(b, index);
     Acc* loss = static_cast<Acc*>(b.loss) + chunk.begin;
@@ -118,17 +110,16 @@ struct Forward : TilePass<T, isa> {
     for (int64_t i = 0; i < chunk.size; ++i)
       if (chunk.label[i] >= b.classes())
         std::fill(posterior + i * b.classes(), posterior + (i + 1) * b.classes(), Acc(0));
-    const int64_t blocks = (b.classes() + M::rows - 1) / M::rows, rows = (b.classes() + blocks - 1) / blocks;
     for (int64_t start = 0; start < chunk.count; start += work.tiles * pixels) {
       const int64_t tiles = std::min(work.tiles, (chunk.count - start + pixels - 1) / pixels);
       for (int64_t t = 0; t < tiles; ++t) {
         Base::load_features(b, work, t, start + t * pixels);
         scores(
-            b, packed, rows, blocks, work.x.data() + t * work.channels * pixels,
+            b, packed.rows.data(), work.x.data() + t * work.channels * pixels,
             work.first.data() + t * work.classes * pixels, work.second.data() + t * work.classes * pixels,
             Base::following(b, work, start + t * pixels));
       }
-      if (b.kind == Covariance::full) full_scores(b, work, tiles);
+      if (b.kind == Covariance::full) full_scores(b, packed.triangle.data(), work, tiles);
       for (int64_t t = 0; t < tiles; ++t)
         finish(
             b, work, t, start + t * pixels, work.first.data() + t * work.classes * pixels,

@@ -3,28 +3,50 @@
 // A tile is transposed to [channel][pixel] once, so that the sums over channels, the softmax over classes and the
 // gradient all stay in their lane, and one broadcast number of the statistics serves every pixel of the tile. Ignored
 // pixels of (P, A) and channels_last features are left out of the tiles. The next tile is fetched meanwhile.
-// A full covariance is visited class by class, a few rows of it against a group of tiles. Every pixel is computed from
-// start to end by one thread: the number of threads changes nothing.
+// A full covariance is visited by a few rows of its triangle at a time, all classes of them against a group of tiles.
+// Every pixel is computed from start to end by one thread: the number of threads changes nothing.
 #pragma once
 
 #include "common/bound.h"
+#include "common/bound_pack.h"
 
 namespace fastuda {
 
-// Register blocks of each instruction set: vectors of pixels, classes (or rows of Sigma), channels.
+// Register blocks of each instruction set: vectors of pixels, classes (or rows of Sigma), channels; for the gradient of
+// a full covariance a block of the triangle; where channels lie across the lanes, pixels and vectors of channels.
 template <Isa isa>
 struct Machine;
 template <>
 struct Machine<Isa::avx512> {
   static constexpr int vectors = 2, rows = 12, width = 6;
+  static constexpr int triangle_rows = 4, triangle_columns = 3;
+  static constexpr int row_pixels = 6, row_vectors = 2;
 };
 template <>
 struct Machine<Isa::avx2> {
   static constexpr int vectors = 1, rows = 6, width = 3;
+  static constexpr int triangle_rows = 3, triangle_columns = 2;
+  static constexpr int row_pixels = 2, row_vectors = 1;
 };
 template <>
 struct Machine<Isa::portable> {
   static constexpr int vectors = 1, rows = 3, width = 1;
+  static constexpr int triangle_rows = 3, triangle_columns = 1;
+  static constexpr int row_pixels = 1, row_vectors = 1;
+};
+
+// What a full covariance's triangle is cut into.
+template <Isa isa, bool kBackward>
+Triangle triangle(const Bound& b) {
+  if constexpr (kBackward)
+    return {b.channels(), b.classes(), Machine<isa>::triangle_rows, Machine<isa>::triangle_columns};
+  return {b.channels(), b.classes(), Machine<isa>::rows, 1};
+}
+
+// A call's packed statistics: of the mean and a diagonal, of a full covariance.
+template <class Acc>
+struct Packed {
+  Buffer<Acc> rows, triangle;
 };
 
 template <class T, Isa isa>
@@ -35,7 +57,7 @@ struct Scratch {
   Chunk chunk;
   int64_t tiles;  // of a group
   int64_t channels, classes;  // padded to whole blocks
-  Buffer<Acc> x, slope, first, second, sigma;
+  Buffer<Acc> x, slope, first, second;
   Vec<Acc> inverse[kChunkPixels / step];
   int64_t result_offset[kChunkPixels];
   Acc grad[kChunkPixels];
@@ -51,7 +73,6 @@ struct Scratch {
     slope.resize(b.slope ? tiles * channels * pixels : 0);
     first.resize(tiles * classes * pixels);
     second.resize(tiles * classes * pixels);
-    sigma.resize(b.kind == Covariance::full ? channels * Machine<isa>::rows : 0);
   }
 };
 
@@ -70,6 +91,7 @@ struct TilePass {
       TilePlace<pixels>& out) {
     int64_t at[pixels];
     const int count = static_cast<int>(std::min<int64_t>(pixels, work.chunk.count - start));
+    if (count < 1) __builtin_unreachable();  // else the compiler warns of a pixel before the first
     for (int i = 0; i < count; ++i) at[i] = offsets[work.chunk.order[start + i]];
     out.template set<step>(at, count, channels, stride);
   }
@@ -78,6 +100,7 @@ struct TilePass {
   FASTUDA_INLINE static void place_posterior(const Bound& b, const Work& work, int64_t start, TilePlace<pixels>& out) {
     int64_t at[pixels];
     const int count = static_cast<int>(std::min<int64_t>(pixels, work.chunk.count - start));
+    if (count < 1) __builtin_unreachable();  // else the compiler warns of a pixel before the first
     for (int i = 0; i < count; ++i) at[i] = (work.chunk.begin + work.chunk.order[start + i]) * b.classes();
     out.template set<step>(at, count, b.classes(), 1);
   }
@@ -87,20 +110,13 @@ struct TilePass {
     TilePlace<pixels> where;
     place(work, start, work.chunk.offset, b.channels(), b.features.channel_stride, where);
     Acc* x = work.x.data() + tile * work.channels * pixels;
-    load_tile<pixels>(static_cast<const T*>(b.data), where, x);
-    Lanes squared[vectors], q;
-    for (int v = 0; v < vectors; ++v) squared[v] = Lanes{};
-    if (b.normalize)
-      for (int64_t c0 = 0; c0 < b.channels(); c0 += kDepth) {
-        Lanes part[vectors];
-        for (int v = 0; v < vectors; ++v) part[v] = Lanes{};
-        for (int64_t c = c0; c < std::min(c0 + kDepth, b.channels()); ++c)
-          for (int v = 0; v < vectors; ++v) {
-            load(x + c * pixels + v * step, q);
-            part[v] += q * q;
-          }
-        for (int v = 0; v < vectors; ++v) squared[v] += part[v];
-      }
+    Lanes squared[vectors];
+    if (b.features.channel_stride == 1 && b.channels() % step == 0) {
+      transpose_rows(b, where, x, squared);
+    } else {
+      load_tile<pixels>(static_cast<const T*>(b.data), where, x);
+      sum_squares(b, x, squared);
+    }
     for (int v = 0; v < vectors; ++v) {
       Lanes& inverse = work.inverse[tile * vectors + v];
       for (int lane = 0; lane < step; ++lane) {
@@ -110,29 +126,46 @@ struct TilePass {
     }
   }
 
+  // The squares are summed while the block is in registers, in four sums that do not wait for each other.
+  FASTUDA_INLINE static void transpose_rows(
+      const Bound& b, const TilePlace<pixels>& where, Acc* x, Lanes (&squared)[vectors]) {
+    for (int v = 0; v < vectors; ++v) {
+      Lanes part[4] = {};
+      for (int64_t c = 0; c < b.channels(); c += step) {
+        Lanes block[step];
+#pragma GCC unroll 16
+        for (int j = 0; j < step; ++j) load(static_cast<const T*>(b.data) + where.offset[v * step + j] + c, block[j]);
+        transpose<Acc>(block);
+#pragma GCC unroll 16
+        for (int j = 0; j < step; ++j) {
+          store(block[j], x + (c + j) * pixels + v * step);
+          part[j % 4] += block[j] * block[j];
+        }
+      }
+      squared[v] = (part[0] + part[1]) + (part[2] + part[3]);
+    }
+  }
+
+  FASTUDA_INLINE static void sum_squares(const Bound& b, const Acc* x, Lanes (&squared)[vectors]) {
+    Lanes q;
+    for (int v = 0; v < vectors; ++v) squared[v] = Lanes{};
+    for (int64_t c0 = 0; b.normalize && c0 < b.channels(); c0 += kDepth)
+      for (int v = 0; v < vectors; ++v) {
+        Lanes part[4] = {};
+        for (int64_t c = c0; c < std::min(c0 + kDepth, b.channels()); ++c) {
+          load(x + c * pixels + v * step, q);
+          part[c % 4] += q * q;
+        }
+        squared[v] += (part[0] + part[1]) + (part[2] + part[3]);
+      }
+  }
+
   // Lines of the features that the tile after this one will read, where they lie in a row.
   FASTUDA_INLINE static Ahead following(const Bound& b, const Work& work, int64_t start) {
     const Chunk& chunk = work.chunk;
     if (b.features.channel_stride != 1 || start + pixels >= chunk.count) return {};
     const T* from = static_cast<const T*>(b.data) + chunk.offset[chunk.order[start + pixels]];
     return {reinterpret_cast<uintptr_t>(from), int64_t(pixels * b.channels() * sizeof(T) / 64)};
-  }
-  // y += rows [row, row + M::rows) of Sigma times q, over `depth` channels.
-  FASTUDA_INLINE static void sigma_times(const Acc* x, int64_t depth, const Acc* sigma, Acc* y) {
-    Ahead none;
-    std::fill(y, y + M::rows * pixels, Acc(0));
-    for (int64_t c = 0; c < depth; c += kDepth)
-      add_dot<vectors, M::rows, false>(x + c * pixels, std::min(kDepth, depth - c), sigma + c * M::rows, y, none);
-  }
-
-  FASTUDA_INLINE static void pack(const Bound& b, int64_t k, int64_t row, int64_t depth, bool lower, Acc* to) {
-    const int64_t a = b.channels();
-    if (b.covariance.scalar_type() == torch::headeronly::ScalarType::Double)
-      pack_sigma<M::rows>(
-          static_cast<const double*>(b.covariance.const_data_ptr()) + k * a * a, a, row, depth, lower, to);
-    else
-      pack_sigma<M::rows>(
-          static_cast<const float*>(b.covariance.const_data_ptr()) + k * a * a, a, row, depth, lower, to);
   }
 };
 

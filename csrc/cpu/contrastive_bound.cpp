@@ -8,6 +8,7 @@
 
 #include "common/bound_backward.h"
 #include "common/bound_forward.h"
+#include "common/bound_rows.h"
 
 namespace fastuda {
 namespace {
@@ -16,27 +17,36 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 template <class T>
-using Entry = void (*)(const Bound&, const Accumulate<T>*, int64_t begin, int64_t end);
+using Entry = void (*)(const Bound&, const Packed<Accumulate<T>>&, int64_t begin, int64_t end);
+
+template <class Pass, class Work, class Acc>
+FASTUDA_INLINE void run_pass(const Bound& b, const Packed<Acc>& packed, int64_t begin, int64_t end) {
+  Work work(b);
+  for (int64_t i = begin; i < end; ++i) Pass::run(b, packed, i, work);
+}
 
 template <class T, Isa isa, bool kBackward>
-FASTUDA_INLINE void run_chunks(const Bound& b, const Accumulate<T>* packed, int64_t begin, int64_t end) {
-  Scratch<T, isa> work(b);
-  for (int64_t i = begin; i < end; ++i) {
-    if constexpr (kBackward) Backward<T, isa>::run(b, packed, i, work);
-    else Forward<T, isa>::run(b, packed, i, work);
+FASTUDA_INLINE void run_chunks(const Bound& b, const Packed<Accumulate<T>>& packed, int64_t begin, int64_t end) {
+  if constexpr (!kBackward) {
+    run_pass<Forward<T, isa>, Scratch<T, isa>>(b, packed, begin, end);
+  } else if (by_rows(b)) {
+    run_pass<BackwardRows<T, isa>, RowScratch<T, isa>>(b, packed, begin, end);
+    fence_streams();
+  } else {
+    run_pass<Backward<T, isa>, Scratch<T, isa>>(b, packed, begin, end);
   }
 }
 
 template <class T, bool kBackward>
 struct Kernels {
-  using Acc = Accumulate<T>;
-  FASTUDA_TARGET_AVX512 static void avx512(const Bound& b, const Acc* packed, int64_t begin, int64_t end) {
+  using Statistics = Packed<Accumulate<T>>;
+  FASTUDA_TARGET_AVX512 static void avx512(const Bound& b, const Statistics& packed, int64_t begin, int64_t end) {
     run_chunks<T, Isa::avx512, kBackward>(b, packed, begin, end);
   }
-  FASTUDA_TARGET_AVX2 static void avx2(const Bound& b, const Acc* packed, int64_t begin, int64_t end) {
+  FASTUDA_TARGET_AVX2 static void avx2(const Bound& b, const Statistics& packed, int64_t begin, int64_t end) {
     run_chunks<T, Isa::avx2, kBackward>(b, packed, begin, end);
   }
-  static void portable(const Bound& b, const Acc* packed, int64_t begin, int64_t end) {
+  static void portable(const Bound& b, const Statistics& packed, int64_t begin, int64_t end) {
     run_chunks<T, Isa::portable, kBackward>(b, packed, begin, end);
   }
   static Entry<T> chosen() {
@@ -45,22 +55,22 @@ struct Kernels {
 };
 
 template <class T, Isa isa, bool kBackward>
-void pack_for(const Bound& b, Buffer<Accumulate<T>>& packed) {
-  constexpr int64_t most = Machine<isa>::rows;
-  const int64_t blocks = (b.classes() + most - 1) / most, rows = (b.classes() + blocks - 1) / blocks;
-  if constexpr (kBackward) pack_slopes(b, Machine<isa>::width, packed);
-  else pack_scores(b, rows, packed, 1 / (2 * b.temperature * b.temperature));
+void pack_for(const Bound& b, Packed<Accumulate<T>>& packed) {
+  if constexpr (!kBackward) pack_scores(b, Machine<isa>::rows, packed.rows);
+  else if (by_rows(b)) pack_row_slopes(b, BackwardRows<T, isa>::blocks(b), packed.rows);
+  else pack_slopes(b, Machine<isa>::width, packed.rows);
+  if (b.kind == Covariance::full) pack_triangle(b, triangle<isa, kBackward>(b), !kBackward, packed.triangle);
 }
 
 template <class T, bool kBackward>
 void run(const Bound& b) {
-  Buffer<Accumulate<T>> packed;
+  Packed<Accumulate<T>> packed;
   if (cpu_isa() == Isa::avx512) pack_for<T, Isa::avx512, kBackward>(b, packed);
   else if (cpu_isa() == Isa::avx2) pack_for<T, Isa::avx2, kBackward>(b, packed);
   else pack_for<T, Isa::portable, kBackward>(b, packed);
   const int64_t chunks = (b.features.grid.pixels() + kChunkPixels - 1) / kChunkPixels;
   torch::stable::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
-    Kernels<T, kBackward>::chosen()(b, packed.data(), begin, end);
+    Kernels<T, kBackward>::chosen()(b, packed, begin, end);
   });
 }
 

@@ -37,17 +37,17 @@ TABLE: dict[str, tuple[tuple[Capability, tuple[str, ...]], ...]] = {
     "mode_losses_forward": _PRODUCTS,
     "mode_losses_backward": _PRODUCTS,
 }
-# Form of a raw operator -> module of fastuda.kernels and its launcher.
-TRITON: dict[str, tuple[str, str]] = {
-    "class_moments": ("class_moments", "class_moments"),
-    "class_moments_full": ("class_moments_full", "class_moments_full"),
-    "contrastive_bound_forward": ("contrastive_bound", "forward"),
-    "contrastive_bound_backward": ("contrastive_bound", "backward"),
-    "contrastive_bound_full_forward": ("contrastive_bound_full", "forward"),
-    "contrastive_bound_full_backward": ("contrastive_bound_full", "backward"),
-    "sinkhorn": ("sinkhorn", "sinkhorn"),
-    "mode_losses_forward": ("mode_losses", "forward"),
-    "mode_losses_backward": ("mode_losses", "backward"),
+# Form of a raw operator -> module of fastuda.kernels, its launcher, and whether that takes the arguments.
+TRITON: dict[str, tuple[str, str, str]] = {
+    "class_moments": ("class_moments", "class_moments", "serves"),
+    "class_moments_full": ("class_moments_full", "class_moments_full", "serves"),
+    "contrastive_bound_forward": ("contrastive_bound", "forward", "serves"),
+    "contrastive_bound_backward": ("contrastive_bound", "backward", "serves_backward"),
+    "contrastive_bound_full_forward": ("contrastive_bound_full", "forward", "serves"),
+    "contrastive_bound_full_backward": ("contrastive_bound_full", "backward", "serves_backward"),
+    "sinkhorn": ("sinkhorn", "sinkhorn", "serves"),
+    "mode_losses_forward": ("mode_losses", "forward", "serves"),
+    "mode_losses_backward": ("mode_losses", "backward", "serves_backward"),
 }
 
 _forced: list[str] = []
@@ -149,7 +149,7 @@ def _triton_installed(module: str) -> bool:
 
 
 def _accepts(form: str, backend: str, arguments: tuple) -> bool:
-    return backend == "cuda" or not arguments or _module(form).serves(*arguments)
+    return backend == "cuda" or not arguments or getattr(_module(form), TRITON[form][2])(*arguments)
 
 
 def launcher(form: str) -> Callable:

@@ -126,10 +126,14 @@ def contrastive_bound(
         ignored pixels.
     Returns float32 (float64 for float64 features), computed in that precision also under autocast.  The gradient has
     the dtype and strides of features, with the incoming gradient applied before it is rounded.  Differentiable once.
-    Deterministic; no host synchronisation.  Memory beyond inputs and outputs: the softmax, pixels x K, kept for
-    backward, plus a few buffers of 2^21 elements (of one image row x channels, if that is more); the pixels are worked
-    off in chunks, for a full or low-rank covariance class by class.
-    Raises ValueError for a wrong dtype, shape, device or option.
+    Deterministic; no host synchronisation.  Memory beyond inputs and outputs: the softmax, pixels x K in the result's
+    dtype, kept for backward, and
+    - in the compiled CPU kernels: the packed statistics, at most 2 K A numbers, for a full covariance also its
+      triangle, about K A (A + 13) / 2 numbers (products read the lower one only); and a thread's tile, at most 0.5 MiB
+      or, if that is more, 1 KiB x A (twice that for float64);
+    - without them and for a low-rank covariance: a few buffers of 2^21 elements (of one image row x channels, if that
+      is more); the pixels are worked off in chunks, for a full or low-rank covariance class by class.
+    Raises ValueError for a wrong dtype, shape, device or option, and for features without a channel.
     """
     _checks.pixels(features, labels)
     _check_statistics(features, mean, covariance)
@@ -153,6 +157,8 @@ def contrastive_bound(
 
 def _check_statistics(features: Tensor, mean: Tensor, covariance: Tensor | LowRank | None) -> None:
     channels = features.shape[1]
+    if channels < 1:
+        raise ValueError(f"features must have at least one channel, got shape {tuple(features.shape)}")
     if mean.dim() != 2 or mean.shape[0] < 1 or mean.shape[1] != channels:
         raise ValueError(f"mean must be (K, {channels}) with K >= 1, got shape {tuple(mean.shape)}")
     shapes = (tuple(mean.shape), (*mean.shape, channels))

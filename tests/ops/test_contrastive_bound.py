@@ -374,6 +374,7 @@ def test_memory_beyond_the_gradient_is_a_few_chunks(kind):
 
 
 BAD = {
+    "features must have at least one channel": {"features": torch.zeros(6, 0), "mean": torch.zeros(4, 0)},
     r"mean must be \(K, 5\)": {"mean": torch.zeros(4, 6)},
     "mean must be float32 or float64": {"mean": torch.zeros(4, 5, dtype=torch.float16)},
     "covariance must be": {"covariance": torch.zeros(4, 5, 6)},
