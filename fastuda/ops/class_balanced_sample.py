@@ -38,7 +38,7 @@ def class_balanced_sample(
     generator: of the labels' device or the CPU; the same state gives the same pixels on every device and backend.
     Returns (B, count) int64: pixel numbers h W + w in rising order, then -1 where an image has fewer valid pixels.
     Deterministic; with a generator of the labels' device no host synchronisation.  Memory of the reference: about 15
-    int64 numbers a pixel; of the compiled CPU kernel: 16 bytes a pixel of one image.
+    int64 numbers a pixel; of the compiled CPU kernel: 16 bytes a pixel of one image a thread.
     Raises ValueError for a wrong dtype, shape or option.
     """
     seed = _check(labels, count, "count", num_classes, generator)

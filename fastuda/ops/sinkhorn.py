@@ -45,8 +45,9 @@ def sinkhorn(
         K numbers a round, added in the same order on every rank.
     Returns (current, K) or (B, current, K), float32 (float64 for float64 scores); rows sum to 1.  Any spread of finite
     scores is safe, in every dtype.  No gradient flows: labels are targets.  Deterministic; no host synchronisation.
-    Memory beyond inputs and outputs on the compiled CPU path: one float32 copy of the scores; the reference, which also
-    serves ``all_reduce``, holds about four in float64.
+    Memory beyond inputs and outputs on the compiled CPU path: one float32 copy of the scores, and none where it works
+    in float64 (float64 scores, or a spread that float32 does not hold); the reference, which also serves
+    ``all_reduce``, holds about four in float64.
     Raises ValueError for a wrong dtype, shape, device or option.
     """
     _check(scores, marginal, epsilon, iterations, current)

@@ -56,7 +56,8 @@ def triplet_consistency_loss(
     positive, negative: int64 (T,), rows of source; valid: bool (T,); as ``select_triplets`` returns them.
     reduction: "mean" over the valid rows (exactly 0 without any), "sum", or "none" for (T,).
     Returns float32 (float64 for float64 rows).  Differentiable once.  Deterministic; no host synchronisation.
-    Memory beyond inputs and outputs: three gathered copies of (T, d).
+    Memory beyond inputs and outputs of the reference: three gathered copies of (T, d); of the compiled CPU kernel:
+    none forward, 32 bytes a target row and 16 a source row backward.
     Raises ValueError for a wrong dtype, shape, device or option.
     """
     if target.dtype not in _checks.FEATURE_DTYPES or source.dtype != target.dtype:

@@ -43,7 +43,9 @@ def test_inputs_hold_ignored_pixels_and_differ_from_set_to_set(name):
     operator = OPERATORS[name]
     for case in operator.cases["smoke"].values():
         (x, labels, *_), (other, *_) = (operator.setup(case, torch.Generator().manual_seed(seed)) for seed in (0, 1))
-        assert (labels == 255).any() and len(labels.unique()) == 20 and not torch.equal(x, other)
+        assert not torch.equal(x, other)
+        if name not in ("sinkhorn", "triplet_consistency_loss"):  # these take no labels
+            assert (labels == 255).any() and len(labels.unique()) == 20
 
 
 @pytest.mark.parametrize("name", OPERATORS)

@@ -5,6 +5,8 @@ import torch
 from uniform import chi_square
 
 from fastuda.ops import class_balanced_sample, sample_per_class
+from fastuda.ops._library import has_kernel
+from fastuda.reference import class_balanced_sample as definition
 
 CLASSES = 6
 
@@ -141,3 +143,56 @@ def test_bad_input_is_named(message, change):
     arguments = {"labels": torch.zeros(2, 3, dtype=torch.int64), "count": 4, "num_classes": 2}
     with pytest.raises(ValueError, match=message):
         class_balanced_sample(**(arguments | change))
+
+
+def test_cpu_kernels_are_compiled(compiled):
+    for name in ("class_balanced_sample", "sample_per_class"):
+        assert has_kernel(name, "CPU"), f"{name}: no compiled kernel, every test would test the reference"
+
+
+def agree(y: torch.Tensor, seed: torch.Tensor, classes: int, wanted: int, ignore_index: int = 255) -> None:
+    for name in ("class_balanced_sample", "sample_per_class"):
+        ours = getattr(torch.ops.fastuda, name)(y, seed, classes, wanted, ignore_index)
+        assert torch.equal(ours, getattr(definition, name)(y, seed, classes, wanted, ignore_index)), name
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
+def test_exactly_the_pixels_of_the_definition(dtype):
+    g = torch.Generator().manual_seed(1)
+    for images, pixels, classes, wanted in (
+        (0, 5, 2, 3), (3, 0, 2, 3), (1, 1, 1, 1), (7, 97, 5, 20), (5, 300, 1, 40), (4, 800, 19, 100), (3, 64, 9, 64),
+        (2, 50, 30, 300),
+    ):  # fmt: skip
+        low, high = (0, 256) if dtype == torch.uint8 else (-3, classes + 3)
+        y = torch.randint(low, high, (images, pixels), generator=g)
+        y = y.where(torch.rand(y.shape, generator=g) < 0.2, y.remainder(classes)).to(dtype)
+        seed = torch.randint(0, 1 << 32, (2,), generator=g)
+        for view in (y, y.T.contiguous().T, torch.cat([y, y], 1)[:, ::2], y[:, 1:]):
+            for ignore_index in (255, 0, -100, 2**40):
+                agree(view, seed, classes, wanted, ignore_index)
+
+
+def test_exact_where_the_first_look_finds_too_few():
+    """A class's candidates fall short about once in a thousand: many images, and quotas of every size."""
+    g = torch.Generator().manual_seed(2)
+    y = torch.randint(0, 3, (6000, 90), generator=g)
+    for wanted in (1, 12, 60):
+        agree(y, torch.randint(0, 1 << 32, (2,), generator=g), 3, wanted)
+
+
+def test_same_pixels_for_any_number_of_threads():
+    y, threads = labels(9), torch.get_num_threads()
+    try:
+        for n in (1, 2, 3):
+            torch.set_num_threads(n)
+            agree(y.flatten(1), torch.tensor([7, 2**32 - 1]), CLASSES, 100)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_the_raw_operators_refuse_what_they_would_misread(compiled):
+    y, seed = labels().flatten(1), torch.tensor([1, 2])
+    for bad in ((y[0], seed, 3, 4), (y.float(), seed, 3, 4), (y, seed[:1], 3, 4), (y, seed, 0, 4), (y, seed, 3, -1)):
+        for name in ("class_balanced_sample", "sample_per_class"):
+            with pytest.raises(RuntimeError):
+                getattr(torch.ops.fastuda, name)(*bad, 255)

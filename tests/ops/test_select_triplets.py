@@ -5,6 +5,8 @@ import torch
 from uniform import chi_square
 
 from fastuda.ops import select_triplets
+from fastuda.ops._library import has_kernel
+from fastuda.reference.select_triplets import select_triplets as definition
 
 CLASSES, MODES = 5, 3
 
@@ -100,3 +102,36 @@ def test_bad_input_is_named(message, change):
     arguments = {name: torch.zeros(4, dtype=torch.int64) for name in names}
     with pytest.raises(ValueError, match=message):
         select_triplets(**(arguments | {"num_classes": 2, "num_modes": 2} | change))
+
+
+def test_cpu_kernel_is_compiled(compiled):
+    assert has_kernel("select_triplets", "CPU"), "no compiled kernel, every test would test the reference"
+
+
+@pytest.mark.parametrize("classes, modes", [(1, 1), (2, 1), (5, 3), (19, 4), (150, 2)])
+def test_exactly_the_partners_of_the_definition(classes, modes):
+    g = torch.Generator().manual_seed(classes)
+    for source, target in ((0, 7), (7, 0), (1, 3), (300, 5000), (2000, 100)):
+        inputs = []
+        for count in (source, source, target, target):
+            limit = (classes, modes)[len(inputs) % 2]
+            inputs.append(torch.randint(-1, limit + 1, (2 * count,), generator=g)[::2])
+        inputs[1][inputs[1] == modes] = 2**40
+        seed = torch.randint(0, 1 << 32, (2,), generator=g)
+        for chosen in (inputs, [x.contiguous() for x in inputs]):
+            ours = torch.ops.fastuda.select_triplets(*chosen, seed, classes, modes)
+            for mine, true in zip(ours, definition(*chosen, seed, classes, modes), strict=True):
+                assert mine.dtype == true.dtype and torch.equal(mine, true)
+
+
+def test_the_raw_operator_refuses_what_it_would_misread(compiled):
+    row, seed = torch.zeros(4, dtype=torch.int64), torch.tensor([1, 2])
+    for bad in (
+        (row.int(), row, row, row, seed, 2, 2),
+        (row, row[:3], row, row, seed, 2, 2),
+        (row, row, row[None], row[None], seed, 2, 2),
+        (row, row, row, row, seed.int(), 2, 2),
+        (row, row, row, row, seed, 2, 0),
+    ):
+        with pytest.raises(RuntimeError):
+            torch.ops.fastuda.select_triplets(*bad)

@@ -5,6 +5,8 @@ import torch
 from torch import Tensor
 
 from fastuda.ops import sinkhorn
+from fastuda.ops._library import has_kernel
+from fastuda.reference.sinkhorn import sinkhorn as reference
 
 ROUNDING = 1e-6
 
@@ -185,6 +187,86 @@ def test_rows_spread_over_ranks():
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     torch.multiprocessing.spawn(_rank, (2, port), nprocs=2)
+
+
+def test_cpu_kernel_is_compiled(compiled):
+    assert has_kernel("sinkhorn", "CPU"), "no compiled kernel, every test would test the reference"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("classes", [1, 3, 4, 5, 13, 17, 20, 33])
+def test_any_number_of_classes_in_any_layout(classes, dtype):
+    """Rows are read four or sixteen classes at a time, the last of them twice; blocks of rows may be incomplete."""
+    for rows in (15, 16, 64 + 16 + 7, 512 + 64):
+        scores, marginal = problem(rows, classes, dtype=dtype)
+        ours = sinkhorn(scores, marginal=marginal)
+        assert (ours.double() - formula(scores, marginal)).abs().max() <= ROUNDING
+        for layout in layouts(scores).values():
+            assert torch.equal(sinkhorn(layout.to(dtype), marginal=marginal, current=9), ours[-9:])
+
+
+@pytest.mark.parametrize("spread", [50.0, 62.0, 64.5, 70.0, 84.0, 95.0, 300.0])
+@pytest.mark.parametrize("ratio", [1.0, 1e4, 1e30])
+def test_float32_is_left_where_it_does_not_hold(spread, ratio):
+    """Two groups of rows the whole spread apart, and rows with the whole spread inside."""
+    g = torch.Generator().manual_seed(5)
+    scores = torch.rand(1100, 6, generator=g) * spread * 0.05
+    scores[:300] *= 0.01
+    scores[600:700] = spread * 0.05 * (1 - 0.01 * torch.rand(100, 6, generator=g))
+    scores[-40:, 2] = 0
+    marginal = torch.rand(6, generator=g) + 0.1
+    marginal[2] /= ratio
+    assert (sinkhorn(scores, marginal=marginal).double() - formula(scores, marginal)).abs().max() <= ROUNDING
+
+
+@pytest.mark.parametrize("offset", [-3e3, 1e3, 2.0**15, -6e4, 1e7])
+def test_a_large_offset_costs_no_digits(offset):
+    scores, marginal = problem(700, 9)
+    scores = scores + offset  # rounded here, not in the operator
+    assert (sinkhorn(scores, marginal=marginal).double() - formula(scores, marginal)).abs().max() <= ROUNDING
+
+
+@pytest.mark.parametrize("at", [0, 5, 699])
+def test_what_is_not_finite_is_treated_as_in_the_definition(at):
+    scores, marginal = problem(700, 9)
+    for value in (torch.nan, torch.inf, -torch.inf):
+        for where in ((at, 3), (at, slice(None)), (slice(None), 3)):
+            odd = scores.clone()
+            odd[where] = value
+            true = reference(odd[None], marginal[None], 0.05, 3, 700)[0]
+            torch.testing.assert_close(sinkhorn(odd, marginal=marginal), true, rtol=0, atol=ROUNDING, equal_nan=True)
+
+
+def test_nobody_has_a_share():
+    scores, marginal = problem(40, 3)
+    assert not sinkhorn(scores, marginal=marginal * 0).any()
+
+
+@pytest.mark.parametrize("dtype, factor", [(torch.float64, 1), (torch.float32, 50)])
+def test_same_bits_for_any_number_of_threads_in_float64(dtype, factor):
+    scores, marginal = problem(3000, 19, dtype=dtype)
+    threads, found = torch.get_num_threads(), []
+    try:
+        for n in (1, 2, 3):
+            torch.set_num_threads(n)
+            found.append(sinkhorn(scores * factor, marginal=marginal))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+
+
+def test_the_raw_operator_refuses_what_it_would_misread(compiled):
+    raw = torch.ops.fastuda.sinkhorn
+    scores, marginal = problem(8, 3)
+    for bad in (
+        (scores, marginal[None], 0.05, 3, 8),
+        (scores[None], marginal[None, :2], 0.05, 3, 8),
+        (scores[None].int(), marginal[None], 0.05, 3, 8),
+        (scores[None], marginal[None], 0.05, 3, 9),
+        (scores[None], marginal[None], 0.05, 0, 8),
+    ):
+        with pytest.raises(RuntimeError):
+            raw(*bad)
 
 
 BAD = {

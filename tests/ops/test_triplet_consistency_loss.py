@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from fastuda.ops import triplet_consistency_loss
+from fastuda.ops._library import has_kernel
 from fastuda.ops.select_triplets import Triplets
 from fastuda.reference.triplet_consistency_loss import triplet_consistency_loss as definition
 
@@ -77,3 +78,80 @@ def test_loss_opcheck_and_bad_input():
         triplet_consistency_loss(target[:, :3], *inputs[1:])
     with pytest.raises(ValueError, match="reduction must be"):
         triplet_consistency_loss(*inputs, reduction="all")
+
+
+def test_cpu_kernels_are_compiled(compiled):
+    for name in ("triplet_consistency_forward", "triplet_consistency_backward"):
+        assert has_kernel(name, "CPU"), f"{name}: no compiled kernel, every test would test the reference"
+
+
+def transposed(x: torch.Tensor) -> torch.Tensor:
+    return x.T.contiguous().T
+
+
+def strided(x: torch.Tensor) -> torch.Tensor:
+    between = torch.full_like(x, torch.nan if x.is_floating_point() else -1)
+    return torch.stack([x, between], 2).flatten(1)[:, ::2]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("channels", [1, 7, 8, 15, 16, 17, 64])
+def test_channels_and_layouts(channels, dtype):
+    """Rows in another layout give the same bits: losses, and gradients that arrive in the rows' own layout."""
+    g = torch.Generator().manual_seed(channels)
+    target, source = (torch.randn(n, channels, generator=g).div(channels**0.5).to(dtype) for n in (200, 500))
+    triplets, grad = partners(), torch.rand(200, generator=g)
+    exact = [x.double().requires_grad_() for x in (target, source)]
+    true = definition(*exact, *triplets, 0.5)
+    slopes = torch.autograd.grad((true * grad).sum(), exact)
+    forward, backward = (getattr(torch.ops.fastuda, f"triplet_consistency_{d}") for d in ("forward", "backward"))
+    plain = forward(target, source, *triplets, 0.5)
+    eps = torch.finfo(plain.dtype).eps
+    assert (true == 0).any() and (plain.double() - true).abs().max() <= 8 * eps * true.max()
+    grad = grad.to(plain.dtype)
+    first = backward(grad, target, source, *triplets[:2], plain)
+    for ours, exact_slope in zip(first, slopes, strict=True):
+        assert (ours.double() - exact_slope).abs().max() <= 4 * torch.finfo(dtype).eps * exact_slope.abs().max()
+    for lay_out in (transposed, strided):
+        inputs = lay_out(target), lay_out(source), *(strided(x[:, None])[:, 0] for x in triplets[:2])
+        assert torch.equal(forward(*inputs, triplets.valid, 0.5), plain)
+        for ours, same in zip(backward(grad, *inputs, plain), first, strict=True):
+            assert torch.equal(ours, same)
+
+
+def test_same_bits_for_any_number_of_threads():
+    target, source = embeddings(torch.float32)
+    threads, found = torch.get_num_threads(), []
+    try:
+        for n in (1, 2, 3):
+            torch.set_num_threads(n)
+            loss = triplet_consistency_loss(target, source, *partners())
+            found.append((loss.detach(), *torch.autograd.grad(loss, (target, source))))
+    finally:
+        torch.set_num_threads(threads)
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+def test_empty_missing_and_wild_rows():
+    target, source = (x.detach() for x in embeddings(torch.float32))
+    triplets = partners()
+    assert triplet_consistency_loss(target[:0], source, *(x[:0] for x in triplets)) == 0
+    target[20], target[21] = torch.nan, torch.nan  # the first of them has no partners
+    each = triplet_consistency_loss(target, source, *triplets, reduction="none")
+    assert each[20] == 0 and each[21].isnan() and each.isnan().sum() == 1
+    slopes = torch.ops.fastuda.triplet_consistency_backward(
+        torch.ones(200), target, source, *triplets[:2], each.where(each.isfinite(), torch.nan)
+    )
+    assert not any(slope.isnan().any() for slope in slopes), "a row whose loss is not positive gives nothing"
+
+
+@pytest.mark.parametrize("index", [-1, 500, 2**40])
+def test_a_partner_outside_the_source_is_an_error(index):
+    target, source = (x.detach() for x in embeddings(torch.float32))
+    for which in (0, 1):
+        triplets = [x.clone() for x in partners()]
+        triplets[which][7] = index
+        with pytest.raises((RuntimeError, IndexError)):
+            assert index != -1 or has_kernel("triplet_consistency_forward", "CPU"), "the reference counts from the end"
+            triplet_consistency_loss(target, source, *triplets)

@@ -1,0 +1,270 @@
+// Pixels drawn by class on the CPU: the reference's draws, bit for bit, without sorting an image.
+//
+// The n smallest of m random numbers are nearly always among those below (n + a few standard deviations) / m, so one
+// pass keeps a short list of candidates, and only these are partitioned. A class whose candidates turn out to be too
+// few is looked through whole. Images are independent.
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <type_traits>
+#include <vector>
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include "common/random_bits.h"
+
+namespace fastuda {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+constexpr uint32_t kEverything = 1u << 31;  // above all 31-bit numbers
+
+struct Labels {
+  const void* data;
+  ScalarType type;
+  int64_t images, pixels, image_stride, pixel_stride, classes, ignore_index;
+};
+
+template <class T>
+FASTUDA_INLINE void read_labels(const Labels& labels, int64_t image, int32_t* out) {
+  using Wide = std::conditional_t<sizeof(T) == 8, int64_t, int32_t>;
+  constexpr int64_t most = std::numeric_limits<Wide>::max();
+  const Wide classes = static_cast<Wide>(std::min(labels.classes, most));
+  const bool fits = labels.ignore_index >= 0 && labels.ignore_index <= most;
+  const Wide ignore = static_cast<Wide>(fits ? labels.ignore_index : -1);
+  const T* from = static_cast<const T*>(labels.data) + image * labels.image_stride;
+  const auto of = [&](Wide label) {
+    return static_cast<int32_t>((label >= 0) & (label < classes) & (label != ignore) ? label : classes);
+  };
+  if (labels.pixel_stride == 1)
+    for (int64_t i = 0; i < labels.pixels; ++i) out[i] = of(static_cast<Wide>(from[i]));
+  else
+    for (int64_t i = 0; i < labels.pixels; ++i) out[i] = of(static_cast<Wide>(from[i * labels.pixel_stride]));
+}
+
+// The class of each pixel of an image, `classes` for those that are never drawn; 31 random bits of each pixel.
+FASTUDA_INLINE void prepare_body(
+    const Labels& labels, int64_t image, const RandomBits& random, uint32_t stream, int32_t* label, uint32_t* bits) {
+  if (label) {
+    if (labels.type == ScalarType::Byte) read_labels<uint8_t>(labels, image, label);
+    else if (labels.type == ScalarType::Int) read_labels<int32_t>(labels, image, label);
+    else read_labels<int64_t>(labels, image, label);
+  }
+  const uint32_t number = static_cast<uint32_t>(image * labels.pixels);
+  for (int64_t i = 0; i < labels.pixels; ++i) bits[i] = random.of(number + static_cast<uint32_t>(i), stream) >> 1;
+}
+
+using Prepare = void (*)(const Labels&, int64_t, const RandomBits&, uint32_t, int32_t*, uint32_t*);
+
+FASTUDA_TARGET_AVX512 void prepare_avx512(
+    const Labels& a, int64_t b, const RandomBits& c, uint32_t d, int32_t* e, uint32_t* f) {
+  prepare_body(a, b, c, d, e, f);
+}
+FASTUDA_TARGET_AVX2 void prepare_avx2(
+    const Labels& a, int64_t b, const RandomBits& c, uint32_t d, int32_t* e, uint32_t* f) {
+  prepare_body(a, b, c, d, e, f);
+}
+void prepare_portable(const Labels& a, int64_t b, const RandomBits& c, uint32_t d, int32_t* e, uint32_t* f) {
+  prepare_body(a, b, c, d, e, f);
+}
+Prepare prepare() {
+  return cpu_isa() == Isa::avx512 ? prepare_avx512 : cpu_isa() == Isa::avx2 ? prepare_avx2 : prepare_portable;
+}
+
+// Below which number to look for the n smallest of m.
+uint32_t limit_of(int64_t n, int64_t m) {
+  if (n == 0) return 0;
+  const double wanted = static_cast<double>(n) + 3 * std::sqrt(static_cast<double>(n)) + 4;
+  return wanted >= static_cast<double>(m) ? kEverything : static_cast<uint32_t>(wanted / m * kEverything);
+}
+
+// The number above the n smallest of `keys`, which are different; they are put in another order.
+uint64_t bound_of(uint64_t* keys, int64_t n, int64_t count) {
+  if (n == 0) return 0;
+  if (n >= count) return std::numeric_limits<uint64_t>::max();
+  std::nth_element(keys, keys + n - 1, keys + count);
+  return keys[n - 1] + 1;
+}
+
+// One image at a time; kept for the next one.
+class Drawing {
+ public:
+  Drawing(const Labels& labels, const RandomBits& random)
+      : labels_(labels), random_(random), label_(labels.pixels), bits_(labels.pixels), list_(labels.pixels + 1),
+        sizes_(labels.classes + 1), bounds_(labels.classes + 1), limits_(labels.classes + 1),
+        starts_(labels.classes + 2) {}
+
+  void begin(int64_t image) {
+    image_ = image;
+    prepare()(labels_, image, random_, 0, label_.data(), bits_.data());
+    std::fill(sizes_.begin(), sizes_.end(), 0);
+    for (int64_t i = 0; i < labels_.pixels; ++i) ++sizes_[label_[i]];
+  }
+
+  const int64_t* sizes() const { return sizes_.data(); }
+
+  // Finds bounds such that of each class the `wanted` pixels with the smallest keys are those below its bound.
+  void choose(const int64_t* wanted) {
+    const int64_t classes = labels_.classes;
+    for (int64_t k = 0; k < classes; ++k) limits_[k] = limit_of(std::min(wanted[k], sizes_[k]), sizes_[k]);
+    limits_[classes] = 0;
+    for (bool enough = false; !enough;) {
+      collect();
+      enough = true;
+      for (int64_t k = 0; k < classes; ++k)
+        if (starts_[k + 1] - starts_[k] < std::min(wanted[k], sizes_[k])) {
+          limits_[k] = kEverything;
+          enough = false;
+        }
+    }
+    std::vector<int64_t> next(starts_.begin(), starts_.end() - 1);
+    keys_.resize(starts_[classes]);
+    for (int64_t i = 0; i < count_; ++i) keys_[next[label_[list_[i]]]++] = key(list_[i]);
+    for (int64_t k = 0; k < classes; ++k)
+      bounds_[k] = wanted[k] >= sizes_[k]
+          ? std::numeric_limits<uint64_t>::max()
+          : bound_of(keys_.data() + starts_[k], wanted[k], starts_[k + 1] - starts_[k]);
+    bounds_[classes] = 0;
+  }
+
+  // Calls take(class, pixel) for the chosen pixels, in rising order.
+  template <class Take>
+  void each(const Take& take) const {
+    for (int64_t i = 0; i < count_; ++i)
+      if (chosen(list_[i])) take(label_[list_[i]], list_[i]);
+  }
+
+  // The `missing` pixels with the smallest keys of the second stream among `left` that are not chosen, in rising order.
+  std::vector<int32_t> top_up(int64_t missing, int64_t left) {
+    std::vector<int32_t> found;
+    if (missing == 0) return found;
+    std::vector<uint32_t> bits(labels_.pixels);
+    prepare()(labels_, image_, random_, 1, nullptr, bits.data());
+    std::vector<uint64_t> keys;
+    for (uint32_t limit = limit_of(missing, left);; limit = kEverything) {
+      found.clear();
+      keys.clear();
+      for (int64_t i = 0; i < labels_.pixels; ++i)
+        if (bits[i] < limit && label_[i] < labels_.classes && !chosen(i)) {
+          found.push_back(static_cast<int32_t>(i));
+          keys.push_back(key(i, bits[i]));
+        }
+      if (static_cast<int64_t>(found.size()) >= missing) break;
+    }
+    const uint64_t bound = bound_of(keys.data(), missing, keys.size());
+    std::erase_if(found, [&](int32_t i) { return key(i, bits[i]) >= bound; });
+    return found;
+  }
+
+ private:
+  // Different numbers in random order: the pixel decides between equal bits.
+  static uint64_t key(int64_t pixel, uint32_t bits) {
+    return (static_cast<uint64_t>(bits) << 32) + static_cast<uint64_t>(pixel);
+  }
+  uint64_t key(int64_t pixel) const { return key(pixel, bits_[pixel]); }
+  bool chosen(int64_t pixel) const { return key(pixel) < bounds_[label_[pixel]]; }
+
+  // Lists the pixels below their class's limit in rising order, and counts them by class. No branch to mispredict.
+  void collect() {
+    count_ = 0;
+    for (int64_t i = 0; i < labels_.pixels; ++i) {
+      list_[count_] = static_cast<int32_t>(i);
+      count_ += bits_[i] < limits_[label_[i]];
+    }
+    std::fill(starts_.begin(), starts_.end(), 0);
+    for (int64_t i = 0; i < count_; ++i) ++starts_[label_[list_[i]] + 1];
+    for (int64_t k = 0; k < labels_.classes; ++k) starts_[k + 1] += starts_[k];
+  }
+
+  const Labels& labels_;
+  const RandomBits random_;
+  int64_t image_ = 0, count_ = 0;
+  std::vector<int32_t> label_;
+  std::vector<uint32_t> bits_;
+  std::vector<int32_t> list_;
+  std::vector<int64_t> sizes_;
+  std::vector<uint64_t> bounds_;
+  std::vector<uint32_t> limits_;
+  std::vector<int64_t> starts_;
+  std::vector<uint64_t> keys_;
+};
+
+Labels view(const Tensor& t, int64_t classes, int64_t ignore_index, int64_t wanted) {
+  const ScalarType type = t.scalar_type();
+  STD_TORCH_CHECK(
+      t.dim() == 2 && (type == ScalarType::Byte || type == ScalarType::Int || type == ScalarType::Long),
+      "labels must be (B, P) uint8, int32 or int64");
+  STD_TORCH_CHECK(t.numel() < int64_t(1) << 31, "labels must have fewer than 2^31 pixels");
+  STD_TORCH_CHECK(
+      classes >= 1 && classes < int64_t(1) << 31 && wanted >= 0,
+      "num_classes must be at least 1 and the number of pixels to draw not negative");
+  return {t.const_data_ptr(), type, t.size(0), t.size(1), t.stride(0), t.stride(1), classes, ignore_index};
+}
+
+// draw(image, drawing) for all images, on all threads.
+template <class Draw>
+void for_images(const Labels& labels, const Tensor& seed, const Draw& draw) {
+  const RandomBits random = random_bits(seed);
+  torch::stable::parallel_for(0, labels.images, 1, [&](int64_t begin, int64_t end) {
+    Drawing drawing(labels, random);
+    for (int64_t image = begin; image < end; ++image) {
+      drawing.begin(image);
+      draw(image, drawing);
+    }
+  });
+}
+
+Tensor class_balanced_sample(
+    const Tensor& labels, const Tensor& seed, int64_t num_classes, int64_t count, int64_t ignore_index) {
+  const Labels all = view(labels, num_classes, ignore_index, count);
+  Tensor out = torch::stable::new_empty(labels, {all.images, count}, ScalarType::Long);
+  int64_t* result = static_cast<int64_t*>(out.mutable_data_ptr());
+  for_images(all, seed, [&](int64_t image, Drawing& drawing) {
+    std::vector<int64_t> quota(num_classes);
+    int64_t total = 0, drawn = 0;
+    for (int64_t k = 0; k < num_classes; ++k) total += drawing.sizes()[k];
+    for (int64_t k = 0; k < num_classes; ++k) {
+      quota[k] = count * drawing.sizes()[k] / std::max<int64_t>(total, 1);
+      drawn += std::min(quota[k], drawing.sizes()[k]);
+    }
+    drawing.choose(quota.data());
+    const std::vector<int32_t> more = drawing.top_up(std::min(count, total) - drawn, total - drawn);
+    int64_t *to = result + image * count, *end = to + count;
+    auto next = more.begin();
+    drawing.each([&](int32_t, int32_t pixel) {
+      for (; next != more.end() && *next < pixel; ++next) *to++ = *next;
+      *to++ = pixel;
+    });
+    to = std::copy(next, more.end(), to);
+    std::fill(to, end, -1);
+  });
+  return out;
+}
+
+Tensor sample_per_class(
+    const Tensor& labels, const Tensor& seed, int64_t num_classes, int64_t per_class, int64_t ignore_index) {
+  const Labels all = view(labels, num_classes, ignore_index, per_class);
+  Tensor out = torch::stable::new_empty(labels, {all.images, num_classes, per_class}, ScalarType::Long);
+  int64_t* result = static_cast<int64_t*>(out.mutable_data_ptr());
+  const std::vector<int64_t> quota(num_classes, per_class);
+  for_images(all, seed, [&](int64_t image, Drawing& drawing) {
+    drawing.choose(quota.data());
+    int64_t* to = result + image * num_classes * per_class;
+    std::vector<int64_t> found(num_classes);
+    drawing.each([&](int32_t label, int32_t pixel) { to[label * per_class + found[label]++] = pixel; });
+    for (int64_t k = 0; k < num_classes; ++k) std::fill(to + k * per_class + found[k], to + (k + 1) * per_class, -1);
+  });
+  return out;
+}
+
+}  // namespace
+}  // namespace fastuda
+
+STABLE_TORCH_LIBRARY_IMPL(fastuda, CPU, m) {
+  m.impl("class_balanced_sample", TORCH_BOX(&fastuda::class_balanced_sample));
+  m.impl("sample_per_class", TORCH_BOX(&fastuda::sample_per_class));
+}

@@ -1,0 +1,163 @@
+// Losses on the modes of each class, on the CPU: common/modes_forward.h and common/modes_backward.h tell how.
+#include <algorithm>
+#include <cstdint>
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include "common/modes_backward.h"
+#include "common/modes_forward.h"
+
+namespace fastuda {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+template <class T, Isa isa>
+FASTUDA_INLINE void forward_body(
+    const ModeProblem& p, const PackedModes<Accumulate<T>>& modes, int64_t begin, int64_t end) {
+  typename ModeForward<T, isa>::Work work(p);
+  for (int64_t i = begin; i < end; ++i) {
+    const int64_t first = i * kModePixels;
+    ModeForward<T, isa>::run(p, modes, first, std::min(first + kModePixels, p.features.grid.pixels()), work);
+  }
+}
+
+template <class T, Isa isa>
+FASTUDA_INLINE void backward_body(
+    const ModeProblem& p, const PanelModes<Accumulate<T>>& modes, int64_t segments, int64_t begin, int64_t end) {
+  typename ModeBackward<T, isa>::Work work(p, modes.modes.padded);
+  for (int64_t i = begin; i < end; ++i) ModeBackward<T, isa>::run(p, modes, i, segments, work);
+}
+
+// The loops of one instruction set.
+template <class T, Isa isa>
+struct ModeLoops;
+
+#define FASTUDA_MODE_LOOPS(isa, target)                                                                             \
+  template <class T>                                                                                                \
+  struct ModeLoops<T, isa> {                                                                                        \
+    using Acc = Accumulate<T>;                                                                                      \
+    target static void forward(const ModeProblem& p, const PackedModes<Acc>& modes, int64_t begin, int64_t end) {   \
+      forward_body<T, isa>(p, modes, begin, end);                                                                   \
+    }                                                                                                               \
+    target static void backward(                                                                                    \
+        const ModeProblem& p, const PanelModes<Acc>& modes, int64_t segments, int64_t begin, int64_t end) {         \
+      backward_body<T, isa>(p, modes, segments, begin, end);                                                        \
+    }                                                                                                               \
+    target static void merge(                                                                                       \
+        const ModeProblem& p, const PanelModes<Acc>& modes, int64_t segments, int64_t begin, int64_t end) {         \
+      ModeBackward<T, isa>::merge(p, modes, segments, begin, end);                                                  \
+    }                                                                                                               \
+  };
+FASTUDA_MODE_LOOPS(Isa::avx512, FASTUDA_TARGET_AVX512)
+FASTUDA_MODE_LOOPS(Isa::avx2, FASTUDA_TARGET_AVX2)
+FASTUDA_MODE_LOOPS(Isa::portable, )
+#undef FASTUDA_MODE_LOOPS
+
+template <class T, Isa isa>
+void forward_on(const ModeProblem& p) {
+  const PackedModes<Accumulate<T>> modes(p, ModeMachine<isa>::rows);
+  const int64_t chunks = (p.features.grid.pixels() + kModePixels - 1) / kModePixels;
+  torch::stable::parallel_for(
+      0, chunks, 1, [&](int64_t begin, int64_t end) { ModeLoops<T, isa>::forward(p, modes, begin, end); });
+}
+
+template <class T, Isa isa>
+void backward_on(ModeProblem& p, const Tensor& features, ScalarType type) {
+  const PanelModes<Accumulate<T>> modes(p, ModeMachine<isa>::panel);
+  const int64_t segments = mode_segments(p.features.grid.pixels(), p.rows());
+  const Tensor partials =
+      torch::stable::new_empty(features, {segments, p.rows(), modes.modes.padded + 1}, type);
+  p.partials = partials.mutable_data_ptr();
+  torch::stable::parallel_for(0, segments, 1, [&](int64_t begin, int64_t end) {
+    ModeLoops<T, isa>::backward(p, modes, segments, begin, end);
+  });
+  torch::stable::parallel_for(
+      0, p.rows(), 16, [&](int64_t begin, int64_t end) { ModeLoops<T, isa>::merge(p, modes, segments, begin, end); });
+}
+
+// Calls run.operator()<T, isa>() for a tensor's dtype and the instruction set chosen at run time.
+template <class Run>
+void dispatch(ScalarType type, const Run& run) {
+  const auto on = [&]<class T>(T) {
+    if (cpu_isa() == Isa::avx512) run.template operator()<T, Isa::avx512>();
+    else if (cpu_isa() == Isa::avx2) run.template operator()<T, Isa::avx2>();
+    else run.template operator()<T, Isa::portable>();
+  };
+  if (type == ScalarType::Double) on(double{});
+  else if (type == ScalarType::Float) on(float{});
+  else if (type == ScalarType::Half) on(torch::headeronly::Half{});
+  else on(torch::headeronly::BFloat16{});
+}
+
+ScalarType compute_type(const Tensor& features) {
+  return features.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> mode_losses_forward(
+    const Tensor& features, const Tensor& labels, const Tensor& modes, double sigma2, double margin, bool square,
+    int64_t ignore_index) {
+  ModeProblem p = make_modes(features, labels, modes, ignore_index);
+  p.sigma2 = sigma2;
+  p.margin = margin;
+  p.square = square;
+  const int64_t n = labels.size(0), h = labels.size(1), w = labels.size(2);
+  const ScalarType type = compute_type(features);
+  Tensor triplet = torch::stable::new_empty(features, {n, h, w}, type);
+  Tensor cross_entropy = torch::stable::new_empty(features, {n, h, w}, type);
+  Tensor rival = torch::stable::new_empty(features, {n, h, w}, ScalarType::Int);
+  Tensor weight = torch::stable::new_empty(features, {n, h, w, p.classes()}, type);
+  Tensor nearest = torch::stable::new_empty(features, {n, h, w, p.classes()}, ScalarType::Byte);
+  p.triplet = triplet.mutable_data_ptr();
+  p.cross_entropy = cross_entropy.mutable_data_ptr();
+  p.rival = static_cast<int32_t*>(rival.mutable_data_ptr());
+  p.weight = weight.mutable_data_ptr();
+  p.nearest = static_cast<uint8_t*>(nearest.mutable_data_ptr());
+  dispatch(features.scalar_type(), [&]<class T, Isa isa>() { forward_on<T, isa>(p); });
+  return {triplet, cross_entropy, rival, weight, nearest};
+}
+
+std::tuple<Tensor, Tensor> mode_losses_backward(
+    const Tensor& grad_triplet, const Tensor& grad_cross_entropy, const Tensor& features, const Tensor& labels,
+    const Tensor& modes, const Tensor& triplet, const Tensor& rival, const Tensor& weight, const Tensor& nearest,
+    int64_t ignore_index) {
+  ModeProblem p = make_modes(features, labels, modes, ignore_index);
+  const ScalarType type = compute_type(features);
+  const int64_t pixels = p.labels.grid.pixels();
+  for (const Tensor& t : {grad_triplet, grad_cross_entropy, triplet})
+    STD_TORCH_CHECK(
+        t.scalar_type() == type && t.dim() == 3 && t.numel() == pixels,
+        "the losses and their gradients must be (N, H, W) of the losses' dtype");
+  STD_TORCH_CHECK(
+      rival.scalar_type() == ScalarType::Int && rival.numel() == pixels && weight.scalar_type() == type &&
+          nearest.scalar_type() == ScalarType::Byte && weight.numel() == pixels * p.classes() &&
+          nearest.numel() == pixels * p.classes(),
+      "rival must be int32 (N, H, W), weight (N, H, W, K) of the losses' dtype and nearest uint8 (N, H, W, K)");
+  const Tensor hinge = torch::stable::contiguous(triplet), other = torch::stable::contiguous(rival);
+  const Tensor weights = torch::stable::contiguous(weight), chosen = torch::stable::contiguous(nearest);
+  p.triplet = const_cast<void*>(hinge.const_data_ptr());
+  p.rival = static_cast<int32_t*>(const_cast<void*>(other.const_data_ptr()));
+  p.weight = const_cast<void*>(weights.const_data_ptr());
+  p.nearest = static_cast<uint8_t*>(const_cast<void*>(chosen.const_data_ptr()));
+  p.triplet_grads = label_grid(grad_triplet);
+  p.cross_entropy_grads = label_grid(grad_cross_entropy);
+  p.grad_triplet = grad_triplet.const_data_ptr();
+  p.grad_cross_entropy = grad_cross_entropy.const_data_ptr();
+  Tensor slope = torch::stable::empty_like(features);
+  Tensor modes_slope = torch::stable::new_empty(features, {p.classes(), p.per_class, p.channels()}, type);
+  p.result = feature_view(slope);
+  p.slope = slope.mutable_data_ptr();
+  p.modes_slope = modes_slope.mutable_data_ptr();
+  dispatch(features.scalar_type(), [&]<class T, Isa isa>() { backward_on<T, isa>(p, features, type); });
+  return {slope, modes_slope};
+}
+
+}  // namespace
+}  // namespace fastuda
+
+STABLE_TORCH_LIBRARY_IMPL(fastuda, CPU, m) {
+  m.impl("mode_losses_forward", TORCH_BOX(&fastuda::mode_losses_forward));
+  m.impl("mode_losses_backward", TORCH_BOX(&fastuda::mode_losses_backward));
+}

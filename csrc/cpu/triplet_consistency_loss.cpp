@@ -1,0 +1,337 @@
+// The triplet loss on the CPU: partners are read where they lie, nothing is gathered.
+//
+// Backward, a source row's gradient depends on itself and on the target rows that drew it; the draws are counted and
+// sorted by source row, so each row is summed in one order by one thread and rounded once.
+#include <algorithm>
+#include <cstdint>
+#include <tuple>
+#include <vector>
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include "common/products.h"
+#include "common/simd.h"
+
+namespace fastuda {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+constexpr int64_t kGrain = 64;
+constexpr int64_t kAhead = 4;  // rows that are asked for before their turn: the hardware cannot guess random ones
+
+struct Triplets {
+  const void *target, *source;
+  int64_t rows, sources, channels;
+  int64_t target_row, target_channel, source_row, source_channel;
+  const int64_t *positive, *negative;
+  int64_t positive_stride, negative_stride;
+
+  int64_t positive_of(int64_t i) const { return positive[i * positive_stride]; }
+  int64_t negative_of(int64_t i) const { return negative[i * negative_stride]; }
+};
+
+struct Forward {
+  Triplets t;
+  const bool* valid;
+  int64_t valid_stride;
+  double margin;
+  void* loss;
+};
+
+// One draw of a source row.
+struct Draw {
+  int64_t target;
+  bool is_positive;
+};
+
+struct Backward {
+  Triplets t;
+  const void *grad, *loss;
+  int64_t grad_stride, loss_stride;
+  void *target_slope, *source_slope;
+  int64_t slope_row, slope_channel;
+  std::vector<int64_t> starts;  // of each source row's draws
+  std::vector<Draw> draws;
+
+  template <class Acc>
+  bool active(int64_t i) const {
+    return static_cast<const Acc*>(loss)[i * loss_stride] > 0;
+  }
+  template <class Acc>
+  Acc twice_grad(int64_t i) const {
+    return 2 * static_cast<const Acc*>(grad)[i * grad_stride];
+  }
+};
+
+// A row of a matrix, any distance between its channels.
+template <class T>
+struct Row {
+  const T* at;
+  int64_t stride;
+
+  // Up to one vector of channels from c on; zeros beyond `lanes`.
+  FASTUDA_INLINE void read(int64_t c, int64_t lanes, Vec<Accumulate<T>>& x) const {
+    Vec<Accumulate<T>> out = {};
+    if (stride == 1 && lanes == kLanes<Accumulate<T>>) load(at + c, out);
+    else for (int64_t i = 0; i < lanes; ++i) out[i] = static_cast<Accumulate<T>>(at[(c + i) * stride]);
+    x = out;
+  }
+};
+
+template <class T>
+FASTUDA_INLINE void prefetch(const Row<T>& row, int64_t channels) {
+  if (row.stride != 1) return;
+  const uintptr_t at = reinterpret_cast<uintptr_t>(row.at);
+  for (int64_t byte = 0; byte < channels * int64_t(sizeof(T)); byte += 64)
+    __builtin_prefetch(reinterpret_cast<const void*>(at + byte), 0, 3);
+}
+
+template <class T>
+FASTUDA_INLINE void write(const Vec<Accumulate<T>>& x, int64_t lanes, int64_t stride, T* to) {
+  if (stride == 1 && lanes == kLanes<Accumulate<T>>) return store(x, to);
+  T rounded[kLanes<Accumulate<T>>];
+  store(x, rounded);
+  for (int64_t i = 0; i < lanes; ++i) to[i * stride] = rounded[i];
+}
+
+template <class T>
+FASTUDA_INLINE Row<T> target_row(const Triplets& t, int64_t i) {
+  return {static_cast<const T*>(t.target) + i * t.target_row, t.target_channel};
+}
+
+template <class T>
+FASTUDA_INLINE Row<T> source_row(const Triplets& t, int64_t i) {
+  return {static_cast<const T*>(t.source) + i * t.source_row, t.source_channel};
+}
+
+template <class T>
+FASTUDA_INLINE void prefetch_partners(const Triplets& t, int64_t i, int64_t end) {
+  if (i >= end) return;
+  prefetch(source_row<T>(t, t.positive_of(i)), t.channels);
+  prefetch(source_row<T>(t, t.negative_of(i)), t.channels);
+}
+
+// Calls step(channel, lanes) for vectors of channels.
+template <class Acc, class Step>
+FASTUDA_INLINE void for_channels(int64_t channels, const Step& step) {
+  constexpr int64_t lanes = kLanes<Acc>;
+  int64_t c = 0;
+  for (; c + lanes <= channels; c += lanes) step(c, lanes);
+  if (c < channels) step(c, channels - c);
+}
+
+// As a tree: its depth, not the number of lanes, is what rounding grows with.
+template <class Acc>
+FASTUDA_INLINE Acc sum_lanes(Vec<Acc> x) {
+  for (int half = kLanes<Acc> / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) x[i] += x[i + half];
+  return x[0];
+}
+
+template <class T, Isa isa>
+FASTUDA_INLINE void losses(const Forward& f, int64_t begin, int64_t end) {
+  using Acc = Accumulate<T>;
+  for (int64_t i = begin; i < end; ++i) {
+    prefetch_partners<T>(f.t, i + kAhead, end);
+    Acc loss = 0;
+    if (f.valid[i * f.valid_stride]) {
+      const Row<T> t = target_row<T>(f.t, i);
+      const Row<T> p = source_row<T>(f.t, f.t.positive_of(i)), n = source_row<T>(f.t, f.t.negative_of(i));
+      Vec<Acc> near = {}, far = {};
+      for_channels<Acc>(f.t.channels, [&](int64_t c, int64_t lanes) {
+        Vec<Acc> x, y, z;
+        t.read(c, lanes, x);
+        p.read(c, lanes, y);
+        n.read(c, lanes, z);
+        y -= x;
+        z -= x;
+        near += y * y;
+        far += z * z;
+      });
+      loss = sum_lanes<Acc>(near) - sum_lanes<Acc>(far) + static_cast<Acc>(f.margin);
+      if (loss < 0) loss = 0;  // NaN stays
+    }
+    static_cast<Acc*>(f.loss)[i] = loss;
+  }
+}
+
+template <class T, Isa isa>
+FASTUDA_INLINE void target_slopes(const Backward& w, int64_t begin, int64_t end) {
+  using Acc = Accumulate<T>;
+  for (int64_t i = begin; i < end; ++i) {
+    prefetch_partners<T>(w.t, i + kAhead, end);
+    T* to = static_cast<T*>(w.target_slope) + i * w.slope_row;
+    const bool active = w.active<Acc>(i);
+    const Acc g = w.twice_grad<Acc>(i);
+    const Row<T> p = source_row<T>(w.t, active ? w.t.positive_of(i) : 0);
+    const Row<T> n = source_row<T>(w.t, active ? w.t.negative_of(i) : 0);
+    for_channels<Acc>(w.t.channels, [&](int64_t c, int64_t lanes) {
+      Vec<Acc> slope = {}, y, z;
+      if (active) {
+        p.read(c, lanes, y);
+        n.read(c, lanes, z);
+        slope = (z - y) * g;
+      }
+      write<T>(slope, lanes, w.slope_channel, to + c * w.slope_channel);
+    });
+  }
+}
+
+template <class T, Isa isa>
+FASTUDA_INLINE void source_slopes(const Backward& w, int64_t begin, int64_t end) {
+  using Acc = Accumulate<T>;
+  for (int64_t row = begin; row < end; ++row) {
+    T* to = static_cast<T*>(w.source_slope) + row * w.t.channels;
+    const Row<T> s = source_row<T>(w.t, row);
+    const int64_t next = std::min<int64_t>(w.starts[row + 1] + kAhead, w.draws.size());
+    for (int64_t i = w.starts[row] + kAhead; i < next; ++i)
+      prefetch(target_row<T>(w.t, w.draws[i].target), w.t.channels);
+    for_channels<Acc>(w.t.channels, [&](int64_t c, int64_t lanes) {
+      Vec<Acc> slope = {}, x = {}, y = {};
+      if (w.starts[row] < w.starts[row + 1]) s.read(c, lanes, y);
+      for (int64_t i = w.starts[row]; i < w.starts[row + 1]; ++i) {
+        const Draw& draw = w.draws[i];
+        const Acc g = w.twice_grad<Acc>(draw.target);
+        target_row<T>(w.t, draw.target).read(c, lanes, x);
+        slope += (y - x) * (draw.is_positive ? g : -g);
+      }
+      write<T>(slope, lanes, 1, to + c);
+    });
+  }
+}
+
+enum class Step { losses, target_slopes, source_slopes };
+
+template <class T, Isa isa, Step step, class Work>
+FASTUDA_INLINE void run_rows(const Work& work, int64_t begin, int64_t end) {
+  if constexpr (step == Step::losses) losses<T, isa>(work, begin, end);
+  else if constexpr (step == Step::target_slopes) target_slopes<T, isa>(work, begin, end);
+  else source_slopes<T, isa>(work, begin, end);
+}
+
+template <class T, Step step, class Work>
+struct Kernels {
+  FASTUDA_TARGET_AVX512 static void avx512(const Work& work, int64_t begin, int64_t end) {
+    run_rows<T, Isa::avx512, step>(work, begin, end);
+  }
+  FASTUDA_TARGET_AVX2 static void avx2(const Work& work, int64_t begin, int64_t end) {
+    run_rows<T, Isa::avx2, step>(work, begin, end);
+  }
+  static void portable(const Work& work, int64_t begin, int64_t end) {
+    run_rows<T, Isa::portable, step>(work, begin, end);
+  }
+  static void all(const Work& work, int64_t rows) {
+    const auto chosen = cpu_isa() == Isa::avx512 ? avx512 : cpu_isa() == Isa::avx2 ? avx2 : portable;
+    torch::stable::parallel_for(0, rows, kGrain, [&](int64_t begin, int64_t end) { chosen(work, begin, end); });
+  }
+};
+
+// Sorts the draws of rows with a loss by source row, the positive ones first: only these give a gradient.
+template <class Acc>
+void sort_draws(Backward& w) {
+  w.starts.assign(w.t.sources + 1, 0);
+  const auto each = [&](const auto& run) {
+    for (int64_t i = 0; i < w.t.rows; ++i)
+      if (w.active<Acc>(i)) run(w.t.positive_of(i), Draw{i, true});
+    for (int64_t i = 0; i < w.t.rows; ++i)
+      if (w.active<Acc>(i)) run(w.t.negative_of(i), Draw{i, false});
+  };
+  each([&](int64_t row, const Draw&) { ++w.starts[row + 1]; });
+  for (int64_t row = 0; row < w.t.sources; ++row) w.starts[row + 1] += w.starts[row];
+  w.draws.resize(w.starts[w.t.sources]);
+  std::vector<int64_t> next(w.starts.begin(), w.starts.end() - 1);
+  each([&](int64_t row, const Draw& draw) { w.draws[next[row]++] = draw; });
+}
+
+template <class T>
+void run_backward(Backward& w) {
+  sort_draws<Accumulate<T>>(w);
+  Kernels<T, Step::target_slopes, Backward>::all(w, w.t.rows);
+  Kernels<T, Step::source_slopes, Backward>::all(w, w.t.sources);
+}
+
+ScalarType compute_type(const Tensor& t) {
+  return t.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+Triplets view(const Tensor& target, const Tensor& source, const Tensor& positive, const Tensor& negative) {
+  const ScalarType type = target.scalar_type();
+  STD_TORCH_CHECK(
+      type == source.scalar_type() && (type == ScalarType::Double || type == ScalarType::Float ||
+                                       type == ScalarType::Half || type == ScalarType::BFloat16),
+      "target and source must share one of float32, float16, bfloat16 and float64");
+  STD_TORCH_CHECK(
+      target.dim() == 2 && source.dim() == 2 && target.size(1) == source.size(1),
+      "target must be (T, d) and source (S, d)");
+  for (const Tensor* index : {&positive, &negative})
+    STD_TORCH_CHECK(
+        index->scalar_type() == ScalarType::Long && index->dim() == 1 && index->size(0) == target.size(0),
+        "positive and negative must be int64 (T,)");
+  const Triplets t{
+      target.const_data_ptr(), source.const_data_ptr(), target.size(0), source.size(0), target.size(1),
+      target.stride(0), target.stride(1), source.stride(0), source.stride(1),
+      static_cast<const int64_t*>(positive.const_data_ptr()), static_cast<const int64_t*>(negative.const_data_ptr()),
+      positive.stride(0), negative.stride(0)};
+  for (int64_t i = 0; t.sources > 0 && i < t.rows; ++i) {
+    const int64_t least = std::min(t.positive_of(i), t.negative_of(i));
+    const int64_t most = std::max(t.positive_of(i), t.negative_of(i));
+    STD_TORCH_CHECK(least >= 0 && most < t.sources, "positive and negative must be rows of source");
+  }
+  return t;
+}
+
+template <class Run>
+void dispatch(ScalarType type, const Run& run) {
+  if (type == ScalarType::Double) run(double{});
+  else if (type == ScalarType::Float) run(float{});
+  else if (type == ScalarType::Half) run(torch::headeronly::Half{});
+  else run(torch::headeronly::BFloat16{});
+}
+
+Tensor triplet_consistency_forward(
+    const Tensor& target, const Tensor& source, const Tensor& positive, const Tensor& negative, const Tensor& valid,
+    double margin) {
+  const Triplets t = view(target, source, positive, negative);
+  STD_TORCH_CHECK(
+      valid.scalar_type() == ScalarType::Bool && valid.dim() == 1 && valid.size(0) == t.rows,
+      "valid must be bool (T,)");
+  Tensor loss = torch::stable::new_empty(target, {t.rows}, compute_type(target));
+  if (t.sources == 0) return torch::stable::zero_(loss);
+  const Forward f{
+      t, static_cast<const bool*>(valid.const_data_ptr()), valid.stride(0), margin, loss.mutable_data_ptr()};
+  dispatch(target.scalar_type(), [&]<class T>(T) { Kernels<T, Step::losses, Forward>::all(f, t.rows); });
+  return loss;
+}
+
+std::tuple<Tensor, Tensor> triplet_consistency_backward(
+    const Tensor& grad, const Tensor& target, const Tensor& source, const Tensor& positive, const Tensor& negative,
+    const Tensor& loss) {
+  const Triplets t = view(target, source, positive, negative);
+  for (const Tensor* each : {&grad, &loss})
+    STD_TORCH_CHECK(
+        each->scalar_type() == compute_type(target) && each->dim() == 1 && each->size(0) == t.rows,
+        "grad and loss must be (T,) in the dtype of the loss");
+  Tensor target_slope = torch::stable::empty_like(target);
+  Tensor source_slope = torch::stable::new_empty(source, {t.sources, t.channels});
+  if (t.sources == 0) return {torch::stable::zero_(target_slope), source_slope};
+  Backward w{
+      t, grad.const_data_ptr(), loss.const_data_ptr(), grad.stride(0), loss.stride(0),
+      target_slope.mutable_data_ptr(), source_slope.mutable_data_ptr(), target_slope.stride(0), target_slope.stride(1),
+      {}, {}};
+  dispatch(target.scalar_type(), [&]<class T>(T) { run_backward<T>(w); });
+  return {target_slope, source_slope};
+}
+
+}  // namespace
+}  // namespace fastuda
+
+STABLE_TORCH_LIBRARY_IMPL(fastuda, CPU, m) {
+  m.impl("triplet_consistency_forward", TORCH_BOX(&fastuda::triplet_consistency_forward));
+  m.impl("triplet_consistency_backward", TORCH_BOX(&fastuda::triplet_consistency_backward));
+}
