@@ -13,19 +13,26 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 def launch(kernel, grid: tuple[int, ...], *args, num_warps: int, num_stages: int = 2, **constants) -> None:
     """Run ``kernel`` on the device of its first argument; nothing to do for an empty grid."""
-    if 0 in grid:
-        return
-    options = {"num_warps": num_warps, "num_stages": num_stages}
-    if not args[0].is_cuda:  # the interpreter
-        kernel[grid](*args, **constants, **options)
-        return
-    with torch.cuda.device(args[0].device):
-        kernel[grid](*args, **constants, **options)
+    if 0 not in grid:
+        _start(kernel, grid, args, constants | {"num_warps": num_warps, "num_stages": num_stages})
+
+
+def _start(kernel, grid: tuple[int, ...], args: tuple, options: dict) -> None:
+    with torch.cuda.device_of(args[0]):  # Triton launches on the current device
+        kernel[grid](*args, **options)
+
+
+def capability(device: torch.device) -> int | None:
+    """The card's compute capability, 80 for 8.0; None in the interpreter, which has no card."""
+    if device.type != "cuda":
+        return None
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
 
 
 def has_tensor_cores(device: torch.device) -> bool:
     """Whether bfloat16 and tf32 products run on tensor cores: compute capability 8.0 and up, and the interpreter."""
-    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
+    return (capability(device) or 80) >= 80
 
 
 def precision(device: torch.device) -> str:
@@ -34,12 +41,7 @@ def precision(device: torch.device) -> str:
 
 
 def exact_product(device: torch.device) -> str:
-    """How ``exact_dot`` multiplies: "bf16" on tensor cores, "fma" without them.
-
-    "widened" does the same as "bf16" in the interpreter, which has no product of bfloat16.
-    """
-    if device.type != "cuda":
-        return "widened"
+    """How ``exact_dot`` multiplies: "bf16" on tensor cores, "fma" without them."""
     return "bf16" if has_tensor_cores(device) else "fma"
 
 
@@ -90,20 +92,26 @@ def read_labels(labels, pixel, end, classes, ignore_index, d1, d2, s0, s1, s2):
 
 
 @triton.jit
+def split(x):
+    """Three bfloat16 whose sum is x, to all of its 24 bits."""
+    high = x.to(tl.bfloat16)
+    rest = x - high.to(tl.float32)
+    middle = rest.to(tl.bfloat16)
+    return high, middle, (rest - middle.to(tl.float32)).to(tl.bfloat16)
+
+
+@triton.jit
 def exact_dot(member, x, PRODUCT: tl.constexpr):
     """member @ x for a matrix of zeros and ones: three bfloat16 products hold all 24 bits of x.
 
     The sum starts at zero for each block of rows and is added outside, where additions round to nearest.
     """
     if PRODUCT == "fma":
-        return tl.dot(member.to(tl.float32), x, input_precision="ieee")
-    one = member.to(tl.float32).to(tl.bfloat16)
-    high = x.to(tl.bfloat16)
-    rest = x - high.to(tl.float32)
-    middle = rest.to(tl.bfloat16)
-    low = (rest - middle.to(tl.float32)).to(tl.bfloat16)
-    if PRODUCT == "widened":
-        one, high, middle, low = one.to(tl.float32), high.to(tl.float32), middle.to(tl.float32), low.to(tl.float32)
-    total = tl.dot(one, low)
-    total = tl.dot(one, middle, total)
-    return tl.dot(one, high, total)
+        total = tl.dot(member.to(tl.float32), x, input_precision="ieee")
+    else:
+        one = member.to(tl.float32).to(tl.bfloat16)
+        high, middle, low = split(x)
+        total = tl.dot(one, low)
+        total = tl.dot(one, middle, total)
+        total = tl.dot(one, high, total)
+    return total

@@ -18,6 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastuda.kernels._common import (
+    DTYPES,
     block,
     exact_dot,
     exact_product,
@@ -26,17 +27,22 @@ from fastuda.kernels._common import (
     locate,
     pixel_strides,
     read_labels,
+    split,
 )
 
 # Without tensor cores the product is computed by each thread for itself: smaller tiles, or it spills.
 TILES = {
-    "bf16": {"BLOCK_P": 32, "BLOCK_A": 64, "num_warps": 8},
-    "widened": {"BLOCK_P": 32, "BLOCK_A": 64, "num_warps": 8},
+    "bf16": {"BLOCK_P": 32, "BLOCK_A": 64, "num_warps": 8, "num_stages": 3},
     "fma": {"BLOCK_P": 32, "BLOCK_A": 32, "num_warps": 8},
 }
 BLOCK_LABELS = 128
 MERGED_AT_ONCE = 16
 SHORTEST_CHUNK = 1024
+
+
+def serves(features: Tensor, labels: Tensor, num_classes: int, ignore_index: int) -> bool:
+    """Whether ``class_moments`` takes these arguments: features of 32 or 16 bits, at most 2^31 - 1 pixels."""
+    return features.dtype in DTYPES and labels.numel() < 2**31 - SHORTEST_CHUNK
 
 
 def class_moments(features: Tensor, labels: Tensor, num_classes: int, ignore_index: int) -> tuple[Tensor, ...]:
@@ -66,6 +72,20 @@ def class_moments(features: Tensor, labels: Tensor, num_classes: int, ignore_ind
         BLOCK_A=columns, BLOCK_C=MERGED_AT_ONCE, num_warps=4,
     )  # fmt: skip
     return count, mean, m2
+
+
+@triton.jit
+def _exact_sums(member, x):
+    """Sums of x and x^2 of each class, for bfloat16 x: x is one part, x^2 two, and so three products hold all bits.
+
+    x^2 - 2 c x + c^2 of the sums cancels only where x is near c, and there they fit into float32 without rounding: 16
+    bits of each square and 5 of the 32 rows. So the pivot can wait, and nothing is gathered for each pixel.
+    """
+    one = member.to(tl.float32).to(tl.bfloat16)
+    wide = x.to(tl.float32)
+    high, low, _ = split(wide * wide)
+    q = tl.dot(one, low)
+    return tl.dot(one, x), tl.dot(one, high, q)
 
 
 @triton.jit
@@ -111,11 +131,18 @@ def _sum_chunks(
         y = read_labels(labels, p, end, classes, ignore_index, ld1, ld2, ls0, ls1, ls2)
         read = ((y >= lowest) & (y < lowest + BLOCK_K))[:, None] & (a < channels)[None, :]
         x = tl.load(columns[None, :] + locate(p, fd1, fd2, fs0, fs1, fs2)[:, None], mask=read, other=0.0)
-        c = tl.load(pivots[None, :] + (y.to(tl.int64) * 3 * channels)[:, None], mask=read, other=0.0)
-        d = x.to(tl.float32) - c
         member = k[:, None] == y[None, :]
-        total += exact_dot(member, d, PRODUCT)
-        square += exact_dot(member, d * d, PRODUCT)
+        if PRODUCT == "bf16" and x.dtype == tl.bfloat16:
+            number = tl.sum(member.to(tl.float32), 1)[:, None]
+            s, q = _exact_sums(member, x)
+            s_shifted = s - number * pivot
+            total += s_shifted
+            square += (q - pivot * s) - pivot * s_shifted
+        else:
+            c = tl.load(pivots[None, :] + (y.to(tl.int64) * 3 * channels)[:, None], mask=read, other=0.0)
+            d = x.to(tl.float32) - c
+            total += exact_dot(member, d, PRODUCT)
+            square += exact_dot(member, d * d, PRODUCT)
     tl.store(to + channels, total, mask=written)
     tl.store(to + 2 * channels, square, mask=written)
 

@@ -3,9 +3,12 @@
     a_k = q.mu_k / tau + q^2.Sigma_k / (2 tau^2)        loss = logsumexp_k(a_k) - q.mu_y / tau
     d loss / d q = sum_k (p_k - [k = y]) mu_k / tau + q sum_k p_k Sigma_k / tau^2
 
-A program owns a tile of pixels and walks over the channels; both sums over classes are products on tensor cores. Norms
-accumulate beside them, so normalisation scales the finished logits. Traffic: one read of the features forward; one read
-and one write backward (a second read, mostly from cache, to normalise). Memory beyond inputs and outputs: 2 K floats.
+A program owns a tile of pixels and walks over the channels; both sums over classes are products on tensor cores, of
+bfloat16 parts that together hold all 24 bits of a float32 (``_product``). A first kernel scales the statistics by
+1 / tau, 1 / (2 tau^2) and their norms and splits them; norms of q accumulate beside the products, so normalisation
+scales the finished logits. Traffic: one read of the features forward; one read and one write backward, where more than
+256 channels are normalised a second read, mostly from cache. Memory beyond inputs and outputs: 12 bytes for each number
+of the statistics, padded to 64 channels, and posterior and statistics themselves if not contiguous.
 """
 
 from __future__ import annotations
@@ -16,22 +19,52 @@ import triton.language as tl
 from torch import Tensor
 
 from fastuda.kernels._common import (
+    DTYPES,
     block,
+    exact_product,
     feature_strides,
     launch,
     locate,
     pixel_strides,
-    precision,
     read_labels,
+    split,
 )
 
-# Pixels x classes of a tile stay in registers.
-MOST_CLASSES = 256
-TILES = {  # classes up to: tile
-    32: {"BLOCK_P": 64, "BLOCK_A": 32, "num_warps": 4},
-    64: {"BLOCK_P": 32, "BLOCK_A": 32, "num_warps": 4},
-    256: {"BLOCK_P": 32, "BLOCK_A": 32, "num_warps": 8},
+# Tiles by product and number of classes. Pixels x classes stay in registers. Every tile reads all statistics from L2,
+# 12 bytes for each of their numbers, so tiles of many pixels; few channels at a time, or the backward spills.
+MOST_CLASSES = 64
+FORWARD = {
+    "bf16": {
+        32: {"BLOCK_P": 128, "BLOCK_A": 32, "num_warps": 8, "num_stages": 3},
+        64: {"BLOCK_P": 64, "BLOCK_A": 16, "num_warps": 8, "num_stages": 2},
+    },
+    "fma": {
+        32: {"BLOCK_P": 64, "BLOCK_A": 16, "num_warps": 4},
+        64: {"BLOCK_P": 32, "BLOCK_A": 16, "num_warps": 4},
+    },
 }
+BACKWARD = FORWARD | {
+    "bf16": {
+        32: {"BLOCK_P": 128, "BLOCK_A": 16, "num_warps": 8, "num_stages": 2},
+        64: {"BLOCK_P": 64, "BLOCK_A": 16, "num_warps": 8, "num_stages": 2},
+    }
+}
+PADDING = 64  # of the channels of the split statistics: they are read without masks
+# Parts of bfloat16 that hold q and q^2 exactly, or to 24 bits.
+PARTS = {torch.bfloat16: (1, 2), torch.float16: (2, 3), torch.float32: (3, 3)}
+
+
+def serves(features: Tensor, labels: Tensor, mean: Tensor, covariance: Tensor | None, *options) -> bool:
+    """Whether ``forward`` takes these arguments: 32 or 16 bits, at most 64 classes, no full covariance."""
+    simple = covariance is None or covariance.dim() == 2
+    return simple and features.dtype in DTYPES and len(mean) <= MOST_CLASSES and labels.numel() < 2**31 - 64
+
+
+def serves_backward(
+    grad: Tensor, features: Tensor, labels: Tensor, mean: Tensor, covariance: Tensor | None, *others
+) -> bool:
+    """Whether ``backward`` takes these arguments."""
+    return serves(features, labels, mean, covariance)
 
 
 def forward(
@@ -41,12 +74,12 @@ def forward(
     """Loss (N, H, W), 0 where ignored, and softmax (N, H, W, K), float32, of features (N, A, H, W), any strides."""
     loss = features.new_empty(labels.shape, dtype=torch.float32)
     posterior = features.new_empty((*labels.shape, len(mean)), dtype=torch.float32)
-    statistics = _statistics(mean, covariance, normalize)
-    sizes, tile, grid = _plan(features, labels, mean)
+    statistics, sizes, constants = _statistics(features, mean, covariance, temperature, normalize)
+    tile = _tile(FORWARD[constants["PRODUCT"]], len(mean))
     launch(
-        _bound_forward, grid, features, labels, *statistics, loss, posterior, *sizes, ignore_index, temperature,
-        *feature_strides(features), *pixel_strides(labels),
-        **tile, COVARIANCE=covariance is not None, NORMALIZE=normalize, PRECISION=precision(features.device),
+        _bound_forward, (triton.cdiv(labels.numel(), tile["BLOCK_P"]),), features, labels, statistics, loss, posterior,
+        labels.numel(), *sizes, ignore_index, *feature_strides(features), *pixel_strides(labels),
+        **tile, **constants, Q_PARTS=PARTS[features.dtype][0], SQUARE_PARTS=PARTS[features.dtype][1],
     )  # fmt: skip
     return loss, posterior
 
@@ -57,163 +90,200 @@ def backward(
 ) -> Tensor:  # fmt: skip
     """Gradient by the features, in their dtype, with ``grad`` (N, H, W) applied before the rounding."""
     slope = torch.empty_like(features)
-    statistics = _statistics(mean, covariance, normalize)
-    sizes, tile, grid = _plan(features, labels, mean)
+    statistics, sizes, constants = _statistics(features, mean, covariance, temperature, normalize)
+    tile = _tile(BACKWARD[constants["PRODUCT"]], len(mean))
     launch(
-        _bound_backward, grid, features, labels, *statistics, grad, posterior.contiguous(), slope, *sizes, ignore_index,
-        temperature, *feature_strides(features), *pixel_strides(labels), *pixel_strides(grad), *feature_strides(slope),
-        **tile, COVARIANCE=covariance is not None, NORMALIZE=normalize, PRECISION=precision(features.device),
+        _bound_backward, (triton.cdiv(labels.numel(), tile["BLOCK_P"]),), features, labels, statistics, grad,
+        posterior.contiguous(), slope, labels.numel(), *sizes, ignore_index,
+        *feature_strides(features), *pixel_strides(labels), *pixel_strides(grad), *feature_strides(slope),
+        **tile, **constants, Q_PARTS=PARTS[features.dtype][0], SQUARE_PARTS=PARTS[features.dtype][1],
     )  # fmt: skip
     return slope
 
 
-def _plan(features: Tensor, labels: Tensor, mean: Tensor):
-    classes, channels = mean.shape
+def _tile(tiles: dict[int, dict], classes: int) -> dict[str, int]:
     if classes > MOST_CLASSES:
         raise ValueError(f"mean has {classes} classes, but the Triton kernel holds at most {MOST_CLASSES}")
-    tile = next(tile for most, tile in TILES.items() if classes <= most)
-    grid = (triton.cdiv(labels.numel(), tile["BLOCK_P"]),)
-    return (labels.numel(), channels, classes), tile | {"BLOCK_K": block(classes, 16, MOST_CLASSES)}, grid
+    return next(tile for most, tile in tiles.items() if classes <= most)
 
 
-def _statistics(mean: Tensor, covariance: Tensor | None, normalize: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """mean and covariance in float32 and (2, K) factors that normalise them; placeholders for what is not used."""
-    mean = mean.to(torch.float32).contiguous()
-    spread = mean if covariance is None else covariance.to(torch.float32).contiguous()
-    if not normalize:
-        return mean, spread, mean
-    scales = mean.new_empty(2, len(mean))
-    size, options = block(mean.shape[1], 16, 1024), {"num_warps": 4}
-    for i, rows in enumerate((mean, spread)):
-        launch(_inverse_norms, (len(mean),), rows, scales[i], rows[0].numel(), BLOCK=size, **options)
-    return mean, spread, scales
+def _statistics(features: Tensor, mean: Tensor, covariance: Tensor | None, temperature: float, normalize: bool):
+    """(statistic, part, class, channel) as scaled and split, padded by zeros; sizes and constants of the kernels."""
+    classes, channels = mean.shape
+    product, width = exact_product(features.device), triton.cdiv(channels, PADDING) * PADDING
+    parts, dtype = (3, torch.bfloat16) if product == "bf16" else (1, torch.float32)
+    scaled = mean.new_empty(1 if covariance is None else 2, parts, classes, width, dtype=dtype)
+    given = [(mean, 1 / temperature)]
+    if covariance is not None:
+        given.append((covariance, 1 / (2 * temperature**2)))
+    for out, (rows, factor) in zip(scaled, given, strict=True):
+        launch(
+            _scale_statistics, (classes,), rows.contiguous(), out, classes, channels, width, factor,
+            NORMALIZE=normalize, PRODUCT=product, BLOCK=block(channels, PADDING, 1024), num_warps=4,
+        )  # fmt: skip
+    constants = {"BLOCK_K": block(classes, 16, MOST_CLASSES), "COVARIANCE": covariance is not None}
+    constants |= {"NORMALIZE": normalize, "PRODUCT": product}
+    return scaled, (channels, width, classes), constants
 
 
 @triton.jit
-def _inverse_norms(rows, out, size, BLOCK: tl.constexpr):
-    """1 / |row|, or 0 for a row of zeros."""
+def _scale_statistics(
+    rows, out, classes, channels, width, factor,
+    NORMALIZE: tl.constexpr, PRODUCT: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """factor * row, or of row / |row| with 0 / 0 = 0, split into parts; channels of the padding are zeros."""
     row = tl.program_id(0)
-    total = tl.zeros([BLOCK], tl.float32)
-    for start in range(0, size, BLOCK):
+    row_at = rows + row.to(tl.int64) * channels
+    scale = factor
+    if NORMALIZE:
+        total = tl.zeros([BLOCK], tl.float32)
+        for start in range(0, channels, BLOCK):
+            i = start + tl.arange(0, BLOCK)
+            x = tl.load(row_at + i, mask=i < channels, other=0.0).to(tl.float32)
+            total += x * x
+        scale = factor * _inverse_root(tl.sum(total))
+    for start in range(0, width, BLOCK):
         i = start + tl.arange(0, BLOCK)
-        x = tl.load(rows + row.to(tl.int64) * size + i, mask=i < size, other=0.0)
-        total += x * x
-    tl.store(out + row, _inverse_root(tl.sum(total)))
+        x = tl.load(row_at + i, mask=i < channels, other=0.0).to(tl.float32) * scale
+        to = out + row * width + i
+        if PRODUCT == "fma":
+            tl.store(to, x, mask=i < width)
+        else:
+            high, middle, low = split(x)
+            tl.store(to, high, mask=i < width)
+            tl.store(to + classes * width, middle, mask=i < width)
+            tl.store(to + 2 * classes * width, low, mask=i < width)
 
 
 @triton.jit
 def _inverse_root(squared):
+    """1 / sqrt, and 0 for 0: what is 0 stays 0."""
     return tl.where(squared > 0, 1.0 / tl.sqrt(tl.where(squared > 0, squared, 1.0)), 0.0)
 
 
 @triton.jit
-def _bound_forward(
-    features, labels, mean, spread, scales, loss, posterior, pixels, channels, classes, ignore_index, temperature,
-    fd1, fd2, fs0, fs1, fs2, channel_stride, ld1, ld2, ls0, ls1, ls2,
-    BLOCK_P: tl.constexpr, BLOCK_A: tl.constexpr, BLOCK_K: tl.constexpr,
-    COVARIANCE: tl.constexpr, NORMALIZE: tl.constexpr, PRECISION: tl.constexpr,
+def _product(x, statistics, known, part, X_PARTS: tl.constexpr, PRODUCT: tl.constexpr):
+    """x @ statistics of one block, exact to float32: of three parts each, the six products above 2^-24 of the whole.
+
+    statistics: pointers to the first part, ``part`` elements apart from the next; zero where not ``known``. Sums start
+    at zero, small ones first, as tensor cores cut what they add to a large one; blocks are added outside, to nearest.
+    """
+    first = tl.load(statistics, mask=known, other=0.0)
+    if PRODUCT == "fma":
+        total = tl.dot(x, first, input_precision="ieee")
+    else:
+        second = tl.load(statistics + part, mask=known, other=0.0)
+        third = tl.load(statistics + 2 * part, mask=known, other=0.0)
+        high, middle, low = split(x)
+        total = tl.dot(high, third)
+        if X_PARTS > 1:
+            total = tl.dot(middle, second, total)
+        if X_PARTS > 2:
+            total = tl.dot(low, first, total)
+        total = tl.dot(high, second, total)
+        if X_PARTS > 1:
+            total = tl.dot(middle, first, total)
+        total = tl.dot(high, first, total)
+    return total
+
+
+@triton.jit
+def _project(
+    rows, statistics, inside, channels, width, classes, channel_stride,
+    BLOCK_P: tl.constexpr, BLOCK_A: tl.constexpr, BLOCK_K: tl.constexpr, COVARIANCE: tl.constexpr,
+    PRODUCT: tl.constexpr, Q_PARTS: tl.constexpr, SQUARE_PARTS: tl.constexpr,
 ):  # fmt: skip
-    p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
+    """q @ mean, q^2 @ covariance and |q|^2 of a tile of pixels."""
     k = tl.arange(0, BLOCK_K)
-    rows = features + locate(p, fd1, fd2, fs0, fs1, fs2)
+    part = classes * width
+    parts: tl.constexpr = 1 if PRODUCT == "fma" else 3
     first = tl.zeros([BLOCK_P, BLOCK_K], tl.float32)
     second = tl.zeros([BLOCK_P, BLOCK_K], tl.float32)
     squared = tl.zeros([BLOCK_P], tl.float32)
     for start in range(0, channels, BLOCK_A):
         a = start + tl.arange(0, BLOCK_A)
-        read = (p < pixels)[:, None] & (a < channels)[None, :]
+        read = inside[:, None] & (a < channels)[None, :]
         q = tl.load(rows[:, None] + (a.to(tl.int64) * channel_stride)[None, :], mask=read, other=0.0).to(tl.float32)
-        known = (a < channels)[:, None] & (k < classes)[None, :]
-        mu = tl.load(mean + k[None, :] * channels + a[:, None], mask=known, other=0.0)
-        first = tl.dot(q, mu, first, input_precision=PRECISION)
+        at = statistics + k[None, :] * width + a[:, None]
+        known = (k < classes)[None, :]
+        first += _product(q, at, known, part, Q_PARTS, PRODUCT)
         if COVARIANCE:
-            sigma = tl.load(spread + k[None, :] * channels + a[:, None], mask=known, other=0.0)
-            second = tl.dot(q * q, sigma, second, input_precision=PRECISION)
-        if NORMALIZE:
-            squared += tl.sum(q * q, 1)
+            second += _product(q * q, at + parts * part, known, part, SQUARE_PARTS, PRODUCT)
+        squared += tl.sum(q * q, 1)
+    return first, second, squared
+
+
+@triton.jit
+def _bound_forward(
+    features, labels, statistics, loss, posterior, pixels, channels, width, classes, ignore_index,
+    fd1, fd2, fs0, fs1, fs2, channel_stride, ld1, ld2, ls0, ls1, ls2,
+    BLOCK_P: tl.constexpr, BLOCK_A: tl.constexpr, BLOCK_K: tl.constexpr, COVARIANCE: tl.constexpr,
+    NORMALIZE: tl.constexpr, PRODUCT: tl.constexpr, Q_PARTS: tl.constexpr, SQUARE_PARTS: tl.constexpr,
+):  # fmt: skip
+    p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
+    k = tl.arange(0, BLOCK_K)
+    inside = p < pixels
+    rows = features + locate(p, fd1, fd2, fs0, fs1, fs2)
+    first, second, squared = _project(
+        rows, statistics, inside, channels, width, classes, channel_stride,
+        BLOCK_P, BLOCK_A, BLOCK_K, COVARIANCE, PRODUCT, Q_PARTS, SQUARE_PARTS,
+    )  # fmt: skip
     if NORMALIZE:
         inverse = _inverse_root(squared)[:, None]
-        first = first * tl.load(scales + k, mask=k < classes, other=0.0)[None, :] * inverse
-        second = second * tl.load(scales + classes + k, mask=k < classes, other=0.0)[None, :] * (inverse * inverse)
-    first = first / temperature
-    logits = first
-    if COVARIANCE:
-        logits = first + second / (2 * temperature * temperature)
-    logits = tl.where((k < classes)[None, :], logits, float("-inf"))
+        first = first * inverse
+        second = second * inverse * inverse
+    logits = tl.where((k < classes)[None, :], first + second, float("-inf"))
     top = tl.max(logits, 1)
     share = tl.exp(logits - top[:, None])
     total = tl.sum(share, 1)
     y = read_labels(labels, p, pixels, classes, ignore_index, ld1, ld2, ls0, ls1, ls2)
     own = tl.sum(tl.where(k[None, :] == y[:, None], first, 0.0), 1)
-    tl.store(loss + p, tl.where(y >= 0, top + tl.log(total) - own, 0.0), mask=p < pixels)
+    tl.store(loss + p, tl.where(y >= 0, top + tl.log(total) - own, 0.0), mask=inside)
     at = posterior + (p.to(tl.int64) * classes)[:, None] + k[None, :]
-    tl.store(at, share / total[:, None], mask=(p < pixels)[:, None] & (k < classes)[None, :])
-
-
-@triton.jit
-def _slopes(rows, mean, spread, a, channel_stride, inside, k, channels, classes, first_weight, second_weight,
-            COVARIANCE: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
-    """q, sum_k w_k mu_k and sum_k v_k Sigma_k of one block of channels."""
-    read = inside[:, None] & (a < channels)[None, :]
-    q = tl.load(rows[:, None] + (a.to(tl.int64) * channel_stride)[None, :], mask=read, other=0.0).to(tl.float32)
-    known = (k < classes)[:, None] & (a < channels)[None, :]
-    mu = tl.load(mean + k[:, None] * channels + a[None, :], mask=known, other=0.0)
-    first = tl.dot(first_weight, mu, input_precision=PRECISION)
-    second = tl.zeros_like(first)
-    if COVARIANCE:
-        sigma = tl.load(spread + k[:, None] * channels + a[None, :], mask=known, other=0.0)
-        second = tl.dot(second_weight, sigma, input_precision=PRECISION)
-    return q, first, second
+    tl.store(at, share / total[:, None], mask=inside[:, None] & (k < classes)[None, :])
 
 
 @triton.jit
 def _bound_backward(
-    features, labels, mean, spread, scales, grad, posterior, slope, pixels, channels, classes, ignore_index,
-    temperature, fd1, fd2, fs0, fs1, fs2, channel_stride, ld1, ld2, ls0, ls1, ls2, gd1, gd2, gs0, gs1, gs2,
+    features, labels, statistics, grad, posterior, slope, pixels, channels, width, classes, ignore_index,
+    fd1, fd2, fs0, fs1, fs2, channel_stride, ld1, ld2, ls0, ls1, ls2, gd1, gd2, gs0, gs1, gs2,
     od1, od2, os0, os1, os2, out_stride,
-    BLOCK_P: tl.constexpr, BLOCK_A: tl.constexpr, BLOCK_K: tl.constexpr,
-    COVARIANCE: tl.constexpr, NORMALIZE: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_P: tl.constexpr, BLOCK_A: tl.constexpr, BLOCK_K: tl.constexpr, COVARIANCE: tl.constexpr,
+    NORMALIZE: tl.constexpr, PRODUCT: tl.constexpr, Q_PARTS: tl.constexpr, SQUARE_PARTS: tl.constexpr,
 ):  # fmt: skip
     p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
     k = tl.arange(0, BLOCK_K)
     inside = p < pixels
     y = read_labels(labels, p, pixels, classes, ignore_index, ld1, ld2, ls0, ls1, ls2)
-    at = posterior + (p.to(tl.int64) * classes)[:, None] + k[None, :]
-    share = tl.load(at, mask=inside[:, None] & (k < classes)[None, :], other=0.0)
-    first_weight = (share - (k[None, :] == y[:, None]).to(tl.float32)) / temperature
-    second_weight = share / (temperature * temperature)
-    if NORMALIZE:
-        first_weight *= tl.load(scales + k, mask=k < classes, other=0.0)[None, :]
-        second_weight *= tl.load(scales + classes + k, mask=k < classes, other=0.0)[None, :]
+    shares = posterior + (p.to(tl.int64) * classes)[:, None] + k[None, :]
+    share = tl.load(shares, mask=inside[:, None] & (k < classes)[None, :], other=0.0)
+    pull = share - (k[None, :] == y[:, None]).to(tl.float32)
     rows = features + locate(p, fd1, fd2, fs0, fs1, fs2)
     inverse = tl.full([BLOCK_P], 1.0, tl.float32)
     along = tl.zeros([BLOCK_P], tl.float32)
     if NORMALIZE:  # the gradient's part along q, which is removed
-        squared = tl.zeros([BLOCK_P], tl.float32)
-        first_along = tl.zeros([BLOCK_P], tl.float32)
-        second_along = tl.zeros([BLOCK_P], tl.float32)
-        for start in range(0, channels, BLOCK_A):
-            a = start + tl.arange(0, BLOCK_A)
-            q, first, second = _slopes(
-                rows, mean, spread, a, channel_stride, inside, k, channels, classes, first_weight, second_weight,
-                COVARIANCE, PRECISION,
-            )  # fmt: skip
-            squared += tl.sum(q * q, 1)
-            first_along += tl.sum(first * q, 1)
-            second_along += tl.sum(second * q * q, 1)
+        first, second, squared = _project(
+            rows, statistics, inside, channels, width, classes, channel_stride,
+            BLOCK_P, BLOCK_A, BLOCK_K, COVARIANCE, PRODUCT, Q_PARTS, SQUARE_PARTS,
+        )  # fmt: skip
         inverse = _inverse_root(squared)
-        along = (first_along + second_along * inverse) * inverse * inverse
+        along = (tl.sum(first * pull, 1) + 2 * tl.sum(second * share, 1) * inverse) * inverse * inverse
     weight = tl.load(grad + locate(p, gd1, gd2, gs0, gs1, gs2), mask=y >= 0, other=0.0).to(tl.float32)
     to = slope + locate(p, od1, od2, os0, os1, os2)
+    part = classes * width
+    parts: tl.constexpr = 1 if PRODUCT == "fma" else 3
     for start in range(0, channels, BLOCK_A):
         a = start + tl.arange(0, BLOCK_A)
-        q, first, second = _slopes(
-            rows, mean, spread, a, channel_stride, inside, k, channels, classes, first_weight, second_weight,
-            COVARIANCE, PRECISION,
-        )  # fmt: skip
-        total = first + second * q * inverse[:, None]
+        written = inside[:, None] & (a < channels)[None, :]
+        at = statistics + k[:, None] * width + a[None, :]
+        known = (k < classes)[:, None]
+        total = _product(pull, at, known, part, 3, PRODUCT)
+        if COVARIANCE or NORMALIZE:
+            q = tl.load(rows[:, None] + (a.to(tl.int64) * channel_stride)[None, :], mask=written, other=0.0)
+            q = q.to(tl.float32)
+        if COVARIANCE:
+            total += 2 * _product(share, at + parts * part, known, part, 3, PRODUCT) * q * inverse[:, None]
         if NORMALIZE:
             total = (total - q * along[:, None]) * inverse[:, None]
         total = tl.where((y >= 0)[:, None], total * weight[:, None], 0.0)
-        written = inside[:, None] & (a < channels)[None, :]
         tl.store(to[:, None] + (a.to(tl.int64) * out_stride)[None, :], total.to(slope.dtype.element_ty), mask=written)

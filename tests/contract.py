@@ -267,8 +267,13 @@ class PixelContract:
         """Run on the GPU, on the layout as it is, and hold it against the reference in float64 on the CPU."""
         gpu = torch.empty_strided(features.shape, features.stride(), dtype=features.dtype, device="cuda")
         gpu.copy_(features)
-        with use_backend(backend):
-            ours, again = (self.each(gpu, labels.cuda(), classes, setting) for _ in range(2))
+        try:
+            with use_backend(backend):
+                ours, again = (self.each(gpu, labels.cuda(), classes, setting) for _ in range(2))
+        except RuntimeError as error:  # Triton serves some sizes only, CUDA C++ serves all
+            if backend == "triton" and "does not serve" in str(error):
+                return
+            raise
         self.same(ours, again, "not deterministic")
         self.compare(ours, features, labels, classes, setting)
 

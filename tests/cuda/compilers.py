@@ -97,9 +97,10 @@ def with_nvrtc(name: str, card: str = "61") -> Resources:
         return values[0] if values else None
 
     source = (ROOT / f"csrc/cuda/{name}.cu").read_text().encode()
-    program = checked(nvrtc.nvrtcCreateProgram(source, f"{name}.cu".encode(), 0, None, None))
+    # cooperative_groups.h asks for <nv/target>, whose macros NVRTC has built in, and for C++'s traits unless limited.
+    program = checked(nvrtc.nvrtcCreateProgram(source, f"{name}.cu".encode(), 1, [b""], [b"nv/target"]))
     options = [f"--gpu-architecture=compute_{card}", "-std=c++20", "-DFASTUDA_KERNELS_ONLY", f"-I{ROOT / 'csrc'}"]
-    options += [f"-I{package('nvidia.cuda_runtime') / 'include'}"]
+    options += ["-D_CG_LIMIT_INCLUDED_DEPENDENCIES", f"-I{package('nvidia.cuda_runtime') / 'include'}"]
     (status,) = nvrtc.nvrtcCompileProgram(program, len(options), [o.encode() for o in options])
     log = bytearray(checked(nvrtc.nvrtcGetProgramLogSize(program)))
     checked(nvrtc.nvrtcGetProgramLog(program, log))

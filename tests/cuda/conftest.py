@@ -36,3 +36,13 @@ def bound_library(tmp_path_factory):
 @pytest.fixture(scope="session")
 def full_bound_library(tmp_path_factory):
     return _library("contrastive_bound_full", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def mode_losses_library(tmp_path_factory):
+    return _library("mode_losses", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def sinkhorn_library(tmp_path_factory):
+    return _library("sinkhorn", tmp_path_factory)
