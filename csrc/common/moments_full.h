@@ -150,7 +150,9 @@ void full_moments(
     for (int64_t c = 0; c < channels; ++c) {
       double total = 0;
       for (int64_t i = 0; i < some; ++i) total += static_cast<Acc>(from[sorted[starts[k] + i] + c]);
-      pivot.data()[c] = static_cast<Acc>(total / std::max<int64_t>(some, 1));
+      // Rounded as a feature: 16-bit features lie on a coarse grid, and all would differ from a finer pivot by the same
+      // odd bits, whose rounding errors add up instead of cancelling.
+      pivot.data()[c] = static_cast<Acc>(static_cast<T>(static_cast<Acc>(total / std::max<int64_t>(some, 1))));
     }
     Panel<T> p{from, nullptr, 0, channels, groups, pivot.data(), packed.data(), square.data(), sums.data()};
     for (int64_t begin = starts[k]; begin < starts[k + 1]; begin += kPanelRows) {

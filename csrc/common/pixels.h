@@ -3,10 +3,13 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
+
+#include "common/simd.h"
 
 namespace fastuda {
 
@@ -16,6 +19,10 @@ struct PixelGrid {
   int64_t image_stride, row_stride, column_stride;
 
   int64_t pixels() const { return images * height * width; }
+  // Largest element offset of a pixel, where there are any.
+  int64_t furthest() const {
+    return (images - 1) * image_stride + (height - 1) * row_stride + (width - 1) * column_stride;
+  }
 
   // Calls run(first pixel, element offset, number of pixels) for each piece of a row inside [begin, end).
   template <class Run>
@@ -67,7 +74,7 @@ struct LabelView {
   int64_t num_classes, ignore_index;
 
   // Writes the class of pixels [begin, end), or num_classes where the pixel is ignored.
-  void read(int64_t begin, int64_t end, int32_t* out) const {
+  FASTUDA_INLINE void read(int64_t begin, int64_t end, int32_t* out) const {
     using torch::headeronly::ScalarType;
     if (type == ScalarType::Byte) return read_as<uint8_t>(begin, end, out);
     if (type == ScalarType::Int) return read_as<int32_t>(begin, end, out);
@@ -76,14 +83,23 @@ struct LabelView {
 
  private:
   template <class T>
-  void read_as(int64_t begin, int64_t end, int32_t* out) const {
+  FASTUDA_INLINE void read_as(int64_t begin, int64_t end, int32_t* out) const {
+    // 32 bits where they do; an ignore_index beyond them is no label's, like -1, which is no class either.
+    using Wide = std::conditional_t<sizeof(T) == 8, int64_t, int32_t>;
+    const Wide classes = static_cast<Wide>(num_classes);
+    const Wide ignored = ignore_index == static_cast<Wide>(ignore_index) ? static_cast<Wide>(ignore_index) : Wide(-1);
+    const int64_t step = grid.column_stride;
+    const auto convert = [=](Wide label) {  // without a branch, which would be guessed wrong at ignored pixels
+      const bool valid = (label >= 0) & (label < classes) & (label != ignored);
+      return static_cast<int32_t>(valid ? label : classes);
+    };
     grid.runs(begin, end, [&](int64_t pixel, int64_t offset, int64_t length) {
       const T* from = static_cast<const T*>(data) + offset;
-      for (int64_t i = 0; i < length; ++i) {
-        const int64_t label = from[i * grid.column_stride];
-        const bool valid = label >= 0 && label < num_classes && label != ignore_index;
-        out[pixel - begin + i] = static_cast<int32_t>(valid ? label : num_classes);
-      }
+      int32_t* to = out + (pixel - begin);
+      if (step == 1)
+        for (int64_t i = 0; i < length; ++i) to[i] = convert(from[i]);
+      else
+        for (int64_t i = 0; i < length; ++i) to[i] = convert(from[i * step]);
     });
   }
 };
