@@ -17,6 +17,7 @@ namespace fastuda {
 constexpr int kRows = 8;                  // added together, before the table is touched; the first ones make the pivot
 constexpr int64_t kAheadBytes = 1024;     // of each of these rows: how far ahead it is prefetched
 constexpr int64_t kMostAhead = 64;        // rows, where they are short
+constexpr int64_t kBeyondRows = kMostAhead + kRows;  // listed after the last one, to be prefetched
 constexpr int64_t kStripBytes = 1 << 15;  // of a class's table, which is to stay in the first-level cache
 constexpr int64_t kStagePixels = 256;     // of planes, transposed at a time
 constexpr int64_t kStageChannels = 128;

@@ -72,7 +72,7 @@ FASTUDA_INLINE void group_by_class(const Problem& problem, int64_t begin, int64_
   if (planes)
     for (int64_t i = 0; i < count; ++i) rows[starts[label[i] + 1]++] = i * kStageChannels;
   const int64_t valid = starts[classes];
-  std::fill_n(rows + valid, kMostAhead, valid ? rows[valid - 1] : 0);  // what the last rows prefetch
+  std::fill_n(rows + valid, kBeyondRows, valid ? rows[valid - 1] : 0);  // what the last rows prefetch
 }
 
 template <class T, class From>
@@ -184,7 +184,7 @@ void run(const Problem& problem) {
     Workspace<T> work;
     work.labels.resize(tile);
     work.offsets.resize(tile);
-    work.rows.resize(tile + kMostAhead);
+    work.rows.resize(tile + kBeyondRows);
     work.starts.resize(problem.classes() + 3);
     work.level.resize(problem.padded);
     if (problem.features.channel_stride != 1) work.stage.resize(tile * kStageChannels);
