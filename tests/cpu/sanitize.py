@@ -1,0 +1,125 @@
+"""The C++ operators' own tests under AddressSanitizer and UndefinedBehaviorSanitizer.
+
+    python tests/cpu/sanitize.py                 builds csrc/cpu into a temporary folder and runs the tests below
+    python tests/cpu/sanitize.py --plant NAME    proof: a planted "read" beyond the labels or "overflow" is reported
+
+Exit status 0: every test passed and nothing was reported. Any report ends the process at once, with its own text.
+The library is built for one instruction set (--isa, else the best here): its loops are the same for all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path[:0] = [str(p) for p in (HERE.parent, ROOT) if str(p) not in sys.path]
+
+import planted  # noqa: E402
+from cpu import build  # noqa: E402
+
+SANITIZE = ("-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
+OPERATORS = ("class_moments", "contrastive_bound")
+# Small shapes with every layout, dtype and edge; not what times, compiles or starts processes.
+TESTS = {
+    "test_class_moments.py": "layouts_and_dtypes or ugly_shapes or no_valid or out_of_range or ignored_features "
+    "or missing or (classes_and_channels and 19)",
+    "test_class_moments_full.py": "every_block or every_length or layouts_and_dtypes or ignored_features",
+    "test_contrastive_bound_cpu.py": "(tile_edges and sliced) or (every_block_of_classes and last) or half_precision "
+    "or lower_triangle or (tile_edges and channel_slice)",
+}
+LABEL = "to[i] = convert(from[i]);"
+# What replaces that line of pixels.h, and the report that it must cause.
+PLANTED = {
+    "read": ("to[i] = convert(from[i + 1]);", "heap-buffer-overflow"),
+    "overflow": ("to[i] = convert(from[i]) + classes * 1000000000;", "signed integer overflow"),
+}
+
+PROGRAM = """
+import sys
+sys.path[:0] = {paths!r}
+import torch
+torch.set_num_threads(1)
+import fastuda.ops
+for library in {libraries!r}:
+    torch.ops.load_library(library)
+from fastuda.ops._library import has_kernel
+assert has_kernel("class_moments", "CPU")
+if {planted!r}:
+    for size in (64, 67):
+        torch.ops.fastuda.class_moments(torch.zeros(size, 8), torch.zeros(size, dtype=torch.int32), 5, 255)
+    sys.exit(0)
+from cpu import checks
+for operator in checks.CASES:
+    if has_kernel(checks.RAW[operator], "CPU") and (failed := checks.first_failed(operator)):
+        sys.exit(f"{{operator}}: {{failed}}")
+torch.use_deterministic_algorithms(False)
+import pytest
+for name, some in {tests!r}.items():
+    if status := pytest.main(["-q", "-x", "-p", "no:cacheprovider", "--import-mode=importlib", "-k", some, name]):
+        sys.exit(status)
+"""
+
+
+def runtime() -> str | None:
+    """g++'s libasan, which must be loaded before Python; None where it is not installed."""
+    if not build.have_compiler():
+        return None
+    found = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True).stdout.strip()
+    return os.path.realpath(found) if os.path.isabs(found) else None
+
+
+def run(operators: tuple[str, ...], isa: str, plant: str | None) -> int:
+    """Builds, then runs the tests in one process: its exit status; or a planted fault: 0 if it is reported."""
+    with tempfile.TemporaryDirectory() as folder:
+        sources = Path(folder) / "csrc"
+        if plant:
+            fault = planted.Mutant("class_moments", plant, "common/pixels.h", LABEL, PLANTED[plant][0])
+            planted.mutate(fault, ROOT / "csrc", Path(folder))
+        else:
+            shutil.copytree(ROOT / "csrc", sources)
+        build.one_instruction_set(sources, isa, fewer_dtypes=bool(plant))
+        libraries = [str(build.build(name, Path(folder) / f"{name}.so", sources, SANITIZE)) for name in operators]
+        program = PROGRAM.format(
+            paths=[str(HERE.parent), str(ROOT)],
+            libraries=libraries,
+            planted=bool(plant),
+            tests={str(ROOT / "tests/ops" / name): some for name, some in TESTS.items()},
+        )
+        options = {
+            "LD_PRELOAD": runtime(),
+            "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=0",
+            "UBSAN_OPTIONS": "print_stacktrace=1",
+            "OMP_NUM_THREADS": "1",
+            "FASTUDA_BACKEND": "reference",
+            "FASTUDA_ALLOW_UNBUILT": "",
+        }
+        command = {"args": [sys.executable, "-c", program], "env": os.environ | options, "cwd": ROOT}
+        if not plant:
+            return subprocess.run(**command).returncode
+        done = subprocess.run(**command, capture_output=True, text=True)
+        reported = done.returncode != 0 and PLANTED[plant][1] in done.stderr
+        print(f"planted {plant}: {'reported' if reported else 'NOT reported: ' + done.stderr[-2000:]}")
+        return 0 if reported else 1
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--isa", choices=("portable", "avx2", "avx512"), default=build.instruction_set())
+    parser.add_argument("--plant", choices=tuple(PLANTED), help="expect this fault to be reported")
+    parser.add_argument("operators", nargs="*", default=OPERATORS, help="files of csrc/cpu")
+    options = parser.parse_args()
+    if runtime() is None:
+        print("g++ has no AddressSanitizer here", file=sys.stderr)
+        return 2
+    return run(("class_moments",) if options.plant else tuple(options.operators), options.isa, options.plant)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
