@@ -163,8 +163,6 @@ MUTANTS = [
         "      store(sum += part, to_columns + c * pixels + v * step);\n", ""),
     _backward("triangle's last columns left out", BACKWARD,
         "c < width; c += columns", "c + columns < width; c += columns"),
-    _backward("length of another tile", BACKWARD,
-        "inverse[v] = work.inverse[tile * vectors + v], along", "inverse[v] = work.inverse[v], along"),
     _backward("block of channels packed one off", PACK,
         "c / width * b.classes() + k) * pitch + c % width", "c / width * b.classes() + k) * pitch + (c + 1) % width"),
     _backward("lanes not summed", BY_ROWS, "      transpose<Acc>(block);\n", ""),
