@@ -161,7 +161,7 @@ def test_leaving_early_ends_the_workers(dataset):
     children = psutil.Process().children()
     assert len(children) >= 2
     batches.close()
-    _, alive = psutil.wait_procs(children, timeout=10)
+    _, alive = psutil.wait_procs(children, timeout=60)
     assert not alive
 
 
