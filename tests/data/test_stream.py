@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 
 import numpy as np
@@ -154,15 +155,16 @@ def test_a_killed_worker_is_reported_in_a_sentence(dataset):
 
 
 def test_leaving_early_ends_the_workers(dataset):
-    import psutil
-
+    # Not psutil's children: those include the compiler's workers and the resource tracker of earlier tests, which stay.
+    before = set(multiprocessing.active_children())
     batches = loader(stream(dataset), 0, 1000, 2)
     next(batches)
-    children = psutil.Process().children()
-    assert len(children) >= 2
+    workers = set(multiprocessing.active_children()) - before
+    assert len(workers) == 2
     batches.close()
-    _, alive = psutil.wait_procs(children, timeout=60)
-    assert not alive
+    for worker in workers:
+        worker.join(timeout=60)
+    assert not any(worker.is_alive() for worker in workers)
 
 
 def test_images_of_several_sizes_cannot_share_a_batch(dataset, files):
