@@ -36,6 +36,11 @@ TABLE: dict[str, tuple[tuple[Capability, tuple[str, ...]], ...]] = {
     "sinkhorn": _BYTES,
     "mode_losses_forward": _PRODUCTS,
     "mode_losses_backward": _PRODUCTS,
+    "select_triplets": _BYTES,
+    "triplet_consistency_forward": _BYTES,
+    "triplet_consistency_backward": _BYTES,
+    "class_balanced_sample": _BYTES,
+    "sample_per_class": _BYTES,
 }
 # Form of a raw operator -> module of fastuda.kernels, its launcher, and whether that takes the arguments.
 TRITON: dict[str, tuple[str, str, str]] = {
@@ -48,6 +53,11 @@ TRITON: dict[str, tuple[str, str, str]] = {
     "sinkhorn": ("sinkhorn", "sinkhorn", "serves"),
     "mode_losses_forward": ("mode_losses", "forward", "serves"),
     "mode_losses_backward": ("mode_losses", "backward", "serves_backward"),
+    "select_triplets": ("select_triplets", "select_triplets", "serves"),
+    "triplet_consistency_forward": ("triplet_consistency_loss", "forward", "serves"),
+    "triplet_consistency_backward": ("triplet_consistency_loss", "backward", "serves_backward"),
+    "class_balanced_sample": ("class_balanced_sample", "class_balanced_sample", "serves"),
+    "sample_per_class": ("class_balanced_sample", "sample_per_class", "serves_per_class"),
 }
 
 _forced: list[str] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastuda.ops import _checks, _library
+from fastuda.ops import _checks, _dispatch, _library
 from fastuda.reference import class_balanced_sample as _reference
 from fastuda.reference._random import draw_seed
 
@@ -19,6 +19,8 @@ _per_class = _library.define(
     _reference.sample_per_class,
     lambda labels, seed, classes, most, ignore: labels.new_empty((labels.shape[0], classes, most), dtype=torch.int64),
 )
+_dispatch.serve("class_balanced_sample")
+_dispatch.serve("sample_per_class")
 
 
 def class_balanced_sample(

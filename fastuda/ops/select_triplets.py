@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastuda.ops import _library
+from fastuda.ops import _dispatch, _library
 from fastuda.reference._random import draw_seed
 from fastuda.reference.select_triplets import select_triplets as _reference
 
@@ -33,6 +33,7 @@ _select = _library.define(
     _reference,
     _fake,
 )
+_dispatch.serve("select_triplets")
 
 
 def select_triplets(

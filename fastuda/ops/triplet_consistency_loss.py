@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fastuda.ops import _checks, _library
+from fastuda.ops import _checks, _dispatch, _library
 from fastuda.reference import triplet_consistency_loss as _reference
 from fastuda.reference._pixels import compute_dtype
 
@@ -24,6 +24,8 @@ _backward = _library.define(
     _reference.backward,
     lambda grad, target, source, *_: (torch.empty_like(target), source.new_empty(source.shape)),
 )
+_dispatch.serve("triplet_consistency_forward")
+_dispatch.serve("triplet_consistency_backward")
 
 
 class _Triplets(torch.autograd.Function):
