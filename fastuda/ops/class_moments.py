@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastuda.ops import _checks, _dispatch, _library
+from fastuda.reference._pixels import compute_dtype
 from fastuda.reference.class_moments import Moments, dominant_labels, nearest_labels
 from fastuda.reference.class_moments import class_moments as _reference
 
@@ -15,7 +16,7 @@ _ARGUMENTS = "(Tensor features, Tensor labels, int num_classes, int ignore_index
 
 
 def _fake(features: Tensor, labels: Tensor, num_classes: int, *shape: int) -> tuple[Tensor, Tensor, Tensor]:
-    dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
+    dtype = compute_dtype(features)
     count = features.new_empty(num_classes, dtype=torch.int64)
     mean = features.new_empty(num_classes, features.shape[1], dtype=dtype)
     return count, mean, features.new_empty(num_classes, *shape, dtype=dtype)
@@ -89,7 +90,7 @@ def class_moments(
 ) -> Moments:
     """Count, mean and centred second moment (sum of squared deviations) of the features of each class.
 
-    These are the sufficient statistics of SDCA (Li et al., arXiv 2105.00908): the population covariance of class k is
+    These are the sufficient statistics of SDCA (Li et al., arXiv 2105.05013): the population covariance of class k is
     ``m2[k] / count[k]``, and two sets of moments merge exactly (Chan et al. 1979).
 
     features: (N, A, H, W) or (P, A), float32, float16, bfloat16 or float64, any strides; channels_last and (P, A)

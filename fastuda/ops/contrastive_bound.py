@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fastuda.ops import _checks, _dispatch, _library
+from fastuda.ops import _checks, _dispatch, _library, _losses
 from fastuda.reference import contrastive_bound as _reference
 from fastuda.reference.low_rank import LowRank
 
@@ -106,7 +104,7 @@ def contrastive_bound(
     temperature: float = 100.0,
     normalize: bool = False,
     ignore_index: int = 255,
-    reduction: Literal["mean", "sum", "none"] = "mean",
+    reduction: _losses.Reduction = "mean",
 ) -> Tensor:
     """Upper bound of the contrastive loss between pixels and class distributions (SDCA Eq. 14; SPCL without Sigma).
 
@@ -139,20 +137,14 @@ def contrastive_bound(
     _check_statistics(features, mean, covariance)
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f'reduction must be "mean", "sum" or "none", got {reduction!r}')
+    _losses.check_reduction(reduction)
     shape = labels.shape
-    if features.dim() == 2:
-        features, labels = features.T[None, :, :, None], labels[None, :, None]
+    features, labels = _losses.as_image(features, labels)
     covariance, factors = covariance[:2] if isinstance(covariance, LowRank) else (covariance, None)
     constants = (None if c is None else c.detach() for c in (mean, covariance, factors))
     loss = _ContrastiveBound.apply(features, labels, *constants, float(temperature), normalize, ignore_index)
-    if reduction == "none":
-        return loss.view(shape)
-    if reduction == "sum":
-        return loss.sum()
     valid, _ = _reference.usable(labels, mean.shape[0], ignore_index)
-    return loss.sum() / valid.sum().clamp(min=1)
+    return _losses.reduce(loss.view(shape), valid, reduction)
 
 
 def _check_statistics(features: Tensor, mean: Tensor, covariance: Tensor | LowRank | None) -> None:

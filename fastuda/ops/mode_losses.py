@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fastuda.ops import _checks, _dispatch, _library
+from fastuda.ops import _checks, _dispatch, _library, _losses
 from fastuda.reference import mode_losses as _reference
 from fastuda.reference._pixels import compute_dtype, usable
 
@@ -81,7 +81,7 @@ def mode_losses(
     margin: float = 1.0,
     square: bool = False,
     ignore_index: int = 255,
-    reduction: Literal["mean", "sum", "none"] = "mean",
+    reduction: _losses.Reduction = "mean",
 ) -> ModeLosses:
     """Triplet hinge and posterior cross entropy of embeddings and the modes of each class (DRSL Eq. 4-5).
 
@@ -104,25 +104,19 @@ def mode_losses(
     Raises ValueError for a wrong dtype, shape, device or option.
     """
     _checks.pixels(embeddings, labels, "embeddings")
-    _check(embeddings, modes, sigma2, reduction)
+    _check(embeddings, modes, sigma2)
+    _losses.check_reduction(reduction)
     shape, classes = labels.shape, modes.shape[0]
-    if embeddings.dim() == 2:
-        embeddings, labels = embeddings.T[None, :, :, None], labels[None, :, None]
+    embeddings, labels = _losses.as_image(embeddings, labels)
     options = float(sigma2), float(margin), square, ignore_index
     triplet, cross_entropy, rival, nearest = _ModeLosses.apply(embeddings, labels, modes, *options)
     valid, own = usable(labels, classes, ignore_index)
     mode = nearest.gather(-1, own.unsqueeze(-1)).squeeze(-1).long().where(valid, -1)
-    count = valid.sum().clamp(min=1)
-
-    def reduced(loss: Tensor) -> Tensor:
-        if reduction == "none":
-            return loss.view(shape)
-        return loss.sum() / count if reduction == "mean" else loss.sum()
-
-    return ModeLosses(reduced(triplet), reduced(cross_entropy), mode.view(shape), rival.long().view(shape))
+    triplet, cross_entropy = (_losses.reduce(x.view(shape), valid, reduction) for x in (triplet, cross_entropy))
+    return ModeLosses(triplet, cross_entropy, mode.view(shape), rival.long().view(shape))
 
 
-def _check(embeddings: Tensor, modes: Tensor, sigma2: float, reduction: str) -> None:
+def _check(embeddings: Tensor, modes: Tensor, sigma2: float) -> None:
     channels = embeddings.shape[1]
     if modes.dim() != 3 or modes.shape[2] != channels or min(modes.shape[:2]) < 1 or modes.shape[1] > MOST_MODES:
         expected = f"(K, M, {channels}) with K >= 1 and 1 <= M <= {MOST_MODES}"
@@ -133,5 +127,3 @@ def _check(embeddings: Tensor, modes: Tensor, sigma2: float, reduction: str) -> 
         raise ValueError(f"modes are on {modes.device} but embeddings are on {embeddings.device}")
     if not sigma2 > 0:
         raise ValueError(f"sigma2 must be positive, got {sigma2}")
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f'reduction must be "mean", "sum" or "none", got {reduction!r}')

@@ -7,11 +7,11 @@ from torch import Tensor, distributed
 
 from fastuda.ops import _checks, _dispatch, _library
 from fastuda.reference import sinkhorn as _reference
+from fastuda.reference._pixels import compute_dtype
 
 
 def _fake(scores: Tensor, marginal: Tensor, epsilon: float, iterations: int, current: int) -> Tensor:
-    dtype = torch.float64 if scores.dtype == torch.float64 else torch.float32
-    return scores.new_empty((scores.shape[0], current, scores.shape[2]), dtype=dtype)
+    return scores.new_empty((scores.shape[0], current, scores.shape[2]), dtype=compute_dtype(scores))
 
 
 _sinkhorn = _library.define(
@@ -70,8 +70,7 @@ def _over_ranks(scores: Tensor, marginal: Tensor, epsilon: float, iterations: in
         everyone = [torch.empty_like(mine) for _ in range(distributed.get_world_size())]
         distributed.all_gather(everyone, mine.contiguous())
         log_v = _reference.next_scaling(torch.stack(everyone).logsumexp(0), marginal)
-    dtype = torch.float64 if scores.dtype == torch.float64 else torch.float32
-    return _reference.assignment(log_kernel[:, log_kernel.shape[1] - current :], log_v).to(dtype)
+    return _reference.assignment(log_kernel[:, log_kernel.shape[1] - current :], log_v).to(compute_dtype(scores))
 
 
 def _check(scores: Tensor, marginal: Tensor, epsilon: float, iterations: int, current: int | None) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fastuda.ops import _checks, _dispatch, _library
+from fastuda.ops import _checks, _dispatch, _library, _losses
 from fastuda.reference import triplet_consistency_loss as _reference
 from fastuda.reference._pixels import compute_dtype
 
@@ -49,7 +47,7 @@ def triplet_consistency_loss(
     valid: Tensor,
     *,
     margin: float = 1.0,
-    reduction: Literal["mean", "sum", "none"] = "mean",
+    reduction: _losses.Reduction = "mean",
 ) -> Tensor:
     """max(0, |t_i - s_p(i)|^2 - |t_i - s_n(i)|^2 + margin) over the target rows that have partners (DRSL+).
 
@@ -75,9 +73,6 @@ def triplet_consistency_loss(
             raise ValueError(f"{name} must be {expected}, got {index.dtype} of shape {tuple(index.shape)}")
     if len({t.device for t in (target, source, positive, negative, valid)}) > 1:
         raise ValueError("target, source, positive, negative and valid must be on one device")
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f'reduction must be "mean", "sum" or "none", got {reduction!r}')
+    _losses.check_reduction(reduction)
     loss = _Triplets.apply(target, source, positive, negative, valid, float(margin))
-    if reduction == "none":
-        return loss
-    return loss.sum() / valid.sum().clamp(min=1) if reduction == "mean" else loss.sum()
+    return _losses.reduce(loss, valid, reduction)

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from fastuda.reference._pixels import add_rows
+from fastuda.reference._pixels import add_rows, compute_dtype, usable
 
 # Bounds the temporaries: a chunk of centred features instead of a second copy of all of them.
 CHUNK_ROWS = 8192
@@ -37,10 +37,9 @@ def class_moments(
     nothing cancels. Memory: one copy of the features if they are not viewable as (P, A), and O(CHUNK_ROWS x A).
     """
     rows = features.permute(0, 2, 3, 1).reshape(-1, features.shape[1]) if features.dim() == 4 else features
-    index = labels.reshape(-1).long()
-    valid = (index >= 0) & (index < num_classes) & (index != ignore_index)
+    valid, index = usable(labels.reshape(-1), num_classes, ignore_index)
     index = index.where(valid, num_classes)  # ignored pixels go to a last row that is dropped: no host synchronisation
-    dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
+    dtype = compute_dtype(features)
     chunks = list(zip(rows.split(CHUNK_ROWS), index.split(CHUNK_ROWS), strict=True))
 
     count = index.new_zeros(num_classes + 1).index_add(0, index, torch.ones_like(index))

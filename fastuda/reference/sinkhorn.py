@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastuda.reference._pixels import compute_dtype
+
 
 def sinkhorn(scores: Tensor, marginal: Tensor, epsilon: float, iterations: int, current: int) -> Tensor:
     """Q = diag(u) exp(scores / epsilon) diag(v), its rows scaled to sum 1; u and v as ``iterations`` rounds leave them.
@@ -19,7 +21,7 @@ def sinkhorn(scores: Tensor, marginal: Tensor, epsilon: float, iterations: int, 
     for _ in range(iterations):
         log_v = next_scaling(log_class_sums(log_kernel, log_v), marginal)
     rows = log_kernel[:, log_kernel.shape[1] - current :]
-    return assignment(rows, log_v).to(torch.float64 if scores.dtype == torch.float64 else torch.float32).contiguous()
+    return assignment(rows, log_v).to(compute_dtype(scores)).contiguous()
 
 
 def log_class_sums(log_kernel: Tensor, log_v: Tensor | None) -> Tensor:
