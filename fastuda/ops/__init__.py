@@ -11,6 +11,7 @@ from fastuda.ops.mode_losses import ModeLosses, mode_losses
 from fastuda.ops.select_triplets import Triplets, select_triplets
 from fastuda.ops.sinkhorn import sinkhorn
 from fastuda.ops.triplet_consistency_loss import triplet_consistency_loss
+from fastuda.ops.upsample_cross_entropy import upsample_cross_entropy
 
 __all__ = [
     "LowRank",
@@ -30,5 +31,6 @@ __all__ = [
     "select_triplets",
     "sinkhorn",
     "triplet_consistency_loss",
+    "upsample_cross_entropy",
     "use_backend",
 ]

@@ -29,3 +29,40 @@ def pixels(features: Tensor, labels: Tensor, name: str = "features", *, larger: 
         raise ValueError(f"labels must have shape {expected} to match {name} {tuple(features.shape)}, got {shape}")
     if labels.device != features.device:
         raise ValueError(f"labels are on {labels.device} but {name} are on {features.device}")
+
+
+def dense(logits: Tensor, labels: Tensor, name: str = "labels") -> None:
+    """logits (N, K, h, w) of at least one class and pixel with labels (N, H, W) of any size, on one device."""
+    scores(logits)
+    if labels.dtype not in LABEL_DTYPES:
+        raise ValueError(f"{name} must be uint8, int32 or int64, got {labels.dtype}")
+    if labels.dim() != 3 or labels.shape[0] != logits.shape[0]:
+        raise ValueError(f"{name} must be ({logits.shape[0]}, H, W), got shape {tuple(labels.shape)}")
+    if labels.device != logits.device:
+        raise ValueError(f"{name} are on {labels.device} but logits are on {logits.device}")
+
+
+def scores(logits: Tensor, name: str = "logits") -> None:
+    """(N, K, h, w) of a floating dtype with at least one class and pixel."""
+    if logits.dtype not in FEATURE_DTYPES:
+        raise ValueError(f"{name} must be float32, float16, bfloat16 or float64, got {logits.dtype}")
+    if logits.dim() != 4 or min(logits.shape[1:]) < 1:
+        raise ValueError(f"{name} must be (N, K, h, w) with K, h, w >= 1, got shape {tuple(logits.shape)}")
+
+
+def size(value: tuple[int, int]) -> tuple[int, int]:
+    """(height, width), both at least 1."""
+    if len(value) != 2 or min(value) < 1:
+        raise ValueError(f"size must be (height, width), both at least 1, got {tuple(value)}")
+    return int(value[0]), int(value[1])
+
+
+def optional(name: str, value: Tensor | None, shape: tuple[int, ...], like: Tensor) -> None:
+    """None, or float32 or float64 of ``shape`` on the device of ``like``."""
+    if value is None:
+        return
+    if value.dtype not in (torch.float32, torch.float64) or value.shape != shape:
+        found = f"{value.dtype} of shape {tuple(value.shape)}"
+        raise ValueError(f"{name} must be float32 or float64 of shape {tuple(shape)}, got {found}")
+    if value.device != like.device:
+        raise ValueError(f"{name} is on {value.device} but should be on {like.device}")
