@@ -12,37 +12,21 @@ sys.path.insert(0, str(Path(__file__).parent))
 import emulated  # noqa: E402
 
 
-def _library(name: str, tmp_path_factory):
-    if not emulated.have_compiler():
-        pytest.skip("g++ is not installed")
-    return emulated.load(emulated.build(name, tmp_path_factory.mktemp("emulated") / f"{name}.so"))
+def _library(name: str):
+    """A fixture: the library of csrc/cuda/<name>.cu."""
+
+    @pytest.fixture(scope="session")
+    def library(tmp_path_factory):
+        if not emulated.have_compiler():
+            pytest.skip("g++ is not installed")
+        return emulated.load(emulated.build(name, tmp_path_factory.mktemp("emulated") / f"{name}.so"))
+
+    return library
 
 
-@pytest.fixture(scope="session")
-def moments_library(tmp_path_factory):
-    return _library("class_moments", tmp_path_factory)
-
-
-@pytest.fixture(scope="session")
-def full_moments_library(tmp_path_factory):
-    return _library("class_moments_full", tmp_path_factory)
-
-
-@pytest.fixture(scope="session")
-def bound_library(tmp_path_factory):
-    return _library("contrastive_bound", tmp_path_factory)
-
-
-@pytest.fixture(scope="session")
-def full_bound_library(tmp_path_factory):
-    return _library("contrastive_bound_full", tmp_path_factory)
-
-
-@pytest.fixture(scope="session")
-def mode_losses_library(tmp_path_factory):
-    return _library("mode_losses", tmp_path_factory)
-
-
-@pytest.fixture(scope="session")
-def sinkhorn_library(tmp_path_factory):
-    return _library("sinkhorn", tmp_path_factory)
+moments_library = _library("class_moments")
+full_moments_library = _library("class_moments_full")
+bound_library = _library("contrastive_bound")
+full_bound_library = _library("contrastive_bound_full")
+mode_losses_library = _library("mode_losses")
+sinkhorn_library = _library("sinkhorn")

@@ -227,3 +227,4 @@ def _bind(options):
 
 MODES = {name: _bind(options) for name, options in _cases()}
 MODES["ties"] = check_ties
+TABLES = {"mode_losses": MODES}

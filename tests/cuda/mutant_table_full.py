@@ -19,7 +19,7 @@ def _bound(name: str, file: str, search: str, replace: str, quick: bool = False)
     return Mutant("contrastive_bound_full", f"full bound: {name}", file, search, replace, quick)
 
 
-FULL_MUTANTS = [
+MUTANTS = [
     # the product of two operands
     _moments("no barrier after a step", TILE, "b.store(next + operand);\n      }\n      __syncthreads();",
              "b.store(next + operand);\n      }", True),

@@ -5,10 +5,13 @@
 
 A mutant (tests/planted.py) is one replacement in one file of csrc. It is caught if the emulation reports a fault or if
 a case disagrees with float64.
+An operator joins by two files here: mutant_table_<any>.py with MUTANTS (at least LEAST, a few of them ``quick``), and
+<any>_cases.py with TABLES = {operator, as its file in csrc/cuda is called: {name of a case: function of the library}}.
 """
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 import tempfile
@@ -18,14 +21,18 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(p) for p in (HERE, HERE.parent, ROOT) if str(p) not in sys.path]
 
-import cases  # noqa: E402
 import emulated  # noqa: E402
 import planted  # noqa: E402
-from mutant_table import MUTANTS as DIAGONAL_MUTANTS  # noqa: E402
-from mutant_table_full import FULL_MUTANTS  # noqa: E402
 
-MUTANTS = DIAGONAL_MUTANTS + FULL_MUTANTS
+
+def modules(names: str) -> list:
+    return [importlib.import_module(path.stem) for path in sorted(HERE.glob(names))]
+
+
+MUTANTS = [mutant for module in modules("mutant_table*.py") for mutant in module.MUTANTS]
+CASES = {operator: table for module in modules("*cases.py") for operator, table in module.TABLES.items()}
 RESULT = HERE / "mutants.json"
+LEAST = 20  # of each operator
 TIMEOUT = 300  # seconds for all cases, which take a few
 
 
@@ -40,7 +47,7 @@ def without_double(sources: Path) -> None:
 
 
 def usable(operator: str) -> dict:
-    return {name: run for name, run in cases.TABLES[operator].items() if "float64" not in name}
+    return {name: run for name, run in CASES[operator].items() if "float64" not in name}
 
 
 def first_failure(library: Path, operator: str) -> str:

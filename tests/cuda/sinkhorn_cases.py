@@ -245,3 +245,4 @@ SINKHORN = {name: _bind(check, options) for name, options in _cases()}
 SINKHORN |= {name: _bind(check_steps, options) for name, options in _step_cases()}
 SINKHORN["a batch with a wide problem"] = _bind(check_batch, dict(shape=(4, 600, 6), card=(8, 48 * 1024)))
 SINKHORN["a batch of a block each"] = _bind(check_batch, dict(shape=(4, 60, 6), card=(4, 48 * 1024)))
+TABLES = {"sinkhorn": SINKHORN}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import emulated
@@ -23,6 +24,16 @@ CASES = {
     "contrastive_bound_full": ["float32, channels_last, normalised", "float16, rows, normalised",
                                "bfloat16, wide_rows, normalised", "193 channels, normalised True", "129 pixels",
                                "groups of 64 pixels, nchw", "strided"],
+    "sinkhorn": ["float16, shares float64, strided", "513 rows", "40 classes, transposed", "8 rows kept, blocks meet",
+                 "rows not kept, 33 classes", "257 classes", "steps, one problem wide"],
+    "mode_losses": ["float16, uint8, sliced", "double modes, nchw", "65 channels, rows", "129 pixels",
+                    "tiles, rows, bfloat16"],
+    "select_triplets": ["0 and 7 rows", "33 and 257 rows", "2049 source rows", "thousands of buckets", "strided"],
+    "triplet_consistency_loss": ["both odd, 13 channels", "both uneven, 13 channels", "source padded", "129 channels",
+                                 "bfloat16, 8 channels, padded and padded", "one source row, odd, float16", "full runs",
+                                 "0 source rows", "skewed", "partners that are no rows"],
+    "class_balanced_sample": ["uint8, gaps", "int64, transposed", "no valid pixel", "5000 wanted", "1025 pixels",
+                              "41 classes", "7 images", "a tie in different tiles", "short blocks"],
 }  # fmt: skip
 
 PROGRAM = """
@@ -30,12 +41,12 @@ import sys
 sys.path[:0] = {paths!r}
 import torch
 torch.set_num_threads(1)
-import cases, emulated
+import emulated, mutants
 libraries = {{name: emulated.load(path) for name, path in {built!r}.items()}}
 if sys.argv[1] == "cases":
     for operator, names in {names!r}.items():
         for name in names:
-            cases.TABLES[operator][name](libraries[operator])
+            mutants.CASES[operator][name](libraries[operator])
 else:  # features that end one element before their last pixel does
     def short(tensor, channels, array=emulated.array):
         result = array(tensor, channels)
@@ -56,7 +67,12 @@ def run(tmp_path_factory):
     if not os.path.isabs(runtime):
         pytest.skip("g++ has no AddressSanitizer here")
     folder = tmp_path_factory.mktemp("sanitized")
-    built = {name: str(emulated.build(name, folder / f"{name}.so", flags=FLAGS)) for name in CASES}
+
+    def build(name: str) -> str:
+        return str(emulated.build(name, folder / f"{name}.so", flags=FLAGS))
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        built = dict(zip(CASES, pool.map(build, CASES), strict=True))
     paths = [str(p) for p in (HERE, HERE.parent, emulated.ROOT)]
     program = PROGRAM.format(paths=paths, built=built, names=CASES)
     options = {"LD_PRELOAD": os.path.realpath(runtime), "ASAN_OPTIONS": "detect_leaks=0", "OMP_NUM_THREADS": "1"}

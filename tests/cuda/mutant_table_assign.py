@@ -17,7 +17,7 @@ def _modes(name: str, file: str, search: str, replace: str, quick: bool = False)
 
 
 SYNC = "__syncthreads();\n"
-ASSIGN_MUTANTS = [
+MUTANTS = [
     _sinkhorn("exponent of one float", SUMS, "fmaf(value, rest * 0.693147181f, value)", "value"),
     _sinkhorn("difference rounded", SUMS, "fmaf(lost, s.scale, ", "fmaf(0.0f, s.scale, "),
     _sinkhorn("threshold far too high", SUMS, "kWidest = 60", "kWidest = 600"),
