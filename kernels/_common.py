@@ -1,4 +1,4 @@
-"""Shared by all kernels: launching, strided pixels, labels that may be out of range, and exact products."""
+"""Shared by all kernels: launching, strided pixels, labels that may be out of range, sorting, and exact products."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor
 
 # Feature types that the kernels read; everything is computed in float32.
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+BLOCK_LABELS = 128  # sorted at once
 
 
 def launch(kernel, grid: tuple[int, ...], *args, num_warps: int, num_stages: int = 2, **constants) -> None:
@@ -115,3 +116,110 @@ def exact_dot(member, x, PRODUCT: tl.constexpr):
         total = tl.dot(one, middle, total)
         total = tl.dot(one, high, total)
     return total
+
+
+def counting_sort(
+    labels: Tensor, classes: int, ignore_index: int, shortest_chunk: int, most_chunks: int, *,
+    panel_rows: int = 2**20, modes: Tensor | None = None, per_class: int = 1,
+) -> tuple[Tensor, tuple[Tensor, ...]]:  # fmt: skip
+    """The pixels in order of their class; and (K,) counts, (K + 1,) first places, (K + 1,) first panels, (K,) slots.
+
+    Stable, in three launches; pixels that are ignored are left out. Panels: of at most ``panel_rows`` pixels of one
+    class; a slot: of a class's second panel among all but the first ones. Chunks are counted by themselves; memory: 4
+    bytes a pixel and 8 for each chunk and class.
+    modes: (P,) of 1-dimensional labels; then ``classes`` counts label x per_class + mode.
+    """
+    pixels, strides = labels.numel(), pixel_strides(labels)
+    chunk_rows = max(shortest_chunk, triton.cdiv(triton.cdiv(pixels, most_chunks), BLOCK_LABELS) * BLOCK_LABELS)
+    chunks = triton.cdiv(pixels, chunk_rows)
+    empty = {"dtype": torch.int32, "device": labels.device}
+    order = torch.empty(pixels, **empty)
+    counts, before = (torch.empty(chunks, classes, **empty) for _ in range(2))
+    starts, panel_starts = (torch.empty(classes + 1, **empty) for _ in range(2))
+    slots, count = torch.empty(classes, **empty), torch.empty(classes, dtype=torch.int64, device=labels.device)
+    columns = block(classes, 16, 32)
+    grid, options = (chunks, triton.cdiv(classes, columns)), {"BLOCK_K": columns, "num_warps": 4}
+    given = labels, modes, counts, before, starts, order, pixels, classes, per_class, ignore_index, chunk_rows
+    given = *given, *strides, 0 if modes is None else modes.stride(0)
+    launch(_sort_pixels, grid, *given, **options, BLOCK_P=BLOCK_LABELS, PLACE=False)
+    launch(
+        _scan_counts, (1,), counts, before, count, starts, panel_starts, slots, chunks, classes, panel_rows,
+        **options, BLOCK_C=64,
+    )  # fmt: skip
+    launch(_sort_pixels, grid, *given, **options, BLOCK_P=BLOCK_LABELS, PLACE=True)
+    return order, (count, starts, panel_starts, slots)
+
+
+@triton.jit
+def _scan_counts(
+    counts, before, count, starts, panel_starts, slots, chunks, classes, panel_rows,
+    BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """before: pixels of a class in earlier chunks; slots: of a class's second panel in the partial tiles."""
+    rows = 0
+    panels = 0
+    extra = 0
+    for lowest in range(0, classes, BLOCK_K):
+        k = lowest + tl.arange(0, BLOCK_K)
+        total = tl.zeros([BLOCK_K], tl.int32)
+        for start in range(0, chunks, BLOCK_C):
+            c = start + tl.arange(0, BLOCK_C)
+            known = (c < chunks)[:, None] & (k < classes)[None, :]
+            at = c[:, None] * classes + k[None, :]
+            n = tl.load(counts + at, mask=known, other=0)
+            tl.store(before + at, total[None, :] + tl.cumsum(n, 0) - n, mask=known)
+            total += tl.sum(n, 0)
+        own = (total + panel_rows - 1) // panel_rows
+        more = tl.maximum(own - 1, 0)
+        tl.store(count + k, total.to(tl.int64), mask=k < classes)
+        tl.store(starts + k, rows + tl.cumsum(total, 0) - total, mask=k < classes)
+        tl.store(panel_starts + k, panels + tl.cumsum(own, 0) - own, mask=k < classes)
+        tl.store(slots + k, extra + tl.cumsum(more, 0) - more, mask=k < classes)
+        rows += tl.sum(total, 0)
+        panels += tl.sum(own, 0)
+        extra += tl.sum(more, 0)
+    tl.store(starts + classes, rows)
+    tl.store(panel_starts + classes, panels)
+
+
+@triton.jit
+def _sort_pixels(
+    labels, modes, counts, before, starts, order, pixels, classes, per_class, ignore_index, chunk_rows,
+    d1, d2, s0, s1, s2, mode_stride,
+    BLOCK_P: tl.constexpr, BLOCK_K: tl.constexpr, PLACE: tl.constexpr,
+):  # fmt: skip
+    """Counts the pixels of each class in a chunk, or puts each pixel in its place."""
+    chunk = tl.program_id(0)
+    k = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
+    end = tl.minimum((chunk + 1) * chunk_rows, pixels)
+    place = tl.zeros([BLOCK_K], tl.int32)
+    if PLACE:
+        place = tl.load(before + chunk * classes + k, mask=k < classes, other=0)
+        place += tl.load(starts + k, mask=k < classes, other=0)
+    for start in range(chunk * chunk_rows, end, BLOCK_P):
+        p = start + tl.arange(0, BLOCK_P)
+        y = read_labels(labels, p, end, classes // per_class, ignore_index, d1, d2, s0, s1, s2)
+        if modes is not None:
+            m = tl.load(modes + p.to(tl.int64) * mode_stride, mask=y >= 0, other=-1)
+            y = tl.where((m >= 0) & (m < per_class), y * per_class + m.to(tl.int32), -1)
+        member = (y[:, None] == k[None, :]).to(tl.int32)
+        if PLACE:
+            to = tl.sum(member * (place[None, :] + tl.cumsum(member, 0) - 1), 1)
+            tl.store(order + to, p, mask=tl.sum(member, 1) > 0)
+        place += tl.sum(member, 0)
+    if not PLACE:
+        tl.store(counts + chunk * classes + k, place, mask=k < classes)
+
+
+@triton.jit
+def random_bits(seed, STREAM: tl.constexpr, counter):
+    """32 random bits of each counter, uint32, as fastuda.reference._random defines them; ``seed``: two int64."""
+    bits = mix(counter.to(tl.uint32) ^ tl.load(seed).to(tl.uint32))
+    return mix(bits + tl.load(seed + 1).to(tl.uint32) + STREAM * 0x9E3779B9)
+
+
+@triton.jit
+def mix(bits):
+    bits = (bits ^ (bits >> 16)) * 0x21F0AAAD
+    bits = (bits ^ (bits >> 15)) * 0x735A2D97
+    return bits ^ (bits >> 15)

@@ -27,12 +27,11 @@ from fastuda.kernels import _common
 from fastuda.kernels._common import (
     DTYPES,
     block,
+    counting_sort,
     exact_product,
     feature_strides,
     launch,
     locate,
-    pixel_strides,
-    read_labels,
 )
 
 # Tile of m2 and rows at once: what does not spill. Six sums of 128 x 128 do not fit in the tensor memory of Blackwell's
@@ -47,7 +46,6 @@ SHORTEST_PANEL = 2048
 PANEL_STEP = 32
 SHORTEST_CHUNK = 1024  # of the sort
 MOST_CHUNKS = 512
-BLOCK_LABELS = 128
 PIVOT_ROWS = 16
 FINISHED_AT_ONCE = 64
 
@@ -73,7 +71,9 @@ def class_moments_full(
     tiles = across * (across + 1) // 2
     panel_rows = _panel_rows(channels, tiles * size * size)
     extra = pixels // panel_rows  # panels that are not the first of their class, at most
-    order, (count, starts, panel_starts, slots) = _sort(labels, num_classes, ignore_index, panel_rows)
+    order, (count, starts, panel_starts, slots) = counting_sort(
+        labels, num_classes, ignore_index, SHORTEST_CHUNK, MOST_CHUNKS, panel_rows=panel_rows
+    )
 
     empty = {"dtype": torch.float32, "device": features.device}
     pivots = torch.empty(num_classes, channels, **empty)
@@ -115,85 +115,6 @@ def _panel_rows(channels: int, tile_numbers: int) -> int:
     """So many that P // rows partial triangles are at most 1/10 of P x A numbers."""
     rows = max(SHORTEST_PANEL, triton.cdiv(10 * tile_numbers, channels))
     return triton.cdiv(rows, PANEL_STEP) * PANEL_STEP
-
-
-def _sort(labels: Tensor, classes: int, ignore_index: int, panel_rows: int) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The pixels in order of their class; and (K,) counts, (K + 1,) first places, (K + 1,) first panels, (K,) slots."""
-    pixels, strides = labels.numel(), pixel_strides(labels)
-    chunk_rows = max(SHORTEST_CHUNK, triton.cdiv(triton.cdiv(pixels, MOST_CHUNKS), BLOCK_LABELS) * BLOCK_LABELS)
-    chunks = triton.cdiv(pixels, chunk_rows)
-    empty = {"dtype": torch.int32, "device": labels.device}
-    order = torch.empty(pixels, **empty)
-    counts, before = (torch.empty(chunks, classes, **empty) for _ in range(2))
-    starts, panel_starts = (torch.empty(classes + 1, **empty) for _ in range(2))
-    slots, count = torch.empty(classes, **empty), torch.empty(classes, dtype=torch.int64, device=labels.device)
-    columns = block(classes, 16, 32)
-    grid, options = (chunks, triton.cdiv(classes, columns)), {"BLOCK_K": columns, "num_warps": 4}
-    given = labels, counts, before, starts, order, pixels, classes, ignore_index, chunk_rows, *strides
-    launch(_sort_pixels, grid, *given, **options, BLOCK_P=BLOCK_LABELS, PLACE=False)
-    launch(
-        _scan_counts, (1,), counts, before, count, starts, panel_starts, slots, chunks, classes, panel_rows,
-        **options, BLOCK_C=64,
-    )  # fmt: skip
-    launch(_sort_pixels, grid, *given, **options, BLOCK_P=BLOCK_LABELS, PLACE=True)
-    return order, (count, starts, panel_starts, slots)
-
-
-@triton.jit
-def _scan_counts(
-    counts, before, count, starts, panel_starts, slots, chunks, classes, panel_rows,
-    BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
-):  # fmt: skip
-    """before: pixels of a class in earlier chunks; slots: of a class's second panel in the partial tiles."""
-    rows = 0
-    panels = 0
-    extra = 0
-    for lowest in range(0, classes, BLOCK_K):
-        k = lowest + tl.arange(0, BLOCK_K)
-        total = tl.zeros([BLOCK_K], tl.int32)
-        for start in range(0, chunks, BLOCK_C):
-            c = start + tl.arange(0, BLOCK_C)
-            known = (c < chunks)[:, None] & (k < classes)[None, :]
-            at = c[:, None] * classes + k[None, :]
-            n = tl.load(counts + at, mask=known, other=0)
-            tl.store(before + at, total[None, :] + tl.cumsum(n, 0) - n, mask=known)
-            total += tl.sum(n, 0)
-        own = (total + panel_rows - 1) // panel_rows
-        more = tl.maximum(own - 1, 0)
-        tl.store(count + k, total.to(tl.int64), mask=k < classes)
-        tl.store(starts + k, rows + tl.cumsum(total, 0) - total, mask=k < classes)
-        tl.store(panel_starts + k, panels + tl.cumsum(own, 0) - own, mask=k < classes)
-        tl.store(slots + k, extra + tl.cumsum(more, 0) - more, mask=k < classes)
-        rows += tl.sum(total, 0)
-        panels += tl.sum(own, 0)
-        extra += tl.sum(more, 0)
-    tl.store(starts + classes, rows)
-    tl.store(panel_starts + classes, panels)
-
-
-@triton.jit
-def _sort_pixels(
-    labels, counts, before, starts, order, pixels, classes, ignore_index, chunk_rows, d1, d2, s0, s1, s2,
-    BLOCK_P: tl.constexpr, BLOCK_K: tl.constexpr, PLACE: tl.constexpr,
-):  # fmt: skip
-    """Counts the pixels of each class in a chunk, or puts each pixel in its place."""
-    chunk = tl.program_id(0)
-    k = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
-    end = tl.minimum((chunk + 1) * chunk_rows, pixels)
-    place = tl.zeros([BLOCK_K], tl.int32)
-    if PLACE:
-        place = tl.load(before + chunk * classes + k, mask=k < classes, other=0)
-        place += tl.load(starts + k, mask=k < classes, other=0)
-    for start in range(chunk * chunk_rows, end, BLOCK_P):
-        p = start + tl.arange(0, BLOCK_P)
-        y = read_labels(labels, p, end, classes, ignore_index, d1, d2, s0, s1, s2)
-        member = (y[:, None] == k[None, :]).to(tl.int32)
-        if PLACE:
-            to = tl.sum(member * (place[None, :] + tl.cumsum(member, 0) - 1), 1)
-            tl.store(order + to, p, mask=tl.sum(member, 1) > 0)
-        place += tl.sum(member, 0)
-    if not PLACE:
-        tl.store(counts + chunk * classes + k, place, mask=k < classes)
 
 
 @triton.jit

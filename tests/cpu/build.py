@@ -21,6 +21,8 @@ FEWER_DTYPES = {
     "run<torch::headeronly::Half, ": "run<torch::headeronly::BFloat16, ",
     "run(double{})": "run(float{})",
     "run(torch::headeronly::Half{})": "run(torch::headeronly::BFloat16{})",
+    "on(double{})": "on(float{})",
+    "on(torch::headeronly::Half{})": "on(torch::headeronly::BFloat16{})",
 }
 
 

@@ -1,16 +1,20 @@
-"""A fast cut of the operators' contract, for kernels loaded from a library: what a planted fault must fail.
+"""What a planted fault must fail: a fast cut of the operators' contract, for kernels loaded from a library.
 
-Ugly on purpose: every new tensor starts as NaN, pixels and channels end inside a vector, labels run far out of range,
-features are views inside NaN.
+An operator that is not in CASES has its own tests for that. Ugly on purpose: every new tensor starts as NaN, pixels and
+channels end inside a vector, labels run far out of range, features are views inside NaN.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import torch
 from close import assert_as_accurate
+from cpu import checks_modes
 from torch import Tensor
 
 import fastuda.ops  # noqa: F401
@@ -20,11 +24,14 @@ from fastuda.reference.class_moments import class_moments
 
 EPS = 16 * torch.finfo(torch.float32).eps
 OPS = torch.ops.fastuda
+TESTS = Path(__file__).resolve().parents[1] / "ops"
+# Operator -> the raw operator that its library must hold, where that is of another name.
 RAW = {
-    "class_moments": "class_moments",
-    "class_moments_full": "class_moments_full",
     "bound_forward": "contrastive_bound_forward",
     "bound_backward": "contrastive_bound_backward",
+    "modes_forward": "mode_losses_forward",
+    "modes_backward": "mode_losses_backward",
+    "triplet_consistency_loss": "triplet_consistency_forward",
 }
 
 
@@ -32,8 +39,30 @@ def first_failure(library: Path, operator: str) -> str:
     """The first check that the library's kernel of ``operator`` fails, or an empty text. Needs a process of its own."""
     torch.set_num_threads(1)
     torch.ops.load_library(str(library))
-    assert has_kernel(RAW[operator], "CPU"), "the library holds no kernel"
-    return first_failed(operator)
+    assert held(operator), "the library holds no kernel"
+    return first_failed(operator) if operator in CASES else first_failed_test(operator)
+
+
+def held(operator: str) -> bool:
+    return has_kernel(RAW.get(operator, operator), "CPU")
+
+
+class Failures:
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def pytest_runtest_logreport(self, report) -> None:
+        if report.failed:
+            self.names.append(report.nodeid.split("::")[-1])
+
+
+def first_failed_test(operator: str) -> str:
+    failures, words = Failures(), io.StringIO()
+    options = ["-q", "-x", "-p", "no:cacheprovider", "--rootdir", str(TESTS.parents[1]), "-k", "not ranks"]
+    with contextlib.redirect_stdout(words):
+        status = pytest.main([*options, str(TESTS / f"test_{operator}.py")], plugins=[failures])
+    assert status == 0 or failures.names, f"the tests of {operator} cannot be run: {words.getvalue()[-500:]}"
+    return failures.names[0] if failures.names else ""
 
 
 def first_failed(operator: str) -> str:
@@ -220,4 +249,6 @@ CASES = {
     "class_moments_full": full,
     "bound_forward": lambda: bound(False),
     "bound_backward": lambda: bound(True),
+    "modes_forward": lambda: checks_modes.cases(make, image, False),
+    "modes_backward": lambda: checks_modes.cases(make, image, True),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from planted import Mutant
 
 FORWARD, BACKWARD, SHARED = "common/modes_forward.h", "common/modes_backward.h", "common/modes.h"
+TILE, MEMBERS = "common/mode_tile.h", "common/mode_members.h"
 
 
 def _forward(name: str, search: str, replace: str, file: str = FORWARD, quick: bool = False) -> Mutant:
@@ -21,7 +22,7 @@ MUTANTS = [
     _forward("centre not subtracted from the pixels", "          q -= centre[c];\n", ""),
     _forward("square of the pixel forgotten", "best = (best + *squared++) + xx;", "best = best + *squared++;"),
     _forward("square of the last run of channels", "work.squared[v] += part[v];", "work.squared[v] = part[v];"),
-    _forward("later runs of channels overwrite", "if (!first) return", "if (false) return"),
+    _forward("later runs of channels overwrite", "if (!first) return", "if (false) return", TILE),
     _forward("larger blocks of rows forgotten", "i * base + std::min(i, larger)", "i * base"),
     _forward(
         "ties go to the last mode",
@@ -56,7 +57,10 @@ MUTANTS = [
         "",
     ),
     _forward("third byte misplaced", "<< 16 | four[3", "<< 8 | four[3"),
-    _forward("last bytes unwritten", "for (; k < classes; ++k)\n      for", "for (; k + 1 < classes; ++k)\n      for"),
+    _forward("last bytes unwritten", "classes >= 4 && next < classes", "next + 4 <= classes"),
+    _forward("bytes of few classes unwritten", "classes < 4 && k < classes", "false"),
+    _forward("overlap squared twice", "int64_t j = next; j < channels", "int64_t j = c; j < channels"),
+    _forward("quads of other rows", "*quad(i + 8)", "*quad(i + 4)", TILE),
     _forward(
         "last pixel of a work item left out",
         "size = last - first;",
@@ -70,19 +74,22 @@ MUTANTS = [
     _backward(
         "sum of the slopes halved", "sum += __builtin_shuffle(sum, other);", "sum = __builtin_shuffle(sum, other);"
     ),
-    _backward(
-        "another mode of the class", "row[k] = first[k] + std::min<int32_t>(nearest[k], most)", "row[k] = first[k]"
-    ),
-    _backward("members of the block before", "    std::fill_n(members, p.rows(), uint64_t(0));\n", ""),
-    _backward("pixel's own part forgotten", "        sum[v] *= work.total[i];\n", "        sum[v] = Lanes{};\n"),
-    _backward("added instead of subtracted", "sum[v] -= u * g[k];", "sum[v] += u * g[k];"),
+    _backward("another mode of the class", "panels + (chosen[j] & 255) * width", "panels"),
+    _backward("members of the block before", "*members++ = bits & valid;", "*members++ = bits;", MEMBERS),
+    _backward("bytes not transposed", "      transpose_bytes(block[q]);\n", "", MEMBERS),
+    _backward("last bytes not read", "next < count; next += kBytes", "next + kBytes <= count; next += kBytes", MEMBERS),
+    _backward("eight classes again", "near + j * work.pitch + k0 + 8, 8", "near + j * work.pitch + k0, 8"),
+    _backward("pairs end at a pixel", "ctzll(left) : kModeBlock", "ctzll(left) : 0"),
+    _backward("odd pixel left out", "if (count % 2) slopes", "if (false) slopes"),
+    _backward("pixel's own part forgotten", "sum[j][v] *= work.total[i + j];", "sum[j][v] = Lanes{};"),
+    _backward("added instead of subtracted", "sum[j][v] -= u * g", "sum[j][v] += u * g"),
     _backward(
         "members overwrite the sums",
         "store(q += sum[0][v], sums + v * step);",
         "store(sum[0][v], sums + v * step);",
         quick=True,
     ),
-    _backward("second row of a pair left out", "          if constexpr (at_once == 2) sum[0][v] += sum[1][v];\n", ""),
+    _backward("second row of a pair left out", "          sum[0][v] += sum[1][v];\n", ""),
     _backward("weights of every panel", "if (first == 0) weights", "weights"),
     _backward("last channels unwritten", "std::copy_n(last, rest, to + v * step);", ""),
     _backward(

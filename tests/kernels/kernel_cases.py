@@ -89,6 +89,17 @@ MOMENTS = {
 }
 
 
+def agree(features, valid, ours, plain, truth) -> None:
+    """Loss, posterior and gradient of a bound."""
+    loss, posterior, slope = ours
+    assert slope.dtype == features.dtype and slope.shape == features.shape
+    assert_as_accurate(loss, plain[0], truth[0], EPS, "loss")
+    assert_as_accurate(*(t[valid] for t in (posterior, plain[1], truth[1])), EPS, "posterior")
+    assert_as_accurate(slope, plain[2], truth[2], EPS, "gradient")
+    outside = ~valid.unsqueeze(1).expand_as(slope)
+    assert not loss[~valid].any() and not slope[outside].any(), "an ignored pixel is not zero"
+
+
 def check_bound(
     shape=(2, 21, 5, 9), classes=5, dtype=F32, *, covariance=True, normalize=True, temperature=2.0, strided=False,
     ignore_index=255, card=80, zero=False,
@@ -119,12 +130,7 @@ def check_bound(
     module, inputs = triton_room.kernel_module("contrastive_bound"), (features, labels, mean, sigma)
     loss, posterior = on_card(card, lambda: module.forward(*inputs, *options))
     slope = on_card(card, lambda: module.backward(grad, *inputs, posterior, *options))
-    assert slope.dtype == features.dtype and slope.shape == features.shape
-    assert_as_accurate(loss, plain[0], truth[0], EPS, "loss")
-    assert_as_accurate(*(t[valid] for t in (posterior, plain[1], truth[1])), EPS, "posterior")
-    assert_as_accurate(slope, plain[2], truth[2], EPS, "gradient")
-    outside = ~valid.unsqueeze(1).expand_as(slope)
-    assert not loss[~valid].any() and not slope[outside].any(), "an ignored pixel is not zero"
+    agree(features, valid, (loss, posterior, slope), plain, truth)
 
 
 BOUND = {

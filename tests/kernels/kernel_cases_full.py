@@ -135,12 +135,7 @@ def check_bound(
     with constants(module, sizes):
         loss, posterior = shared.on_card(card, lambda: module.forward(*inputs, *options))
         slope = shared.on_card(card, lambda: module.backward(grad, *inputs, posterior, *options))
-    assert slope.dtype == features.dtype and slope.shape == features.shape
-    assert_as_accurate(loss, plain[0], truth[0], EPS, "loss")
-    assert_as_accurate(*(t[valid] for t in (posterior, plain[1], truth[1])), EPS, "posterior")
-    assert_as_accurate(slope, plain[2], truth[2], EPS, "gradient")
-    outside = ~valid.unsqueeze(1).expand_as(slope)
-    assert not loss[~valid].any() and not slope[outside].any(), "an ignored pixel is not zero"
+    shared.agree(features, valid, (loss, posterior, slope), plain, truth)
 
 
 BOUND = {

@@ -7,7 +7,7 @@ from __future__ import annotations
 import triton_room
 
 _of = triton_room.load_file(triton_room.HERE / "mutant_table.py", "triton_room_mutant_table")._of
-MOMENTS, BOUND = "class_moments_full.py", "contrastive_bound_full.py"
+COMMON, MOMENTS, BOUND = "_common.py", "class_moments_full.py", "contrastive_bound_full.py"
 
 SORT = [
     ("the last pixel is left out", "end = tl.minimum((chunk + 1) * chunk_rows, pixels)",
@@ -25,10 +25,8 @@ SORT = [
     ("the place in the block, not the pixel", "tl.store(order + to, p, mask", "tl.store(order + to, p - start, mask"),
     ("counts of the first chunk", "tl.store(counts + chunk * classes + k", "tl.store(counts + k"),
     ("no mask of the classes", "tl.store(counts + chunk * classes + k, place, mask=k < classes)", "tl.store(counts + chunk * classes + k, place)"),
-    ("labels of the first image's rows", "BLOCK_P)\n        y = read_labels(labels, p, end, classes, ignore_index, d1, d2, s0, s1, s2)\n        member",
-     "BLOCK_P)\n        y = read_labels(labels, p, end, classes, ignore_index, d1, d2, s0, s1, s1)\n        member"),
-    ("the last class is out of range", "y = read_labels(labels, p, end, classes, ignore_index, d1, d2, s0, s1, s2)\n        member",
-     "y = read_labels(labels, p, end, classes - 1, ignore_index, d1, d2, s0, s1, s2)\n        member"),
+    ("labels of the first image's rows", "classes // per_class, ignore_index, d1, d2, s0, s1, s2)", "classes // per_class, ignore_index, d1, d2, s0, s1, s1)"),
+    ("the last class is out of range", "labels, p, end, classes // per_class, ignore_index", "labels, p, end, classes // per_class - 1, ignore_index"),
 ]  # fmt: skip
 SCAN = [
     ("the first chunk is left out", "c = start + tl.arange(0, BLOCK_C)\n            known = (c < chunks)", "c = start + tl.arange(0, BLOCK_C)\n            known = ((c < chunks) & (c > 0))"),
@@ -218,7 +216,7 @@ ALONG = [
 ]  # fmt: skip
 
 MUTANTS = [
-    *_of("_sort_pixels", MOMENTS, SORT), *_of("_scan_counts", MOMENTS, SCAN), *_of("_find_pivots", MOMENTS, PIVOT),
+    *_of("_sort_pixels", COMMON, SORT), *_of("_scan_counts", COMMON, SCAN), *_of("_find_pivots", MOMENTS, PIVOT),
     *_of("_multiply_panels", MOMENTS, MULTIPLY), *_of("_add_panels", MOMENTS, ADD),
     *_of("_inverse_lengths", BOUND, LENGTHS), *_of("_quadratic_forms", BOUND, FORMS), *_of("_losses", BOUND, LOSSES),
     *_of("_slopes", BOUND, SLOPES), *_of("_remove_along", BOUND, ALONG),

@@ -1,7 +1,4 @@
-import os
-import subprocess
-import sys
-
+import instruction_sets
 import pytest
 import torch
 from contract import LABEL_DTYPES, PixelContract, make, rows
@@ -103,15 +100,9 @@ def test_no_gradient():
         assert not out.mean.requires_grad and not out.m2.requires_grad
 
 
-@pytest.mark.parametrize("isa", ["portable", "avx2"])
+@pytest.mark.parametrize("isa", instruction_sets.ISAS)
 def test_each_instruction_set(isa, compiled):
-    code = (
-        f"from fastuda.ops import build_facts; assert build_facts()['cpu_isa'] in ('portable', '{isa}');"
-        "import pytest, sys; sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', '--import-mode=importlib', "
-        f"r'{__file__}', '-k', 'layouts_and_dtypes or sixteen_bit or large_offset']))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"FASTUDA_CPU_ISA": isa}, capture_output=True)
-    assert done.returncode == 0, done.stdout.decode()[-2000:]
+    instruction_sets.assert_passes(isa, "layouts_and_dtypes or sixteen_bit or large_offset", __file__)
 
 
 def test_user_errors():

@@ -1,9 +1,6 @@
 """Full class moments in C++: panels, blocks, layouts and threads; the contract itself is in test_class_moments.py."""
 
-import os
-import subprocess
-import sys
-
+import instruction_sets
 import pytest
 import torch
 from close import assert_as_accurate
@@ -104,12 +101,6 @@ def test_same_bits_for_every_number_of_threads():
     assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(other, results[0], strict=True))
 
 
-@pytest.mark.parametrize("isa", ["portable", "avx2"])
+@pytest.mark.parametrize("isa", instruction_sets.ISAS)
 def test_each_instruction_set(isa):
-    code = (
-        f"from fastuda.ops import build_facts; assert build_facts()['cpu_isa'] in ('portable', '{isa}');"
-        "import pytest, sys; sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', '--import-mode=importlib', "
-        f"r'{__file__}', '-k', 'not instruction_set']))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"FASTUDA_CPU_ISA": isa}, capture_output=True)
-    assert done.returncode == 0, done.stdout.decode()[-2000:]
+    instruction_sets.assert_passes(isa, "test", __file__)

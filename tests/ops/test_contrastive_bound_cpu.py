@@ -1,10 +1,8 @@
 """The contrastive bound's C++ kernels: what their tiles, vectors and threads could get wrong beyond the formula."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import instruction_sets
 import pytest
 import torch
 from close import assert_as_accurate
@@ -210,14 +208,7 @@ def test_statistics_and_softmax_of_any_strides_and_dtype(kind):
     torch.testing.assert_close(again, slope * factor, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("isa", ["portable", "avx2"])
+@pytest.mark.parametrize("isa", instruction_sets.ISAS)
 def test_each_instruction_set(isa):
-    files = [str(Path(__file__).with_name(name)) for name in (Path(__file__).name, "test_contrastive_bound.py")]
-    chosen = "not instruction_set and (tile_edges or block_of or triangle or rounded or half or float64)"
-    code = (
-        f"from fastuda.ops import build_facts; assert build_facts()['cpu_isa'] in ('portable', '{isa}');"
-        "import pytest, sys; sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', '--import-mode=importlib', "
-        f"*{files}, '-k', '{chosen}']))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"FASTUDA_CPU_ISA": isa}, capture_output=True)
-    assert done.returncode == 0, done.stdout.decode()[-2000:]
+    chosen = "tile_edges or block_of or triangle or rounded or half or float64"
+    instruction_sets.assert_passes(isa, chosen, __file__, str(Path(__file__).with_name("test_contrastive_bound.py")))

@@ -7,11 +7,14 @@ So the public operators, their autograd and the whole contract of tests/contract
 from __future__ import annotations
 
 import importlib
+import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import triton_room
 
+sys.path.insert(0, str(Path(__file__).parent))
 triton_room.interpret()
 ops = importlib.import_module("fastuda.ops")
 library = importlib.import_module("fastuda.ops._library")

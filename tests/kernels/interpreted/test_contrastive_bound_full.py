@@ -6,51 +6,18 @@ import pytest
 import torch
 import triton_room
 from close import assert_as_accurate
-from contract import DTYPES, LABEL_DTYPES, LAYOUTS, lay_out, make
+from contract import DTYPES, make
+from small_contract import FewLabels, at_small_sizes
 
 bound_tests = triton_room.load_file(triton_room.ROOT / "tests/ops/test_contrastive_bound.py", "ops_contrastive_bound")
 reference = bound_tests.reference
-PAIRS = [(d, y) for d in DTYPES for y in LABEL_DTYPES]
 FORWARD, BACKWARD = (f"fastuda.kernels.contrastive_bound_full.{name}" for name in ("forward", "backward"))
+Small = at_small_sizes(bound_tests.TestContract, ((3, 130), (70, 16)), 5, 3, poisoned=((1, 21, 5, 20), 7))
 
 
-class TestContract(bound_tests.TestContract):
+class TestContract(FewLabels, Small):
     settings = tuple(name for name, form in bound_tests.FORMS.items() if form[0] == "full")
-
-    # Every layout, dtype and label type, but not every triple; few pixels at many channels.
-    @pytest.mark.parametrize("i, layout", list(enumerate(LAYOUTS)))
-    def test_layouts_and_dtypes(self, i, layout):
-        for dtype, label_dtype in (PAIRS[i % 9], PAIRS[(i + 4) % 9]):
-            self.check(*lay_out(*make((2, 21, 9, 13), 5, dtype, label_dtype), layout), 5)
-
-    @pytest.mark.parametrize("num_classes, channels", [(2, 1), (2, 256), (13, 19), (19, 1), (3, 130), (70, 16)])
-    def test_classes_and_channels(self, num_classes, channels):
-        layout, dtype = ("nchw", "channels_last", "rows")[channels % 3], DTYPES[(channels + num_classes) % 3]
-        self.check(*lay_out(*make((1, channels, 3, 29), num_classes, dtype), layout), num_classes)
-
-    def test_nan_filled_allocations(self):
-        features, labels = make((1, 21, 5, 20), 7)
-        for setting in self.settings:
-            plain = self.each(features, labels, 7, setting)
-            torch.use_deterministic_algorithms(True, warn_only=True)
-            try:
-                assert torch.utils.deterministic.fill_uninitialized_memory
-                self.same(self.check(features, labels, 7, setting), plain, "something was left unwritten")
-            finally:
-                torch.use_deterministic_algorithms(False)
-
-    def test_labels_out_of_range_are_never_an_index(self):
-        features, labels = make((1, 8, 5, 6), 3)
-        for value in (-1, -(2**40), 3, 256, 2**31, 2**40):
-            self.check(features, labels.masked_fill(labels == 0, value), 3)
-        self.check(features, labels.clamp(0, 2), 3, ignore_index=1)
-
-    def test_same_bits_again(self):
-        features, labels = make((2, 40, 7, 20), 7)
-        self.same(self.each(features, labels, 7), self.each(features, labels, 7), "other bits")
-
-    test_any_shape = None  # the lists above; hypothesis is too slow here
-    test_opcheck = test_compile_fullgraph = test_bad_pixels_are_named = None  # the operator's, not the kernel's
+    poisoned_settings = 2
 
 
 def run(call, features, labels, mean, covariance, *options):
