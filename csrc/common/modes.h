@@ -10,6 +10,7 @@
 
 #include <torch/csrc/stable/ops.h>
 
+#include "common/mode_tile.h"
 #include "common/pixels.h"
 #include "common/products.h"
 #include "common/tile.h"
@@ -34,6 +35,23 @@ template <>
 struct ModeMachine<Isa::portable> {
   static constexpr int vectors = 1, rows = 3, panel = 2;
 };
+
+constexpr int64_t kModeBlock = 64;  // pixels of a block, bits of a word
+constexpr int64_t kModeRows = kModeBlock + 1;  // a row of zeros makes pairs of any number of pixels
+constexpr int64_t kModeSegments = 64;
+constexpr int64_t kStreamedBytes = 1 << 25;
+
+// Long segments keep their partial sums under a sixteenth of the features.
+inline int64_t mode_segments(int64_t pixels, int64_t rows) {
+  return std::clamp<int64_t>(pixels / std::max<int64_t>(kModePixels, 16 * rows), 1, kModeSegments);
+}
+
+// Calls run.operator()<vectors>(first vector) for the panels of a row: as wide as they may be, then powers of two.
+template <int kWidth, class Run>
+FASTUDA_INLINE void each_panel(int64_t first, int64_t vectors, const Run& run) {
+  for (; first + kWidth <= vectors; first += kWidth) run.template operator()<kWidth>(first);
+  if constexpr (kWidth > 1) each_panel<kWidth / 2>(first, vectors, run);
+}
 
 struct ModeProblem {
   FeatureView features, result;
@@ -129,6 +147,12 @@ struct ModeChunk {
     grid.runs(begin, begin + size, [&](int64_t pixel, int64_t at, int64_t length) {
       for (int64_t i = 0; i < length; ++i) to[pixel - begin + i] = at + i * grid.column_stride;
     });
+  }
+
+  // Asks for the lines of the results of a tile starting at `start` of the order, `bytes` a pixel.
+  void expect(const void* results, int64_t bytes, int64_t start, int64_t pixels) const {
+    const int64_t from = begin + order[start], to = begin + order[std::min(start + pixels, count) - 1] + 1;
+    expect_writes(static_cast<const char*>(results) + from * bytes, (to - from) * bytes);
   }
 
   // Lines of the features that a tile starting at `next` of the order will read, where they lie in a row.

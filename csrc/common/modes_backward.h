@@ -7,25 +7,10 @@
 // added in order, in double: the number of threads changes nothing.
 #pragma once
 
+#include "common/mode_members.h"
 #include "common/modes.h"
 
 namespace fastuda {
-
-constexpr int64_t kModeBlock = 64;  // pixels of a block, bits of a word
-constexpr int64_t kModeSegments = 64;
-constexpr int64_t kStreamedBytes = 1 << 25;
-
-// Long segments keep their partial sums under a sixteenth of the features.
-inline int64_t mode_segments(int64_t pixels, int64_t rows) {
-  return std::clamp<int64_t>(pixels / std::max<int64_t>(kModePixels, 16 * rows), 1, kModeSegments);
-}
-
-// Calls run.operator()<vectors>(first vector) for the panels of a row: as wide as they may be, then powers of two.
-template <int kWidth, class Run>
-FASTUDA_INLINE void each_panel(int64_t first, int64_t vectors, const Run& run) {
-  for (; first + kWidth <= vectors; first += kWidth) run.template operator()<kWidth>(first);
-  if constexpr (kWidth > 1) each_panel<kWidth / 2>(first, vectors, run);
-}
 
 // The modes, [panel][mode][channel of the panel].
 template <class Acc>
@@ -63,20 +48,20 @@ struct ModeBackward {
     ModeChunk chunk;
     int64_t result_offset[kModePixels], triplet_offset[kModePixels], cross_entropy_offset[kModePixels];
     Buffer<Acc> x, slope, g;  // panels of a block; slopes of the classes
-    Buffer<int32_t> row, first;  // of the panels' modes: of each pixel's class, of each class
+    int64_t pitch;  // of the rows of `near`
+    Buffer<uint8_t> near;  // of each pixel, the nearest mode of each class
     Buffer<uint64_t> members;  // of each mode, pixels of the block
     Acc total[kModeBlock];
     bool valid[kModeBlock];
     bool streamed;  // the gradient is larger than caches, and its vectors lie on cache lines
 
     Work(const ModeProblem& p, int64_t padded) {
-      x.resize(kModeBlock * padded);
+      x.resize(kModeRows * padded);
       slope.resize(p.result.channel_stride == 1 ? 0 : kModeBlock * padded);
-      g.resize(kModeBlock * p.classes());
-      row.resize(kModeBlock * p.classes());
-      members.resize(p.rows());
-      first.resize(p.classes());
-      for (int64_t k = 0; k < p.classes(); ++k) first.data()[k] = static_cast<int32_t>(k * p.per_class);
+      g.resize(kModeRows * p.classes());
+      pitch = (p.classes() + kBytes - 1) / kBytes * kBytes;
+      near.resize(kModeBlock * pitch + kBytes);
+      members.resize(p.rows() + 1);  // one is read ahead
       const PixelGrid& to = p.result.grid;
       const int64_t strides[] = {to.image_stride, to.row_stride, to.column_stride, p.channels()};
       streamed = sizeof(T) == sizeof(Acc) && p.result.channel_stride == 1 &&
@@ -115,30 +100,23 @@ struct ModeBackward {
     return sum[0];
   }
 
-  FASTUDA_INLINE static void choose(
-      const uint8_t* __restrict nearest, const int32_t* __restrict first, int64_t classes, int32_t most,
-      int32_t* __restrict row) {
-    for (int64_t k = 0; k < classes; ++k) row[k] = first[k] + std::min<int32_t>(nearest[k], most);
-  }
-
   // g_k = 2 x the slope by D_k, the modes they belong to, and the pixels of each mode.
   FASTUDA_INLINE static void read_slopes(const ModeProblem& p, Work& work, int64_t start, int64_t count) {
     const ModeChunk& chunk = work.chunk;
     const int64_t classes = p.classes();
-    uint64_t* members = work.members.data();
-    std::fill_n(members, p.rows(), uint64_t(0));
+    uint64_t usable = 0;
     Lanes fresh;
     for (int lane = 0; lane < step; ++lane) fresh[lane] = lane >= step - classes % step;
     for (int64_t i = 0; i < count; ++i) {
       const int64_t j = chunk.order[start + i], at = chunk.begin + j;
       const int32_t own = chunk.label[j], rival = p.rival[at];
       Acc* g = work.g.data() + i * classes;
-      int32_t* row = work.row.data() + i * classes;
+      uint8_t* near = work.near.data() + i * work.pitch;
       work.valid[i] = own < classes;
       work.total[i] = 0;
       if (!work.valid[i]) {
         std::fill_n(g, classes, Acc(0));
-        std::fill_n(row, classes, 0);
+        std::fill_n(near, classes, uint8_t(0));
         continue;
       }
       const Acc scale = 2 * static_cast<const Acc*>(p.grad_cross_entropy)[work.cross_entropy_offset[j]];
@@ -150,14 +128,14 @@ struct ModeBackward {
       __builtin_prefetch(weight + kModeBlock * classes);
       __builtin_prefetch(nearest + kModeBlock * classes);
       Acc total = scaled(weight, scale, classes, fresh, g);
-      choose(nearest, work.first.data(), classes, static_cast<int32_t>(p.per_class) - 1, row);
+      copy_bytes(nearest, classes, static_cast<uint8_t>(p.per_class - 1), near);
       g[own] += hinge;
       if (rival >= 0 && rival < classes) g[rival] -= hinge;
       else total += hinge;
       work.total[i] = total;
-      const uint64_t bit = uint64_t(1) << i;
-      for (int64_t k = 0; k < classes; ++k) members[row[k]] |= bit;
+      usable |= uint64_t(1) << i;
     }
+    find_members(work.near.data(), work.pitch, classes, p.per_class, usable, work.members.data());
   }
 
   // The embeddings of a block, in panels, zero where the channels end.
@@ -167,7 +145,7 @@ struct ModeBackward {
     const T* from = static_cast<const T*>(p.data);
     const int64_t channels = p.channels(), stride = p.features.channel_stride;
     each_panel<panel>(0, modes.padded / step, [&]<int kVectors>(int64_t first) __attribute__((always_inline)) {
-      Acc* to = work.x.data() + kModeBlock * first * step;
+      Acc* to = work.x.data() + kModeRows * first * step;
       Lanes q;
       if (stride == 1) {
         for (int64_t i = 0; i < count; ++i) {
@@ -202,54 +180,76 @@ struct ModeBackward {
     });
   }
 
-  // One panel of the embeddings' gradient.
-  template <int kVectors>
+  // One panel of the embeddings' gradient of kPixels pixels.
+  template <int kVectors, int kPixels>
   FASTUDA_INLINE static void slopes(
-      const ModeProblem& p, const Acc* panels, Work& work, int64_t start, int64_t count, int64_t first, Ahead& ahead) {
-    const int64_t classes = p.classes();
-    const Acc* x = work.x.data() + kModeBlock * first * step;
-    for (int64_t i = 0; i < count; ++i) {
-      const Acc* g = work.g.data() + i * classes;
-      const int32_t* row = work.row.data() + i * classes;
-      Lanes sum[kVectors], u;
-#pragma GCC unroll 8
+      const ModeProblem& p, const Acc* panels, Work& work, int64_t start, int64_t i, int64_t first, Ahead& ahead) {
+    constexpr int64_t width = kVectors * step;
+    const int64_t classes = p.classes(), next = p.per_class * width;
+    const Acc *x = work.x.data() + kModeRows * first * step + i * width, *g = work.g.data() + i * classes;
+    const uint8_t* near = work.near.data() + i * work.pitch;
+    Lanes sum[kPixels][kVectors], u;
+#pragma GCC unroll 2
+    for (int j = 0; j < kPixels; ++j)
+#pragma GCC unroll 16
       for (int v = 0; v < kVectors; ++v) {
-        load(x + (i * kVectors + v) * step, sum[v]);
-        sum[v] *= work.total[i];
-      }
-      for (int64_t k = 0; k < classes; ++k) {
-        const Acc* at = panels + int64_t(row[k]) * (kVectors * step);
-        asm("" : "+r"(at));  // one address with constant offsets, where GCC would keep one for every vector
         ahead.next();
-#pragma GCC unroll 8
-        for (int v = 0; v < kVectors; ++v) {
-          load(at + v * step, u);
-          sum[v] -= u * g[k];
+        load(x + j * width + v * step, sum[j][v]);
+        sum[j][v] *= work.total[i + j];
+      }
+    // Eight bytes at once, eight classes before their turn: a row whose address waits for a load holds up all loads.
+    uint64_t later[kPixels], chosen[kPixels];
+    for (int j = 0; j < kPixels; ++j) std::memcpy(&later[j], near + j * work.pitch, 8);
+    for (int64_t k0 = 0; k0 < classes; k0 += 8) {
+#pragma GCC unroll 2
+      for (int j = 0; j < kPixels; ++j) {
+        chosen[j] = later[j];
+        std::memcpy(&later[j], near + j * work.pitch + k0 + 8, 8);
+        asm("" : "+r"(later[j]));
+      }
+      for (int64_t k = k0; k < std::min(k0 + 8, classes); ++k, panels += next) {
+#pragma GCC unroll 2
+        for (int j = 0; j < kPixels; ++j) {
+          const Acc* at = panels + (chosen[j] & 255) * width;
+          chosen[j] >>= 8;
+          asm("" : "+r"(at));  // one address with constant offsets, where GCC would keep one for every vector
+#pragma GCC unroll 16
+          for (int v = 0; v < kVectors; ++v) {
+            load(at + v * step, u);
+            sum[j][v] -= u * g[j * classes + k];
+          }
         }
       }
-      if (!work.valid[i])
-        for (int v = 0; v < kVectors; ++v) sum[v] = Lanes{};
-      if (p.result.channel_stride != 1) {
-        Acc* to = work.slope.data() + (kModeBlock * first + i * kVectors) * step;
-        for (int v = 0; v < kVectors; ++v) store(sum[v], to + v * step);
-        continue;
-      }
-      T* to = static_cast<T*>(p.slope) + work.result_offset[work.chunk.order[start + i]] + first * step;
-      if (work.streamed) {
-#pragma GCC unroll 8
-        for (int v = 0; v < kVectors; ++v) stream_out<isa>(sum[v], to + v * step);
-        continue;
-      }
-#pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) {
-        const int64_t rest = p.channels() - (first + v) * step;
-        if (rest >= step) {
-          store(sum[v], to + v * step);
-        } else {
-          T last[step];
-          store(sum[v], last);
-          std::copy_n(last, rest, to + v * step);
-        }
+    }
+#pragma GCC unroll 2
+    for (int j = 0; j < kPixels; ++j) store_slope<kVectors>(p, work, start, i + j, first, sum[j]);
+  }
+
+  template <int kVectors>
+  FASTUDA_INLINE static void store_slope(
+      const ModeProblem& p, Work& work, int64_t start, int64_t i, int64_t first, Lanes (&sum)[kVectors]) {
+    if (!work.valid[i])
+      for (int v = 0; v < kVectors; ++v) sum[v] = Lanes{};
+    if (p.result.channel_stride != 1) {
+      Acc* to = work.slope.data() + (kModeBlock * first + i * kVectors) * step;
+      for (int v = 0; v < kVectors; ++v) store(sum[v], to + v * step);
+      return;
+    }
+    T* to = static_cast<T*>(p.slope) + work.result_offset[work.chunk.order[start + i]] + first * step;
+    if (work.streamed) {
+#pragma GCC unroll 16
+      for (int v = 0; v < kVectors; ++v) stream_out<isa>(sum[v], to + v * step);
+      return;
+    }
+#pragma GCC unroll 16
+    for (int v = 0; v < kVectors; ++v) {
+      const int64_t rest = p.channels() - (first + v) * step;
+      if (rest >= step) {
+        store(sum[v], to + v * step);
+      } else {
+        T last[step];
+        store(sum[v], last);
+        std::copy_n(last, rest, to + v * step);
       }
     }
   }
@@ -258,41 +258,40 @@ struct ModeBackward {
   template <int kVectors>
   FASTUDA_INLINE static void add_members(
       const ModeProblem& p, const Work& work, int64_t first, Acc* sums, Acc* weights) {
+    constexpr int64_t width = kVectors * step;
     const int64_t classes = p.classes();
-    const Acc* x = work.x.data() + kModeBlock * first * step;
+    const Acc* x = work.x.data() + kModeRows * first * step;
     const uint64_t* members = work.members.data();
+    uint64_t following = *members++;
     for (int64_t k = 0; k < classes; ++k)
-      for (int64_t m = 0; m < p.per_class; ++m, ++members, sums += kVectors * step) {
-        uint64_t left = *members;
+      for (int64_t m = 0; m < p.per_class; ++m, sums += width) {
+        uint64_t left = following;
+        following = *members++;
         if (!left) continue;
-        constexpr int at_once = kVectors > 4 ? 1 : 2;  // sums in flight hide the latency of an addition
-        Lanes sum[at_once][kVectors], q;
+        Lanes sum[2][kVectors], q;  // two in flight hide the latency of an addition
         Acc total = 0;
-#pragma GCC unroll 8
-        for (int v = 0; v < kVectors; ++v)
-          for (int j = 0; j < at_once; ++j) sum[j][v] = Lanes{};
-        const auto add = [&](Lanes(&to)[kVectors]) __attribute__((always_inline)) {
-          const int64_t i = __builtin_ctzll(left);
-          left &= left - 1;
-          const Acc g = work.g.data()[i * classes + k];
-          const Acc* at = x + i * (kVectors * step);
-          asm("" : "+r"(at));
-          total += g;
-#pragma GCC unroll 8
-          for (int v = 0; v < kVectors; ++v) {
-            load(at + v * step, q);
-            to[v] += q * g;
+#pragma GCC unroll 16
+        for (int v = 0; v < kVectors; ++v) sum[0][v] = sum[1][v] = Lanes{};
+        do {
+#pragma GCC unroll 2
+          for (int j = 0; j < 2; ++j) {
+            const int64_t i = left ? __builtin_ctzll(left) : kModeBlock;
+            left &= left - 1;
+            const Acc g = work.g.data()[i * classes + k];
+            const Acc* at = x + i * width;
+            asm("" : "+r"(at));
+            total += g;
+#pragma GCC unroll 16
+            for (int v = 0; v < kVectors; ++v) {
+              load(at + v * step, q);
+              sum[j][v] += q * g;
+            }
           }
-        };
-        if (at_once == 2 && __builtin_popcountll(left) % 2) add(sum[0]);
-        while (left) {
-          add(sum[0]);
-          if constexpr (at_once == 2) add(sum[1]);
-        }
-#pragma GCC unroll 8
+        } while (left);
+#pragma GCC unroll 16
         for (int v = 0; v < kVectors; ++v) {
           load(sums + v * step, q);
-          if constexpr (at_once == 2) sum[0][v] += sum[1][v];
+          sum[0][v] += sum[1][v];
           store(q += sum[0][v], sums + v * step);
         }
         if (first == 0) weights[k * p.per_class + m] += total;
@@ -347,7 +346,9 @@ struct ModeBackward {
       load_block(p, modes.modes, work, start, count);
       Ahead ahead = chunk.template following<T>(p, start + kModeBlock, kModeBlock);
       each_panel<panel>(0, padded / step, [&]<int kVectors>(int64_t first) __attribute__((always_inline)) {
-        slopes<kVectors>(p, modes.panels.data() + rows * first * step, work, start, count, first, ahead);
+        const Acc* panels = modes.panels.data() + rows * first * step;
+        for (int64_t i = 0; i + 2 <= count; i += 2) slopes<kVectors, 2>(p, panels, work, start, i, first, ahead);
+        if (count % 2) slopes<kVectors, 1>(p, panels, work, start, count - 1, first, ahead);
         add_members<kVectors>(p, work, first, sums + rows * first * step, weights);
       });
       if (p.result.channel_stride != 1) store_planes(p, work, padded, start, count);

@@ -78,20 +78,6 @@ struct ModeForward {
     }
   };
 
-  template <int kRows>
-  FASTUDA_INLINE static void dot_of(
-      int64_t n, bool first, const Acc* x, int64_t depth, const Acc* rows, Acc* to, Ahead& ahead) {
-    if (n == kRows) {
-      if (!first) return add_dot<vectors, kRows, false>(x, depth, rows, to, ahead);
-      Lanes acc[kRows][vectors];
-      dot<vectors, kRows, false>(x, depth, rows, acc, ahead);
-      for (int b = 0; b < kRows; ++b)
-        for (int v = 0; v < vectors; ++v) store(acc[b][v], to + (b * vectors + v) * step);
-      return;
-    }
-    if constexpr (kRows > 1) dot_of<kRows - 1>(n, first, x, depth, rows, to, ahead);
-  }
-
   // x = e - centre and |x|^2 of a tile.
   FASTUDA_INLINE static void load_features(
       const ModeProblem& p, const PackedModes<Acc>& packed, Work& work, int64_t start) {
@@ -102,10 +88,11 @@ struct ModeForward {
     work.where.template set<step>(at, count, p.channels(), p.features.channel_stride);
     for (int i = 0; i < pixels; ++i)
       work.label[i] = i < count ? chunk.label[chunk.order[start + i]] : static_cast<Whole>(p.classes());
+    for (int v = 0; v < vectors; ++v) work.squared[v] = Lanes{};
+    if (p.features.channel_stride == 1 && p.channels() >= step) return centre_rows(p, packed, work);
     Acc* x = work.x.data();
     load_tile<pixels>(static_cast<const T*>(p.data), work.where, x);
     const Acc* centre = packed.centre.data();
-    for (int v = 0; v < vectors; ++v) work.squared[v] = Lanes{};
     for (int64_t c0 = 0; c0 < p.channels(); c0 += kModeDepth) {
       Lanes part[vectors], q;
       for (int v = 0; v < vectors; ++v) part[v] = Lanes{};
@@ -120,13 +107,49 @@ struct ModeForward {
     }
   }
 
+  // The same in one pass, of rows of channels.
+  FASTUDA_INLINE static void centre_rows(const ModeProblem& p, const PackedModes<Acc>& packed, Work& work) {
+    const T* from = static_cast<const T*>(p.data);
+    const Acc* centre = packed.centre.data();
+    const int64_t channels = p.channels();
+    for (int v = 0; v < vectors; ++v) {
+      const int64_t* at = work.where.offset + v * step;
+      Acc* x = work.x.data() + v * step;
+      for (int64_t c0 = 0; c0 < channels; c0 += kModeDepth) {
+        Lanes part[4] = {}, q;
+        for (int64_t next = c0; next < std::min(c0 + kModeDepth, channels); next += step) {
+          const int64_t c = std::min(next, channels - step);  // the last block overlaps the one before
+          Lanes block[step];
+#pragma GCC unroll 16
+          for (int j = 0; j < step; ++j) __builtin_prefetch(from + at[j] + c + 2 * step);
+          read_block<isa>(from + c, at, block);
+#pragma GCC unroll 16
+          for (int j = 0; j < step; ++j) {
+            block[j] -= centre[c + j];
+            store(block[j], x + (c + j) * pixels);
+          }
+          if (c == next) {
+#pragma GCC unroll 16
+            for (int j = 0; j < step; ++j) part[j % 4] += block[j] * block[j];
+          } else {
+            for (int64_t j = next; j < channels; ++j) {
+              load(x + j * pixels, q);
+              part[0] += q * q;
+            }
+          }
+        }
+        work.squared[v] += (part[0] + part[1]) + (part[2] + part[3]);
+      }
+    }
+  }
+
   FASTUDA_INLINE static void multiply(const ModeProblem& p, const PackedModes<Acc>& packed, Work& work, Ahead ahead) {
     const RowBlocks& blocks = packed.blocks;
     for (int64_t c = 0; c < std::max<int64_t>(p.channels(), 1); c += kModeDepth) {
       const int64_t depth = std::min(kModeDepth, p.channels() - c);
       for (int64_t i = 0; i < blocks.count; ++i) {
         const int64_t first = blocks.first(i), size = blocks.size(i);
-        dot_of<M::rows>(
+        set_or_add_dot<vectors, M::rows>(
             size, c == 0, work.x.data() + c * pixels, depth, packed.rows.data() + first * p.channels() + c * size,
             work.products.data() + first * pixels, ahead);
       }
@@ -325,8 +348,8 @@ struct ModeForward {
     };
     store_tile(value, where, static_cast<Acc*>(p.weight));
     const Whole* nearest = work.nearest.data();
-    int64_t k = 0;
-    for (; k + 4 <= classes; k += 4) {
+    for (int64_t next = 0; classes >= 4 && next < classes; next += 4) {
+      const int64_t k = std::min(next, classes - 4);  // the last word overlaps the one before
       uint32_t word[pixels];
       for (int i = 0; i < pixels; ++i) {
         const Whole* four = nearest + k * pixels + i;
@@ -335,7 +358,7 @@ struct ModeForward {
       }
       for (int i = 0; i < count; ++i) std::memcpy(p.nearest + at[i] + k, word + i, 4);
     }
-    for (; k < classes; ++k)
+    for (int64_t k = 0; classes < 4 && k < classes; ++k)
       for (int i = 0; i < count; ++i) p.nearest[at[i] + k] = static_cast<uint8_t>(nearest[k * pixels + i]);
   }
 
@@ -357,6 +380,8 @@ struct ModeForward {
     chunk.read(p, first, last);
     for (int64_t start = 0; start < chunk.count; start += pixels) {
       load_features(p, packed, work, start);
+      chunk.expect(p.weight, p.classes() * sizeof(Acc), start, pixels);
+      chunk.expect(p.nearest, p.classes(), start, pixels);
       multiply(p, packed, work, chunk.template following<T>(p, start + pixels, pixels));
       for (int v = 0; v * step < work.where.count; ++v) {
         Lanes low;
