@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import _results
+import _streams
 
 ROOT = _results.ROOT
 RESULTS = _results.RESULTS
@@ -180,7 +181,7 @@ def plots() -> list[Path]:
         written.append(plot_path(device, threads))
         figure.savefig(written[-1], dpi=110, metadata={"Software": None})
         pyplot.close(figure)
-    return written
+    return written + _streams.plot()
 
 
 def lines(rows: Sequence[dict], probe) -> list[str]:
@@ -202,7 +203,7 @@ def lines(rows: Sequence[dict], probe) -> list[str]:
     return found
 
 
-PARTS = {"train": train, "operators": operators}
+PARTS = {"train": train, "operators": operators, "pseudo_labels": _streams.part}
 
 
 def render(text: str) -> str:

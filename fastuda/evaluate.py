@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from fastuda.data.classes import ClassSet
 from fastuda.data.photometric import standardise
 from fastuda.data.stream import EvalStream
 from fastuda.methods.protocol import Method
 from fastuda.metrics.confusion import ConfusionMatrix, Scores
+from fastuda.nn.windows import windowed_labels
+from fastuda.ops import pseudo_labels
 from fastuda.train.precision import Precision
+
+Size = tuple[int, int]
+OVERLAP = 1 / 3  # of neighbouring windows
 
 
 @torch.no_grad()
-def predict_logits(method: Method, images: Tensor, size: tuple[int, int], precision: Precision) -> Tensor:
-    """Logits (N, K, *size) in fp32 of uint8 RGB images (N, 3, H, W) on the method's device."""
-    with precision.autocast():
-        logits = method.predict(standardise(images).contiguous(memory_format=torch.channels_last))
-    return F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=True)
+def predict_labels(
+    method: Method, images: Tensor, size: Size, precision: Precision, window: Size | None = None
+) -> Tensor:
+    """Class indices (N, *size) uint8 of uint8 RGB images (N, 3, H, W) on the method's device.
+
+    The logits are upsampled to ``size`` on their way to the labels, never stored there.  window: (height, width) of
+    overlapping windows that the network sees one after another, instead of whole images.
+    """
+
+    def predict(part: Tensor) -> Tensor:
+        with precision.autocast():
+            return method.predict(standardise(part).contiguous(memory_format=torch.channels_last))
+
+    if window is None:
+        return pseudo_labels(predict(images), size=size)
+    return windowed_labels(predict, images, size, window, OVERLAP)
 
 
 def evaluate(
@@ -32,10 +48,12 @@ def evaluate(
     device: torch.device,
     precision: Precision,
     poll: Callable[[], None] = lambda: None,
+    window: Size | None = None,
 ) -> Scores:
     """IoU per class over every image of ``stream``, each at its label's own size.
 
-    The method's training flag is restored.  ``poll`` is called before each image and may raise to stop.
+    window: as of ``predict_labels``.  The method's training flag is restored.  ``poll`` is called before each image and
+    may raise to stop.
     """
     training = method.training
     method.eval()
@@ -44,16 +62,25 @@ def evaluate(
         for number in range(len(stream)):
             poll()
             batch = stream[number].to(device)
-            logits = predict_logits(method, batch.images, batch.labels.shape[-2:], precision)
-            confusion.update(logits.argmax(1), batch.labels)
+            labels = predict_labels(method, batch.images, batch.labels.shape[-2:], precision, window)
+            confusion.update(labels, batch.labels)
     finally:
         method.train(training)
     return confusion.scores(classes)
 
 
+def add_window(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--window",
+        type=int,
+        nargs=2,
+        metavar=("HEIGHT", "WIDTH"),
+        help="show the network overlapping windows of this many pixels instead of whole images: less memory",
+    )
+
+
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    import argparse
     from pathlib import Path
 
     from rich.console import Console
@@ -63,12 +90,12 @@ def main(arguments: list[str] | None = None) -> None:
 
     parser = argparse.ArgumentParser(prog="python -m fastuda.evaluate", description=__doc__)
     parser.add_argument("work_dir", type=Path, help="directory of a training run")
+    add_window(parser)
+    options = parser.parse_args(arguments)
     with one_sentence():
-        restored = restore(parser.parse_args(arguments).work_dir)
-        inputs = restored.inputs
-        scores = evaluate(
-            restored.method, inputs.validation_stream(), inputs.classes, restored.device, restored.precision
-        )
+        restored = restore(options.work_dir)
+        stream, classes = restored.inputs.validation_stream(), restored.inputs.classes
+        scores = evaluate(restored.method, stream, classes, restored.device, restored.precision, window=options.window)
         Console().print(iou_table([{"name": "checkpoint", **scores.row()}]))
 
 

@@ -8,15 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from fastuda.data.augment import resize_image
 from fastuda.data.classes import ClassSet
 from fastuda.data.files import read_image
-from fastuda.evaluate import predict_logits
-from fastuda.methods.protocol import Method
+from fastuda.evaluate import add_window, predict_labels
 from fastuda.train.checkpoint import write_atomically
-from fastuda.train.precision import Precision
 
 
 def colour(labels: np.ndarray, classes: ClassSet) -> np.ndarray:
@@ -24,11 +21,6 @@ def colour(labels: np.ndarray, classes: ClassSet) -> np.ndarray:
     table = np.zeros((256, 3), np.uint8)
     table[: classes.num_classes] = classes.palette
     return table[labels]
-
-
-def predict_labels(method: Method, images: Tensor, size: tuple[int, int], precision: Precision) -> np.ndarray:
-    """Class indices (N, H, W) uint8 at ``size`` of uint8 RGB images (N, 3, h, w) on the method's device."""
-    return predict_logits(method, images, size, precision).argmax(1).to(torch.uint8).cpu().numpy()
 
 
 def save_comparison(path: Path, image: np.ndarray, panels: list[np.ndarray], classes: ClassSet) -> None:
@@ -49,6 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("work_dir", type=Path, help="directory of a training run")
     parser.add_argument("images", type=Path, nargs="+", help="image files")
     parser.add_argument("--output", type=Path, default=Path("predictions"), help="directory of the PNG files")
+    add_window(parser)
     options = parser.parse_args(arguments)
     with one_sentence():
         restored = restore(options.work_dir)
@@ -57,7 +50,11 @@ def main(arguments: list[str] | None = None) -> None:
         for path in options.images:
             photo = read_image(path)
             images = torch.from_numpy(resize_image(photo, size).transpose(2, 0, 1).copy())[None].to(restored.device)
-            labels = predict_labels(restored.method, images, photo.shape[:2], restored.precision)[0]
+            labels = (
+                predict_labels(restored.method, images, photo.shape[:2], restored.precision, options.window)[0]
+                .cpu()
+                .numpy()
+            )
             save_comparison(options.output / f"{path.stem}.png", photo, [labels], restored.inputs.classes)
             print(options.output / f"{path.stem}.png")
 

@@ -15,9 +15,10 @@ from fastuda.methods.source import Source, learning_rate
 from fastuda.metrics.confidence import ConfidenceHistogram
 from fastuda.models import build_model
 from fastuda.models.output import Output
-from fastuda.nn.losses import confident_labels, cross_entropy, resize_labels, upsample_logits
+from fastuda.nn.losses import cross_entropy, resize_labels
 from fastuda.nn.statistics import ClassStatistics
 from fastuda.ops.contrastive_bound import contrastive_bound
+from fastuda.ops.pseudo_labels import pseudo_labels
 
 
 class SDCA(Source):
@@ -68,7 +69,7 @@ class SDCA(Source):
         yield {"network": self.supervised(output.logits, source.labels) | self.bounds(output, labels, "source")}
 
         output = self.run(target.images, "target")
-        labels = confident_labels(output.logits, self.config.confidence)
+        labels = pseudo_labels(output.logits, threshold=self.config.confidence)
         yield {"network": self.bounds(output, labels, "target")}
 
     def bounds(self, output: Output, labels: Tensor, domain: str) -> dict[str, Tensor]:
@@ -109,23 +110,30 @@ class SDCA(Source):
         config = self.config.self_training
         histogram = ConfidenceHistogram(self.num_classes).to(self.target_statistics_known.device)
         for batch in passes.target():
-            histogram.update(self.full_size_logits(batch.images))
+            histogram.update(self.looks(batch.images), size=batch.images.shape[-2:])
         thresholds = histogram.quantile(config.quantile).clamp(max=config.threshold_cap)
         for batch in passes.target():
-            passes.save_pseudo_labels(batch.index, confident_labels(self.full_size_logits(batch.images), thresholds))
+            labels = pseudo_labels(self.looks(batch.images), size=batch.images.shape[-2:], threshold=thresholds)
+            passes.save_pseudo_labels(batch.index, labels)
         if config.restart:
             self.network.load_state_dict(build_model(self.recipe.model, self.num_classes).state_dict())
 
-    def full_size_logits(self, images: Tensor) -> Tensor:
-        """log of the mean softmax over the configured looks at the images, (N, K, H, W) fp32 at their own size."""
-        config, size = self.config.self_training, images.shape[-2:]
+    def looks(self, images: Tensor) -> Tensor:
+        """log of the mean softmax over the configured looks at the images, fp32 (N, K, h, w) of the largest look.
+
+        Of a single look, upsampling it gives what upsampling its logits gives: both differ by a number a pixel.
+        """
+        config = self.config.self_training
         looks = []
         for scale in config.scales:
             scaled = images if scale == 1.0 else F.interpolate(images, scale_factor=scale, mode="bilinear")
             for mirror in (False, True) if config.flip else (False,):
-                logits = upsample_logits(self.predict(scaled.flip(-1) if mirror else scaled), size)
+                logits = self.predict(scaled.flip(-1) if mirror else scaled).float()
                 looks.append((logits.flip(-1) if mirror else logits).softmax(1))
-        return torch.stack(looks).mean(0).log()
+        size = max(look.shape[-2:] for look in looks)
+        looks = [F.interpolate(look, size=size, mode="bilinear", align_corners=True) for look in looks]
+        # An impossible class stays finite: half of infinity is no score to interpolate with.
+        return torch.stack(looks).mean(0).clamp(min=torch.finfo(torch.float32).tiny).log()
 
     def self_training(self, source: Batch | None, target: Batch) -> Iterator[Losses]:
         if source is not None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fastuda.ops.class_thresholds import Rule, check_rule
+from fastuda.ops.confidence_histogram import confidence_histogram
+
 
 class ConfidenceHistogram(nn.Module):
     """Histogram of the largest softmax probability over the pixels predicted as each class.
@@ -21,12 +24,23 @@ class ConfidenceHistogram(nn.Module):
         self.register_buffer("counts", torch.zeros(num_classes, bins, dtype=torch.int64))
 
     @torch.no_grad()
-    def update(self, logits: Tensor) -> None:
-        """Count the pixels of logits (N, K, H, W), any floating dtype; the softmax is taken in float32."""
+    def update(
+        self,
+        logits: Tensor,
+        *,
+        size: tuple[int, int] | None = None,
+        probabilities: bool = False,
+        align_corners: bool = True,
+    ) -> None:
+        """Count the pixels of logits (N, K, h, w), or probabilities, upsampled to ``size`` (by default not) on the way.
+
+        See ``fastuda.ops.confidence_histogram``.  Raises ValueError for another number of classes, too.
+        """
         if logits.dim() != 4 or logits.shape[1] != self.num_classes:
             raise ValueError(f"logits must be (N, {self.num_classes}, H, W), got shape {tuple(logits.shape)}")
-        logits = logits if logits.dtype == torch.float64 else logits.float()
-        self.add(*logits.softmax(1).max(1))
+        self.counts += confidence_histogram(
+            logits, size=size, bins=self.bins, probabilities=probabilities, align_corners=align_corners
+        )
 
     @torch.no_grad()
     def add(self, confidence: Tensor, label: Tensor) -> None:
@@ -60,12 +74,24 @@ class ConfidenceHistogram(nn.Module):
         """
         if not 0 <= q <= 1:
             raise ValueError(f"q must be between 0 and 1, got {q}")
-        below = self.counts.cumsum(1)
-        total = below[:, -1:]
-        rank = (total.double() * q).ceil().long().clamp(min=1)
-        place = (below < rank).sum(1)
-        return torch.where(total.squeeze(1) > 0, place / self.bins, 1.0).float()
+        return self._lower_edge((self.counts.sum(1).double() * q).ceil().long().clamp(min=1))
 
-    def median(self) -> Tensor:
-        """The lower median of each class's confidence: ``quantile(0.5)``."""
-        return self.quantile(0.5)
+    def thresholds(self, *, rule: Rule = "median", portion: float = 0.5, cap: float | None = None) -> Tensor:
+        """The thresholds of ``fastuda.ops.class_thresholds``, never above and no more than 1/bins below the exact ones.
+
+        They are the lower edges of the bins that hold those: float32 (K,), 1.0 (or the cap) for classes never
+        predicted.  No host synchronisation.  Raises ValueError for another rule, or a portion outside 0..1.
+        """
+        check_rule(rule, portion)
+        if rule == "median":
+            edge = self.quantile(0.5)
+        else:
+            total = self.counts.sum(1)
+            edge = self._lower_edge(total + 1 - (total.double() * portion).floor().long().clamp(min=1))
+        return edge if cap is None else edge.clamp(max=cap)
+
+    def _lower_edge(self, rank: Tensor) -> Tensor:
+        """Of the bin that holds each class's ``rank``-th smallest confidence, (K,) from 1."""
+        below = self.counts.cumsum(1)
+        place = (below < rank.unsqueeze(1)).sum(1)
+        return torch.where(below[:, -1] > 0, place / self.bins, 1.0).float()

@@ -9,6 +9,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from fastuda.ops._checks import LABEL_DTYPES
+from fastuda.ops.confusion_matrix import confusion_matrix
+
 # Cityscapes train ids of the means that the literature reports beside mIoU (SYNTHIA's 16 and 13, the rare classes).
 SUBSETS = {
     "miou16": (0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 15, 17, 18),
@@ -70,13 +73,8 @@ class ConfusionMatrix(nn.Module):
             raise ValueError(
                 f"prediction and truth must have one shape, got {tuple(prediction.shape)} and {tuple(truth.shape)}"
             )
-        prediction, truth = prediction.reshape(-1).long(), truth.reshape(-1).long()
-        bins = self.num_classes**2
-        valid = (truth >= 0) & (truth < self.num_classes) & (prediction >= 0) & (prediction < self.num_classes)
-        index = (truth * self.num_classes + prediction).where(valid, bins)
-        # Integer adds are exact in any order; bincount would wait for the device to learn its largest bin.
-        counts = index.new_zeros(bins + 1).scatter_add_(0, index, index.new_ones(1).expand_as(index))
-        self.matrix += counts[:-1].view_as(self.matrix)
+        prediction, truth = (t if t.dtype in LABEL_DTYPES else t.long() for t in (prediction, truth))
+        self.matrix += confusion_matrix(prediction, truth, self.num_classes)
 
     def reset(self) -> None:
         self.matrix.zero_()

@@ -1,4 +1,4 @@
-"""Segmentation losses and the small label operations around them, in plain PyTorch."""
+"""Segmentation losses over the operators, and the small label operations around them in plain PyTorch."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastuda.nn._lovasz import lovasz_weights
+from fastuda import ops
 
 IGNORE = 255
-_NO_TARGET = -100
 
 
 def upsample_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
@@ -31,13 +30,12 @@ def cross_entropy(
     logits: (N, K, h, w), any floating dtype; upsampled in float32 to ``size``, by default the labels' own.
     labels: (N, H, W) uint8, int32 or int64; resized to ``size`` by nearest neighbour where that differs;
         ``ignore_index`` and labels outside 0..K-1 are ignored.
-    Returns a float32 (float64) scalar.  No host synchronisation.  Raises ValueError for shapes that do not fit.
+    Returns a float32 (float64) scalar: ``fastuda.ops.upsample_cross_entropy``, which stores nothing of full resolution.
+    No host synchronisation.  Raises ValueError for shapes that do not fit.
     """
-    logits, labels = _aligned(logits, labels, size)
-    target, valid = _valid_target(labels, logits.shape[1], ignore_index)
-    # Unreduced: the summing kernel of CUDA's nll_loss2d adds atomically, in any order.
-    loss = F.cross_entropy(logits, target.where(valid, _NO_TARGET), ignore_index=_NO_TARGET, reduction="none")
-    return loss.sum() / valid.sum().clamp(min=1)
+    _check(logits, labels)
+    labels = labels if size is None else resize_labels(labels, size)
+    return ops.upsample_cross_entropy(logits, labels, ignore_index=ignore_index)
 
 
 def lovasz_softmax(
@@ -53,24 +51,15 @@ def lovasz_softmax(
     logits: (N, K, h, w), upsampled to the labels' size in float32 and put through a softmax; with ``probabilities``
         they are taken as (N, K, H, W) probabilities instead.
     labels: (N, H, W) uint8, int32 or int64; ``ignore_index`` and labels outside 0..K-1 are ignored.
-    Returns a float32 (float64) scalar.  No host synchronisation; deterministic.  Memory: K x N x H x W three times.
+    Returns a float32 (float64) scalar: ``fastuda.ops.lovasz_softmax``, exact.  No host synchronisation; deterministic.
     Raises ValueError for shapes that do not fit.
     """
-    if probabilities and tuple(logits.shape[-2:]) != tuple(labels.shape[-2:]):
+    _check(logits, labels)
+    if probabilities and logits.shape[-2:] != labels.shape[-2:]:
         raise ValueError(
             f"probabilities must have the labels' size {tuple(labels.shape[-2:])}, got {tuple(logits.shape[-2:])}"
         )
-    logits, labels = _aligned(logits, labels, None)
-    probability = logits if probabilities else logits.softmax(1)
-    target, valid = _valid_target(labels, logits.shape[1], ignore_index)
-    classes = torch.arange(logits.shape[1], device=logits.device).view(-1, 1)
-    target, valid = target.where(valid, -1).reshape(-1), valid.reshape(-1)
-    foreground = target == classes
-    error = (probability.transpose(0, 1).flatten(1) - foreground.to(probability.dtype)).abs()
-    weights = lovasz_weights(error.detach(), foreground, valid)
-    present = foreground.any(1)
-    loss = (error.where(valid, 0.0) * weights).sum(1)
-    return loss.where(present, 0.0).sum() / present.sum().clamp(min=1)
+    return ops.lovasz_softmax(logits, labels, probabilities=probabilities, ignore_index=ignore_index)
 
 
 @torch.no_grad()
@@ -108,15 +97,8 @@ def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
     return labels
 
 
-def _aligned(logits: Tensor, labels: Tensor, size: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
+def _check(logits: Tensor, labels: Tensor) -> None:
     if labels.dim() != 3 or logits.dim() != 4 or labels.shape[0] != logits.shape[0]:
         raise ValueError(
             f"logits must be (N, K, h, w) and labels (N, H, W), got {tuple(logits.shape)} and {tuple(labels.shape)}"
         )
-    size = tuple(labels.shape[-2:]) if size is None else size
-    return upsample_logits(logits, size), resize_labels(labels, size)
-
-
-def _valid_target(labels: Tensor, num_classes: int, ignore_index: int) -> tuple[Tensor, Tensor]:
-    target = labels.long()
-    return target, (target >= 0) & (target < num_classes) & (target != ignore_index)

@@ -81,7 +81,8 @@ def upsample_cross_entropy(
 
         l = -v ((1 - s) w_y log p_y + s / K sum_c w_c log p_c),   p = softmax of the upsampled logits
 
-    logits: (N, K, h, w), float32, float16, bfloat16 or float64, any strides; they alone get a gradient.
+    logits: (N, K, h, w), float32, float16, bfloat16 or float64, any strides; they alone get a gradient.  Those that a
+        pixel lies between must be finite if it counts, even where their weight is 0.
     target: (N, H, W), uint8, int32 or int64; ``ignore_index`` and labels outside 0..K-1 are ignored.
     size: (height, width) of the loss, by default the target's; a target of another size is resized to it as torch's
         "nearest" does.
@@ -93,7 +94,8 @@ def upsample_cross_entropy(
     Returns float32 (float64 for float64 logits), computed in that precision also under autocast.  The gradient has
     the logits' dtype, with the incoming gradient applied before it is rounded.  Differentiable once.  Deterministic; no
     host synchronisation.  Memory beyond inputs and outputs: the gradient once in the result's dtype, kept for backward
-    ("none" keeps nothing); the reference also takes several buffers of 2^21 elements or of one row.
+    ("none" keeps nothing).  The C++ kernel on a CPU also takes partial gradients, one and a half times the gradient at
+    8-fold upsampling and none at the logits' own size; the reference several buffers of 2^21 elements or of one row.
     Raises ValueError for a wrong dtype, shape, device or option.
     """
     _checks.dense(logits, target, "target")

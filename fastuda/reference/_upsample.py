@@ -41,6 +41,14 @@ def upsampled(values: Tensor, size: tuple[int, int], align_corners: bool) -> Ite
         yield part, torch.lerp(rows[..., left], rows[..., right], along)
 
 
+def whole(values: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
+    """All rows of ``upsampled`` in one (N, K, H, W), differentiable."""
+    blocks = [block for _, block in upsampled(values, size, align_corners)]
+    if blocks:
+        return torch.cat(blocks, 2)
+    return values[:, :, :0, :1].to(compute_dtype(values)).expand(-1, -1, -1, size[1])
+
+
 def matrix(size: int, source: int, align_corners: bool, like: Tensor) -> Tensor:
     """The upsampling of one dimension as a matrix (size, source)."""
     lower, upper, weight = taps(size, source, align_corners, like.device)

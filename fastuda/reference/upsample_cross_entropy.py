@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastuda.reference._pixels import compute_dtype, usable
-from fastuda.reference._upsample import Adjoint, upsampled
+from fastuda.reference._upsample import Adjoint, upsampled, whole
 
 
 def upsample_cross_entropy(
@@ -25,7 +25,7 @@ def upsample_cross_entropy(
     with class weights w (K,), pixel weights v (N, H, W) and label smoothing s; the divisor's share is w_y.
     Differentiable; logits (N, K, h, w), target (N, H, W).  Memory: the upsampled logits several times.
     """
-    up = torch.cat([block for _, block in upsampled(logits, target.shape[1:], align_corners)], 2)
+    up = whole(logits, target.shape[1:], align_corners)
     valid, index = usable(target, logits.shape[1], ignore_index)
     loss, share, _ = _block(up, valid, index, weight, pixel_weight, label_smoothing)
     return loss, share

@@ -11,11 +11,11 @@ import torch
 from rich.console import Console
 
 from fastuda.data.batch import Batch
-from fastuda.evaluate import evaluate
+from fastuda.evaluate import evaluate, predict_labels
 from fastuda.methods import build_method
 from fastuda.methods.protocol import Stage
 from fastuda.metrics.table import iou_table
-from fastuda.predict import predict_labels, save_comparison
+from fastuda.predict import save_comparison
 from fastuda.train.checkpoint import load_checkpoint, save_checkpoint, write_json
 from fastuda.train.config import Config, difference, to_dict
 from fastuda.train.inputs import Inputs
@@ -244,6 +244,6 @@ class Run:
         for number in sorted({round(i * (len(stream) - 1) / max(count - 1, 1)) for i in range(count)}):
             batch = stream[number].to(self.device)
             truth = batch.labels[0].cpu().numpy()
-            prediction = predict_labels(self.method, batch.images, truth.shape, self.precision)[0]
+            prediction = predict_labels(self.method, batch.images, truth.shape, self.precision)[0].cpu().numpy()
             image = batch.images[0].permute(1, 2, 0).cpu().numpy()
             save_comparison(directory / f"{number:05d}.png", image, [prediction, truth], self.inputs.classes)

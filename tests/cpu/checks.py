@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from close import assert_as_accurate
-from cpu import checks_modes
+from cpu import checks_dense_losses, checks_modes
 from torch import Tensor
 
 import fastuda.ops  # noqa: F401
@@ -32,6 +32,7 @@ RAW = {
     "modes_forward": "mode_losses_forward",
     "modes_backward": "mode_losses_backward",
     "triplet_consistency_loss": "triplet_consistency_forward",
+    "softmax_kl": "softmax_kl_forward",
 }
 
 
@@ -251,4 +252,6 @@ CASES = {
     "bound_backward": lambda: bound(True),
     "modes_forward": lambda: checks_modes.cases(make, image, False),
     "modes_backward": lambda: checks_modes.cases(make, image, True),
+    "upsample_cross_entropy": checks_dense_losses.cross_entropy,
+    "lovasz_softmax": checks_dense_losses.lovasz,
 }

@@ -40,8 +40,17 @@ CHECKED = {
     "bound_backward": "contrastive_bound",
     "modes_forward": "mode_losses",
     "modes_backward": "mode_losses",
+    "upsample_cross_entropy": "upsample_cross_entropy",
+    "lovasz_softmax": "lovasz_softmax",
+    "softmax_kl": "softmax_kl",
 }
-TESTED = {name: name for name in ("sinkhorn", "class_balanced_sample", "select_triplets", "triplet_consistency_loss")}
+TESTED = {
+    name: name
+    for name in (
+        *("sinkhorn", "class_balanced_sample", "select_triplets", "triplet_consistency_loss", "class_thresholds"),
+        "confusion_matrix",
+    )
+}
 LEAST = dict.fromkeys(CHECKED, 10) | dict.fromkeys(TESTED, 15)
 CHILD = {"FASTUDA_BACKEND": "reference", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 

@@ -51,6 +51,17 @@ TESTS = {
     "triplet_consistency_loss": {
         "triplet_consistency_loss": "layouts or wild_rows or outside or of_the_definition and not float64",
     },
+    "upsample_cross_entropy": {
+        "upsample_cross_entropy": "(layouts and label_dtype0) or ugly_sizes or edges or strides or ignored_scores",
+    },
+    "lovasz_softmax": {"lovasz_softmax": "(layouts and label_dtype0) or ugly_sizes or edges or ties or ignored_scores"},
+    "class_thresholds": {
+        "class_thresholds": "layouts or every_length or infinities or does_not_count or many_pixels or numbers_of",
+    },
+    "confusion_matrix": {"confusion_matrix": "layouts or every_length or out_of_range or numbers_of or dtypes"},
+    "softmax_kl": {
+        "softmax_kl": "both_gradients or (every_number and (17 or 2)) or do_not_count or any_strides or any_size",
+    },
 }
 LABEL = "to[i] = convert(from[i]);"
 # What replaces that line of pixels.h, and the report that it must cause.

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from fastuda.data.batch import Batch
 from fastuda.methods import build_method
@@ -141,6 +142,10 @@ def test_preparation_gathers_both_domains():
     assert torch.equal(other.feature_statistics.mean, sdca.feature_statistics.mean)
 
 
+def full_size(logits, images):
+    return F.interpolate(logits, size=images.shape[-2:], mode="bilinear", align_corners=True)
+
+
 @pytest.mark.parametrize("cap", [1.0, 0.3])
 def test_pseudo_labels_keep_the_confident_half_of_each_class(cap):
     sdca = method(self_training=replace(SelfTrainingConfig(), threshold_cap=cap)).eval()
@@ -148,7 +153,7 @@ def test_pseudo_labels_keep_the_confident_half_of_each_class(cap):
     passes = MemoryPasses()
     sdca.pseudo_label(passes)
     assert sorted(passes.saved) == [0, 1, 2, 3]
-    logits = torch.cat([sdca.full_size_logits(b.images) for b in MemoryPasses().target()]).detach()
+    logits = torch.cat([full_size(sdca.looks(b.images), b.images) for b in MemoryPasses().target()]).detach()
     confidence, predicted = logits.double().softmax(1).max(1)
     labels = torch.stack([passes.saved[i] for i in range(4)])
     for k in range(K):
@@ -168,12 +173,21 @@ def test_pseudo_labels_of_a_mirrored_image_mirror():
     sdca = method(self_training=replace(SelfTrainingConfig(), flip=True, scales=(0.5, 1.0))).eval()
     sdca.know_domains(MemoryPasses())
     images = batch(1).images
-    both = sdca.full_size_logits(images)
-    torch.testing.assert_close(sdca.full_size_logits(images.flip(-1)), both.flip(-1))
-    torch.testing.assert_close(both.exp().sum(1), torch.ones(2, 32, 48))
+    both = sdca.looks(images)
+    torch.testing.assert_close(sdca.looks(images.flip(-1)), both.flip(-1))
     plain = method().eval()
     plain.load_state_dict(sdca.state_dict())
-    assert not torch.allclose(plain.full_size_logits(images).softmax(1), both.exp(), atol=1e-4)
+    logits = plain.predict(images)
+    torch.testing.assert_close(both.exp().sum(1), torch.ones(2, *logits.shape[-2:]))
+    assert not torch.allclose(plain.looks(images).exp(), both.exp(), atol=1e-4)
+    once = full_size(plain.looks(images), images).softmax(1)
+    torch.testing.assert_close(once, full_size(logits, images).softmax(1))
+
+
+def test_an_impossible_class_stays_finite():
+    sdca = method().eval()
+    sdca.predict = lambda images: torch.tensor([0.0, 200.0, -200.0]).view(1, 3, 1, 1).expand(2, 3, 4, 6)
+    assert sdca.looks(batch(1).images).isfinite().all()
 
 
 def test_restart_and_norm_of_self_training_survive_the_state_dict():

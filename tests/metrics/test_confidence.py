@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from fastuda.metrics import ConfidenceHistogram
 from fastuda.nn import confident_labels
+from fastuda.ops import class_thresholds
 
 
 @settings(max_examples=40, deadline=None)
@@ -38,6 +39,28 @@ def test_quantiles_within_a_bin(classes, bins, q, count, seed):
         assert (own >= quantile[k]).float().mean() >= 1 - q
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    classes=st.sampled_from([1, 2, 11]),
+    bins=st.sampled_from([1, 10, 1000, 1024]),
+    portion=st.sampled_from([0.0, 0.1, 0.2, 0.5, 1.0]),
+    count=st.integers(0, 200),
+    seed=st.integers(0, 99),
+)
+def test_thresholds_within_a_bin_of_the_exact_ones(classes, bins, portion, count, seed):
+    generator = torch.Generator().manual_seed(seed)
+    confidence = torch.rand(count, generator=generator)
+    label = torch.randint(0, classes, (count,), generator=generator)
+    histogram = ConfidenceHistogram(classes, bins)
+    histogram.add(confidence, label)
+    for options in ({}, {"rule": "portion", "portion": portion}):
+        exact = class_thresholds(confidence, label, classes, **options)
+        binned = histogram.thresholds(**options)
+        assert binned.dtype == torch.float32 and binned.shape == (classes,)
+        assert (binned <= exact).all() and (binned >= exact - 1 / bins - 1e-6).all()
+        assert torch.equal(histogram.thresholds(**options, cap=0.4), binned.clamp(max=0.4))
+
+
 def test_update_takes_the_predicted_class():
     logits = 3 * torch.randn(2, 5, 6, 7, dtype=torch.float64)
     histogram = ConfidenceHistogram(5)
@@ -45,7 +68,7 @@ def test_update_takes_the_predicted_class():
     histogram.update(logits[1:].half())
     confidence, label = logits.softmax(1).max(1)
     assert torch.equal(histogram.counts.sum(1), torch.bincount(label.reshape(-1), minlength=5))
-    median = histogram.median()
+    median = histogram.thresholds()
     for k in range(5):
         exact = confidence[label == k].median() if (label == k).any() else 1.0
         assert abs(median[k] - exact) < 1 / 1024 + 1e-3  # half-precision logits of the second image
@@ -53,6 +76,15 @@ def test_update_takes_the_predicted_class():
     kept = confident_labels(logits, median)
     for k in range(5):
         assert (kept == k).sum() >= 0.45 * (label == k).sum()
+
+
+def test_update_upsamples_on_the_way():
+    logits = torch.randn(2, 5, 6, 7)
+    at_once, before = ConfidenceHistogram(5, 64), ConfidenceHistogram(5, 64)
+    at_once.update(logits.double(), size=(13, 20), align_corners=False)
+    large = torch.nn.functional.interpolate(logits.double(), (13, 20), mode="bilinear", align_corners=False)
+    before.update(large.softmax(1), probabilities=True)
+    assert torch.equal(at_once.counts, before.counts) and at_once.counts.sum() == 2 * 13 * 20
 
 
 def test_merge_equals_one_histogram():
@@ -74,7 +106,7 @@ def test_what_does_not_count():
     histogram = ConfidenceHistogram(2, 8)
     histogram.add(torch.tensor([0.5, float("nan"), 0.5, 0.5]), torch.tensor([0, 1, 255, -1]))
     assert histogram.counts.sum() == 1 and histogram.counts[0, 4] == 1
-    assert histogram.median().tolist() == [0.5, 1.0]
+    assert histogram.thresholds().tolist() == [0.5, 1.0]
 
 
 def test_bad_input_is_named():
@@ -87,5 +119,9 @@ def test_bad_input_is_named():
         histogram.add(torch.zeros(3), torch.zeros(4))
     with pytest.raises(ValueError, match="q must be"):
         histogram.quantile(1.5)
+    with pytest.raises(ValueError, match="rule must be"):
+        histogram.thresholds(rule="mean")
+    with pytest.raises(ValueError, match="portion must be"):
+        histogram.thresholds(rule="portion", portion=-1.0)
     with pytest.raises(ValueError, match="cannot merge"):
         histogram.merge(ConfidenceHistogram(3, 8))

@@ -101,6 +101,13 @@ def test_counts_merge_reset_and_travel():
     assert second.matrix.sum() == 0 and first.matrix.sum() == 50
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int16, torch.uint8, torch.int32, torch.bool])
+def test_any_integers(dtype):
+    confusion = ConfusionMatrix(2)
+    confusion.update(torch.tensor([0, 1, 1, 1]).to(dtype), torch.tensor([0, 0, 1, 1]).to(dtype))
+    assert confusion.matrix.tolist() == [[1, 1], [0, 2]]
+
+
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match="at least 1"):
         ConfusionMatrix(0)

@@ -6,7 +6,6 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastuda.nn import _lovasz as lovasz_module
 from fastuda.nn import confident_labels, cross_entropy, lovasz_softmax, resize_labels, upsample_logits
 
 
@@ -80,21 +79,6 @@ def test_lovasz_is_zero_for_a_perfect_prediction_and_one_for_the_worst():
 def test_lovasz_gradcheck():
     logits, labels = sample(1, 3, 3, 4, dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda x: lovasz_softmax(x, labels), logits.requires_grad_())
-
-
-@pytest.mark.parametrize("elements", [1, 300, 10**6])
-def test_lovasz_groups_of_classes_agree(elements, monkeypatch):
-    """The batched sort of a GPU and the class-wise sort of a CPU give the same weights."""
-    logits, labels = sample(1, 5, 9, 10)
-    probability = logits.softmax(1).transpose(0, 1).flatten(1)
-    foreground = labels.reshape(-1).long() == torch.arange(5).view(-1, 1)
-    error, valid = (probability - foreground.float()).abs(), labels.reshape(-1) != 255
-    expected = torch.cat([lovasz_module._group(error[k : k + 1], foreground[k : k + 1], valid) for k in range(5)])
-    step = max(1, elements // error.shape[1])
-    groups = [slice(k, k + step) for k in range(0, 5, step)]
-    actual = torch.cat([lovasz_module._group(error[g], foreground[g], valid) for g in groups])
-    assert torch.equal(actual, expected)
-    assert torch.equal(lovasz_module.lovasz_weights(error, foreground, valid), expected)
 
 
 @pytest.mark.parametrize("loss", [cross_entropy, lovasz_softmax])

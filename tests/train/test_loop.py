@@ -63,8 +63,22 @@ def test_a_restored_run_scores_what_it_scored(finished):
     result, work_dir = finished
     restored = restore(work_dir)
     inputs = restored.inputs
-    scores = evaluate(restored.method, inputs.validation_stream(), inputs.classes, restored.device, restored.precision)
-    assert scores.row()["miou"] == result.stages[-1]["miou"]
+    found = restored.method, inputs.validation_stream(), inputs.classes, restored.device, restored.precision
+    assert evaluate(*found).row()["miou"] == result.stages[-1]["miou"]
+    # One window of the whole image is the whole image; smaller ones see other borders, and are close.
+    assert evaluate(*found, window=(512, 512)).row()["miou"] == result.stages[-1]["miou"]
+    windowed = evaluate(*found, window=(16, 32)).row()
+    assert windowed["miou"] != result.stages[-1]["miou"] and abs(windowed["accuracy"] - evaluate(*found).accuracy) < 0.2
+
+
+def test_the_command_evaluates_in_windows(finished, capsys):
+    from fastuda.evaluate import main
+
+    main([str(finished[1]), "--window", "16", "24"])
+    assert "mean" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main([str(finished[1]), "--window", "0", "24"])
+    assert "window must be at least one pixel" in capsys.readouterr().err
 
 
 def test_predict_writes_a_picture_of_the_images_own_size(finished, tmp_path):

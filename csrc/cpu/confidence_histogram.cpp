@@ -1,0 +1,100 @@
+// Histograms of the confidence of upsampled scores on the CPU: the labels' engine, counted instead of written.
+//
+// A thread counts its rows of pixels in a table of its own and adds it to the result: integers, whose order is nobody's
+// concern.
+#include <cstring>
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include "common/dense_best.h"
+
+namespace fastuda {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+template <class Acc>
+struct Counting {
+  ScoreView scores;
+  Taps<Acc> down, along;
+  bool few_nodes;  // whether Nodes serve `along`
+  int64_t bins;
+  int64_t* counts;
+};
+
+template <class Acc, class Along, bool probabilities>
+FASTUDA_INLINE void count_row(const Counting<Acc>& p, const Acc* row, int64_t pitch, Acc* stage, BinCounts& counts) {
+  const int64_t width = p.along.size;
+  for (int64_t x = 0; x < width; x += kLanes<Acc>) {
+    Along along;
+    along.set(p.along, x);
+    const Best<Acc> best =
+        best_of<Acc, probabilities, Rule::largest>(row, pitch, p.scores.classes, along, nullptr, stage);
+    counts.take<Acc>(best, ~typename VecOf<Acc>::mask{}, width - x);
+  }
+}
+
+// Output rows [begin, end) of all images.
+template <class Acc, Isa isa, bool probabilities>
+FASTUDA_INLINE void count_rows(const Counting<Acc>& p, int64_t begin, int64_t end) {
+  DenseRows<Acc> rows(p.scores, p.down);
+  Buffer<Acc> stage(p.scores.classes * kLanes<Acc>);
+  BinCounts counts(p.scores.classes, p.bins);
+  for (int64_t i = begin; i < end; ++i) {
+    const Acc* row = rows.at(i / p.down.size, i % p.down.size);
+    if (p.few_nodes && rows.finite())
+      count_row<Acc, Nodes<Acc>, probabilities>(p, row, rows.pitch(), stage.data(), counts);
+    else count_row<Acc, AnyNodes<Acc, isa>, probabilities>(p, row, rows.pitch(), stage.data(), counts);
+  }
+  counts.add(p.counts);
+}
+
+template <class Acc, bool probabilities>
+struct Kernels {
+  FASTUDA_TARGET_AVX512 static void avx512(const Counting<Acc>& p, int64_t begin, int64_t end) {
+    count_rows<Acc, Isa::avx512, probabilities>(p, begin, end);
+  }
+  FASTUDA_TARGET_AVX2 static void avx2(const Counting<Acc>& p, int64_t begin, int64_t end) {
+    count_rows<Acc, Isa::avx2, probabilities>(p, begin, end);
+  }
+  static void portable(const Counting<Acc>& p, int64_t begin, int64_t end) {
+    count_rows<Acc, Isa::portable, probabilities>(p, begin, end);
+  }
+  static void all(const Counting<Acc>& p) {
+    auto chosen = portable;
+    if constexpr (sizeof(Acc) == sizeof(float))  // float64 is there to check with: one form of it will do
+      if (cpu_isa() != Isa::portable) chosen = cpu_isa() == Isa::avx512 ? avx512 : avx2;
+    torch::stable::parallel_for(0, p.scores.images * p.down.size, kRowGrain, [&](int64_t begin, int64_t end) {
+      chosen(p, begin, end);
+    });
+  }
+};
+
+template <class Acc>
+void run(const ScoreView& s, int64_t height, int64_t width, int64_t bins, bool probabilities, bool align, int64_t* to) {
+  Counting<Acc> p{s, {height, s.height, align}, {width, s.width, align}, false, bins, to};
+  p.few_nodes = Nodes<Acc>::serve(p.along);
+  probabilities ? Kernels<Acc, true>::all(p) : Kernels<Acc, false>::all(p);
+}
+
+Tensor confidence_histogram(
+    const Tensor& scores, int64_t height, int64_t width, int64_t bins, bool probabilities, bool align_corners) {
+  const ScoreView view = score_view(scores);
+  STD_TORCH_CHECK(height >= 1 && width >= 1, "height and width must be at least 1");
+  STD_TORCH_CHECK(bins >= 1 && bins <= kMostBins / view.classes, "bins must be 1 or more, at most 2^30 in all classes");
+  Tensor counts = torch::stable::new_zeros(scores, {view.classes, bins}, ScalarType::Long);
+  const bool wide = view.type == ScalarType::Double;
+  (wide ? run<double> : run<float>)(
+      view, height, width, bins, probabilities, align_corners, static_cast<int64_t*>(counts.mutable_data_ptr()));
+  return counts;
+}
+
+}  // namespace
+}  // namespace fastuda
+
+STABLE_TORCH_LIBRARY_IMPL(fastuda, CPU, m) {
+  m.impl("confidence_histogram", TORCH_BOX(&fastuda::confidence_histogram));
+}

@@ -1,0 +1,139 @@
+// Rectified pseudo labels on the CPU: arg max of score / T + log of soft label, both upsampled on the way.
+//
+// One sweep over the classes and nothing kept but the best of them: the sum of the softmax is the same for all.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include "common/dense_best.h"
+
+namespace fastuda {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+template <class Acc>
+struct Rectifying {
+  ScoreView scores, soft;
+  Taps<Acc> down, along, soft_down, soft_along;
+  bool few_nodes;  // whether Nodes serve both along
+  Acc scale;       // 1 / T
+  uint8_t* label;
+};
+
+// log(x) of any positive number, subnormal ones too; -infinity for 0 and below, NaN for NaN.
+FASTUDA_INLINE Vec<float> log_of(const Vec<float>& x) {
+  const Vec<float> large = x * 0x1p64f;
+  Words bits;
+  std::memcpy(&bits, &large, sizeof(bits));
+  const Words shifted = bits - 0x3f3504f3u;  // of sqrt(1/2)
+  const Vec<float> exponent = __builtin_convertvector(((Ints)shifted >> 23) - 64, Vec<float>);
+  const Words mantissa = (shifted & 0x7fffffu) + 0x3f3504f3u;
+  Vec<float> m;
+  std::memcpy(&m, &mantissa, sizeof(m));
+  // log m = 2 atanh(s) for m in [0.707, 1.414)
+  const Vec<float> s = (m - 1.0f) / (m + 1.0f), t = s * s;
+  Vec<float> p = t * (2.0f / 9) + 2.0f / 7;
+  p = p * t + 2.0f / 5;
+  p = p * t + 2.0f / 3;
+  p = p * t * s + 2.0f * s;
+  const Vec<float> log = exponent * 0.693359375f + (p - exponent * 2.12194440e-4f);
+  return x > 0 ? log : x - INFINITY;
+}
+
+FASTUDA_INLINE Vec<double> log_of(const Vec<double>& x) {
+  Vec<double> out;
+  for (int i = 0; i < kLanes<double>; ++i) out[i] = x[i] > 0 ? std::log(x[i]) : x[i] - INFINITY;
+  return out;
+}
+
+// Of [class][pitch] rows of both.
+template <class Acc, class Along>
+FASTUDA_INLINE void rectify_row(
+    const Rectifying<Acc>& p, const Acc* scores, int64_t pitch, const Acc* soft, int64_t soft_pitch, uint8_t* to) {
+  using Mask = typename VecOf<Acc>::mask;
+  const int64_t width = p.along.size;
+  for (int64_t x = 0; x < width; x += kLanes<Acc>) {
+    Along along, soft_along;
+    along.set(p.along, x);
+    soft_along.set(p.soft_along, x);
+    Vec<Acc> most = Vec<Acc>{} - static_cast<Acc>(INFINITY), score, share;
+    Mask label = Mask{} + kIgnored, bad = Mask{};
+    for (int64_t k = 0; k < p.scores.classes; ++k) {
+      along(scores + k * pitch, score);
+      soft_along(soft + k * soft_pitch, share);
+      const Vec<Acc> key = score * p.scale + log_of(share);
+      bad |= key != key;
+      Best<Acc>::take(key, k, most, label);
+    }
+    store_labels(bad ? Mask{} + kIgnored : label, to + x, width - x);
+  }
+}
+
+// Output rows [begin, end) of all images.
+template <class Acc, Isa isa>
+FASTUDA_INLINE void rectify_rows(const Rectifying<Acc>& p, int64_t begin, int64_t end) {
+  DenseRows<Acc> scores(p.scores, p.down), soft(p.soft, p.soft_down);
+  for (int64_t i = begin; i < end; ++i) {
+    const Acc* score_row = scores.at(i / p.down.size, i % p.down.size);
+    const Acc* soft_row = soft.at(i / p.down.size, i % p.down.size);
+    uint8_t* to = p.label + i * p.along.size;
+    if (p.few_nodes && scores.finite() && soft.finite())
+      rectify_row<Acc, Nodes<Acc>>(p, score_row, scores.pitch(), soft_row, soft.pitch(), to);
+    else rectify_row<Acc, AnyNodes<Acc, isa>>(p, score_row, scores.pitch(), soft_row, soft.pitch(), to);
+  }
+}
+
+template <class Acc>
+struct Kernels {
+  FASTUDA_TARGET_AVX512 static void avx512(const Rectifying<Acc>& p, int64_t begin, int64_t end) {
+    rectify_rows<Acc, Isa::avx512>(p, begin, end);
+  }
+  FASTUDA_TARGET_AVX2 static void avx2(const Rectifying<Acc>& p, int64_t begin, int64_t end) {
+    rectify_rows<Acc, Isa::avx2>(p, begin, end);
+  }
+  static void portable(const Rectifying<Acc>& p, int64_t begin, int64_t end) {
+    rectify_rows<Acc, Isa::portable>(p, begin, end);
+  }
+  static void all(const Rectifying<Acc>& p) {
+    auto chosen = portable;
+    if constexpr (sizeof(Acc) == sizeof(float))  // float64 is there to check with: one form of it will do
+      if (cpu_isa() != Isa::portable) chosen = cpu_isa() == Isa::avx512 ? avx512 : avx2;
+    torch::stable::parallel_for(0, p.scores.images * p.down.size, kRowGrain, [&](int64_t begin, int64_t end) {
+      chosen(p, begin, end);
+    });
+  }
+};
+
+template <class Acc>
+void run(
+    const ScoreView& scores, const ScoreView& soft, int64_t height, int64_t width, double temperature, bool align,
+    uint8_t* label) {
+  Rectifying<Acc> p{scores, soft, {height, scores.height, align}, {width, scores.width, align},
+                    {height, soft.height, align}, {width, soft.width, align}, false,
+                    static_cast<Acc>(1 / temperature), label};
+  p.few_nodes = Nodes<Acc>::serve(p.along) && Nodes<Acc>::serve(p.soft_along);
+  Kernels<Acc>::all(p);
+}
+
+Tensor prototype_rectify(
+    const Tensor& scores, const Tensor& soft, int64_t height, int64_t width, double temperature, bool align_corners) {
+  const ScoreView view = score_view(scores), shares = score_view(soft);
+  STD_TORCH_CHECK(view.classes <= kMostClasses, "scores must have at most 255 classes");
+  STD_TORCH_CHECK(
+      shares.images == view.images && shares.classes == view.classes,
+      "soft must have the images and classes of scores");
+  STD_TORCH_CHECK(height >= 1 && width >= 1 && temperature > 0, "height, width and temperature must be positive");
+  Tensor label = torch::stable::new_empty(scores, {view.images, height, width}, ScalarType::Byte);
+  (view.type == ScalarType::Double ? run<double> : run<float>)(
+      view, shares, height, width, temperature, align_corners, static_cast<uint8_t*>(label.mutable_data_ptr()));
+  return label;
+}
+
+}  // namespace
+}  // namespace fastuda
+
+STABLE_TORCH_LIBRARY_IMPL(fastuda, CPU, m) {
+  m.impl("prototype_rectify", TORCH_BOX(&fastuda::prototype_rectify));
+}

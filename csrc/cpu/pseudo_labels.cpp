@@ -1,0 +1,138 @@
+// Pseudo labels on the CPU: rows of scores upsampled, softmax, arg max and threshold of sixteen pixels at a time.
+//
+// A thread takes rows of the label map. Two low-resolution rows become one by a lerp down the columns; a vector of
+// pixels then reads it by lerps along the row, all classes one after another, and keeps its scores in the first cache.
+#include <limits>
+#include <tuple>
+#include <vector>
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include "common/dense_best.h"
+
+namespace fastuda {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+constexpr double kLeastThreshold = 1e-30;
+
+template <class Acc>
+struct Labelling {
+  ScoreView scores;
+  Taps<Acc> down, along;
+  bool few_nodes;  // whether Nodes serve `along`
+  std::vector<Acc> least, factor;
+  uint8_t* label;
+  Acc* confidence;  // or null
+};
+
+template <class Acc, class Along, bool probabilities, Rule rule>
+FASTUDA_INLINE void label_row(const Labelling<Acc>& p, const Acc* row, int64_t pitch, int64_t at, Acc* stage) {
+  constexpr int lanes = kLanes<Acc>;
+  const int64_t width = p.along.size;
+  const Acc* least = p.least.data();
+  for (int64_t x = 0; x < width; x += lanes) {
+    Along along;
+    along.set(p.along, x);
+    const Best<Acc> best =
+        best_of<Acc, probabilities, rule>(row, pitch, p.scores.classes, along, p.factor.data(), stage);
+    Vec<Acc> limit;
+    for (int i = 0; i < lanes; ++i) limit[i] = least[best.label[i]];
+    const auto label = best.confidence >= limit ? best.label : decltype(best.label){} + kIgnored;
+    store_labels(label, p.label + at + x, width - x);
+    if (p.confidence) store_some<Acc>(best.confidence, p.confidence + at + x, width - x);
+  }
+}
+
+// Output rows [begin, end) of all images.
+template <class Acc, Isa isa, bool probabilities, Rule rule>
+FASTUDA_INLINE void label_rows(const Labelling<Acc>& p, int64_t begin, int64_t end) {
+  DenseRows<Acc> rows(p.scores, p.down);
+  Buffer<Acc> stage(p.scores.classes * kLanes<Acc>);
+  for (int64_t i = begin; i < end; ++i) {
+    const Acc* row = rows.at(i / p.down.size, i % p.down.size);
+    const int64_t at = i * p.along.size;
+    if (p.few_nodes && rows.finite())
+      label_row<Acc, Nodes<Acc>, probabilities, rule>(p, row, rows.pitch(), at, stage.data());
+    else label_row<Acc, AnyNodes<Acc, isa>, probabilities, rule>(p, row, rows.pitch(), at, stage.data());
+  }
+}
+
+template <class Acc, bool probabilities, Rule rule>
+struct Kernels {
+  FASTUDA_TARGET_AVX512 static void avx512(const Labelling<Acc>& p, int64_t begin, int64_t end) {
+    label_rows<Acc, Isa::avx512, probabilities, rule>(p, begin, end);
+  }
+  FASTUDA_TARGET_AVX2 static void avx2(const Labelling<Acc>& p, int64_t begin, int64_t end) {
+    label_rows<Acc, Isa::avx2, probabilities, rule>(p, begin, end);
+  }
+  static void portable(const Labelling<Acc>& p, int64_t begin, int64_t end) {
+    label_rows<Acc, Isa::portable, probabilities, rule>(p, begin, end);
+  }
+  static void all(const Labelling<Acc>& p) {
+    auto chosen = portable;
+    if constexpr (sizeof(Acc) == sizeof(float))  // float64 is there to check with: one form of it will do
+      if (cpu_isa() != Isa::portable) chosen = cpu_isa() == Isa::avx512 ? avx512 : avx2;
+    torch::stable::parallel_for(0, p.scores.images * p.down.size, kRowGrain, [&](int64_t begin, int64_t end) {
+      chosen(p, begin, end);
+    });
+  }
+};
+
+struct Options {
+  int64_t height, width;
+  bool probabilities, balanced, align_corners;
+};
+
+template <class Acc>
+void run(const ScoreView& scores, const Tensor& threshold, const Options& o, uint8_t* label, void* confidence) {
+  Labelling<Acc> p{scores, {o.height, scores.height, o.align_corners}, {o.width, scores.width, o.align_corners},
+                   false,  {},
+                   {},     label,
+                   static_cast<Acc*>(confidence)};
+  p.few_nodes = Nodes<Acc>::serve(p.along);
+  const bool wide = threshold.scalar_type() == ScalarType::Double;
+  for (int64_t k = 0; k < scores.classes; ++k) {
+    const int64_t at = k * threshold.stride(0);
+    const Acc given = wide ? static_cast<Acc>(static_cast<const double*>(threshold.const_data_ptr())[at])
+                           : static_cast<Acc>(static_cast<const float*>(threshold.const_data_ptr())[at]);
+    const bool none = o.balanced && !(given > static_cast<Acc>(kLeastThreshold));
+    p.least.push_back(none ? std::numeric_limits<Acc>::infinity() : given);
+    p.factor.push_back(1 / p.least.back());
+  }
+  if (o.probabilities && o.balanced) Kernels<Acc, true, Rule::balanced>::all(p);
+  else if (o.probabilities) Kernels<Acc, true, Rule::largest>::all(p);
+  else if (o.balanced) Kernels<Acc, false, Rule::balanced>::all(p);
+  else Kernels<Acc, false, Rule::largest>::all(p);
+}
+
+std::tuple<Tensor, Tensor> pseudo_labels(
+    const Tensor& scores, const Tensor& threshold, int64_t height, int64_t width, bool probabilities, bool balanced,
+    bool align_corners, bool with_confidence) {
+  const ScoreView view = score_view(scores);
+  const ScalarType type = threshold.scalar_type();
+  STD_TORCH_CHECK(view.classes <= kMostClasses, "scores must have at most 255 classes");
+  STD_TORCH_CHECK(
+      threshold.dim() == 1 && threshold.size(0) == view.classes &&
+          (type == ScalarType::Float || type == ScalarType::Double),
+      "threshold must be (K,) float32 or float64");
+  STD_TORCH_CHECK(height >= 1 && width >= 1, "height and width must be at least 1");
+  const bool wide = view.type == ScalarType::Double;
+  Tensor label = torch::stable::new_empty(scores, {view.images, height, width}, ScalarType::Byte);
+  const std::vector<int64_t> shape = with_confidence ? std::vector<int64_t>{view.images, height, width}
+                                                     : std::vector<int64_t>{0};
+  Tensor confidence = torch::stable::new_empty(scores, shape, wide ? ScalarType::Double : ScalarType::Float);
+  void* to = with_confidence ? confidence.mutable_data_ptr() : nullptr;
+  const Options options{height, width, probabilities, balanced, align_corners};
+  (wide ? run<double> : run<float>)(view, threshold, options, static_cast<uint8_t*>(label.mutable_data_ptr()), to);
+  return {label, confidence};
+}
+
+}  // namespace
+}  // namespace fastuda
+
+STABLE_TORCH_LIBRARY_IMPL(fastuda, CPU, m) { m.impl("pseudo_labels", TORCH_BOX(&fastuda::pseudo_labels)); }
