@@ -236,7 +236,7 @@ def test_weights_of_any_strides_and_dtype(compiled):
 
 @pytest.mark.parametrize("isa", ["portable", "avx2"])
 def test_each_instruction_set(isa, compiled):
-    chosen = "not instruction_set and (edges or spread or strides or layouts or ignored_scores)"
+    chosen = "not instruction_set and (edges or spread or strides or ignored_scores)"
     code = (
         f"from fastuda.ops import build_facts; assert build_facts()['cpu_isa'] in ('portable', '{isa}');"
         "import pytest, sys; sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', '--import-mode=importlib', "
