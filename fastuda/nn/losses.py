@@ -4,22 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from fastuda import ops
 
 IGNORE = 255
-
-
-def upsample_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Logits (N, K, h, w) bilinearly resized to (height, width), align_corners=True, as float32 (float64 stays)."""
-    if logits.dim() != 4:
-        raise ValueError(f"logits must be (N, K, h, w), got shape {tuple(logits.shape)}")
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    size = tuple(size)
-    if tuple(logits.shape[-2:]) == size:
-        return logits
-    return F.interpolate(logits, size=size, mode="bilinear", align_corners=True)
 
 
 def cross_entropy(
@@ -60,25 +48,6 @@ def lovasz_softmax(
             f"probabilities must have the labels' size {tuple(labels.shape[-2:])}, got {tuple(logits.shape[-2:])}"
         )
     return ops.lovasz_softmax(logits, labels, probabilities=probabilities, ignore_index=ignore_index)
-
-
-@torch.no_grad()
-def confident_labels(logits: Tensor, threshold: float | Tensor) -> Tensor:
-    """Pseudo labels: the argmax of the softmax where its maximum is at least ``threshold``, else 255.
-
-    logits: (N, K, H, W), K <= 255, any floating dtype; the softmax is taken in float32.
-    threshold: one number, or a tensor (K,) with the threshold of each predicted class.
-    Returns uint8 (N, H, W).  Raises ValueError for shapes that do not fit.
-    """
-    if logits.dim() != 4 or logits.shape[1] > IGNORE:
-        raise ValueError(f"logits must be (N, K, H, W) with K <= {IGNORE}, got shape {tuple(logits.shape)}")
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    confidence, label = logits.softmax(1).max(1)
-    if isinstance(threshold, Tensor) and threshold.dim() > 0:
-        if threshold.shape != logits.shape[1:2]:
-            raise ValueError(f"threshold must be a number or ({logits.shape[1]},), got shape {tuple(threshold.shape)}")
-        threshold = threshold.to(logits)[label]
-    return label.where(confidence >= threshold, IGNORE).to(torch.uint8)
 
 
 def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:

@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastuda.metrics import ConfidenceHistogram
-from fastuda.nn import confident_labels
-from fastuda.ops import class_thresholds
+from fastuda.ops import class_thresholds, pseudo_labels
 
 
 @settings(max_examples=40, deadline=None)
@@ -73,7 +72,7 @@ def test_update_takes_the_predicted_class():
         exact = confidence[label == k].median() if (label == k).any() else 1.0
         assert abs(median[k] - exact) < 1 / 1024 + 1e-3  # half-precision logits of the second image
     assert torch.equal(median, histogram.quantile(0.5))
-    kept = confident_labels(logits, median)
+    kept = pseudo_labels(logits, threshold=median)
     for k in range(5):
         assert (kept == k).sum() >= 0.45 * (label == k).sum()
 
