@@ -40,7 +40,8 @@ def class_balanced_sample(
     generator: of the labels' device or the CPU; the same state gives the same pixels on every device and backend.
     Returns (B, count) int64: pixel numbers h W + w in rising order, then -1 where an image has fewer valid pixels.
     Deterministic; with a generator of the labels' device no host synchronisation.  Memory of the reference: about 15
-    int64 numbers a pixel; of the compiled CPU kernel: 16 bytes a pixel of one image a thread.
+    int64 numbers a pixel; of the compiled CPU kernel: 16 bytes a pixel of one image a thread; of CUDA C++: 1 KiB an
+    image and class; of Triton: 8 KiB an image and class, and 8 bytes for each block of 1,024 pixels.
     Raises ValueError for a wrong dtype, shape or option.
     """
     seed = _check(labels, count, "count", num_classes, generator)
