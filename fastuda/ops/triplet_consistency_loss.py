@@ -59,7 +59,8 @@ def triplet_consistency_loss(
     Memory beyond inputs and outputs of the reference: three gathered copies of (T, d); of the compiled CPU kernel:
     none forward, 32 bytes a target row and 16 a source row backward; of CUDA C++ and Triton: none forward, about 33
     bytes a target row backward, CUDA C++ also 4 a source row and d / 16 numbers a target row.
-    Partners that are no rows of source raise RuntimeError on a CPU; on a GPU, which nothing waits for, their loss is NaN.
+    Partners that are no rows of source raise RuntimeError on a CPU; on a GPU, which nothing waits for, their loss is
+    NaN.
     Raises ValueError for a wrong dtype, shape, device or option.
     """
     if target.dtype not in _checks.FEATURE_DTYPES or source.dtype != target.dtype:
