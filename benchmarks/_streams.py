@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import _results
 
@@ -47,13 +46,16 @@ def part() -> str:
     return "\n".join(lines) + f"\n\n{note}{picture}"
 
 
-def plot() -> list[Path]:
+def plot() -> None:
     """Time, memory and disk of each form over the number of images."""
+    import matplotlib
+
+    matplotlib.use("Agg")
     from matplotlib import pyplot
 
     found = records()
     if not found:
-        return []
+        return
     figure, axes = pyplot.subplots(1, len(QUANTITIES), figsize=(4 * len(QUANTITIES), 3))
     for axis, (quantity, label) in zip(axes, QUANTITIES.items(), strict=True):
         for form, rows in found.items():
@@ -62,10 +64,11 @@ def plot() -> list[Path]:
             )
         axis.set_xscale("log")
         axis.set_yscale("symlog" if quantity == "disk_mib" else "log")
+        if quantity == "disk_mib":
+            axis.set_ylim(-0.3, 10_000)
         axis.set_xlabel("images of 1024 x 2048", fontsize=8)
         axis.set_title(label, fontsize=9)
     axes[0].legend(fontsize=7)
     figure.tight_layout()
     figure.savefig(PICTURE, dpi=110, metadata={"Software": None})
     pyplot.close(figure)
-    return [PICTURE]

@@ -181,7 +181,7 @@ def plots() -> list[Path]:
         written.append(plot_path(device, threads))
         figure.savefig(written[-1], dpi=110, metadata={"Software": None})
         pyplot.close(figure)
-    return written + _streams.plot()
+    return written
 
 
 def lines(rows: Sequence[dict], probe) -> list[str]:
@@ -225,6 +225,7 @@ def main() -> int:
     options = parser.parse_args()
     if not options.check and importlib.util.find_spec("matplotlib"):
         plots()
+        _streams.plot()
     elif not options.check:
         print('no plots without matplotlib: pip install -e ".[report]"', file=sys.stderr)
     path = ROOT / "README.md"
