@@ -1,9 +1,6 @@
 """lovasz_softmax: against its definition, exact and in bins, its own autograd, and the contract of dense labels."""
 
-import os
-import subprocess
-import sys
-
+import instruction_sets
 import pytest
 import torch
 import torch.nn.functional as F
@@ -197,14 +194,6 @@ def test_half_precision_is_upsampled_in_float32():
             torch.testing.assert_close(ours.double(), exact, rtol=2e-5, atol=0)
 
 
-@pytest.mark.parametrize("isa", ["portable", "avx2"])
+@pytest.mark.parametrize("isa", instruction_sets.ISAS)
 def test_each_instruction_set(isa, compiled):
-    chosen = "not instruction_set and (edges or ties or by_their_width or ignored_scores)"
-    code = (
-        f"from fastuda.ops import build_facts; assert build_facts()['cpu_isa'] in ('portable', '{isa}');"
-        "import pytest, sys; sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', '--import-mode=importlib', "
-        f"{__file__!r}, '-k', {chosen!r}]))"
-    )
-    environment = os.environ | {"FASTUDA_CPU_ISA": isa}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    instruction_sets.assert_passes(isa, "edges or ties or by_their_width or ignored_scores", __file__)

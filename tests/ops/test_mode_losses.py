@@ -1,10 +1,8 @@
 """mode_losses: against the paper's formula, its own autograd, and the contract of every operator."""
 
 import math
-import os
-import subprocess
-import sys
 
+import instruction_sets
 import numpy as np
 import pytest
 import torch
@@ -322,13 +320,6 @@ def test_modes_and_gradients_of_any_strides_and_dtype(compiled):
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("isa", ["portable", "avx2"])
+@pytest.mark.parametrize("isa", instruction_sets.ISAS)
 def test_each_instruction_set(isa, compiled):
-    chosen = "not instruction_set and (tile_edges or block_of or half or near_modes or identical or on_two)"
-    code = (
-        f"from fastuda.ops import build_facts; assert build_facts()['cpu_isa'] in ('portable', '{isa}');"
-        "import pytest, sys; sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', '--import-mode=importlib', "
-        f"{__file__!r}, '-k', '{chosen}']))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"FASTUDA_CPU_ISA": isa}, capture_output=True)
-    assert done.returncode == 0, done.stdout.decode()[-2000:]
+    instruction_sets.assert_passes(isa, "tile_edges or block_of or half or near_modes or identical or on_two", __file__)
