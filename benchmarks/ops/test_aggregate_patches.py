@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from _measure import Operator, UnavailableError, ours
+from _measure import Operator, UnavailableError, label_counts, ours
 from roofline import Work
 from torch import Tensor
 from torch.nn import functional as F
@@ -133,11 +133,8 @@ def truth(case: Case, inputs: tuple) -> tuple[Sequence[Tensor], None]:
 
 
 def results(output: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
-    """Labels as counts in eight bands of rows, where a pixel between two classes does not matter."""
     label, confidence = output
-    bands = label.flatten().split(label.numel() // 8)
-    counts = torch.stack([torch.bincount(band.long(), minlength=256) for band in bands[:8]])
-    return counts.double(), confidence
+    return label_counts(label), confidence
 
 
 def providers(case: Case, device_type: str) -> dict[str, Callable | UnavailableError]:
