@@ -32,5 +32,7 @@ setup(
             extra_compile_args=flags,
         )
     ],
+    # Of its own, kept: an editable install and a wheel would each compile all of it again.
+    options={"build_ext": {"build_temp": "build/objects"}},
     cmdclass={"build_ext": BuildExtension},
 )

@@ -87,10 +87,10 @@ struct FullKernels {
   static void strip_portable(const Panel<T>& p, int64_t i) { add_strip<2, 1>(p, i); }
 
   static Pack pack() {
-    return cpu_isa() == Isa::avx512 ? pack_avx512 : cpu_isa() == Isa::avx2 ? pack_avx2 : pack_portable;
+    return FASTUDA_PICK_ISA(T, pack_avx512, pack_avx2, pack_portable);
   }
   static Strip strip() {
-    return cpu_isa() == Isa::avx512 ? strip_avx512 : cpu_isa() == Isa::avx2 ? strip_avx2 : strip_portable;
+    return FASTUDA_PICK_ISA(T, strip_avx512, strip_avx2, strip_portable);
   }
 };
 

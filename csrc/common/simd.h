@@ -59,6 +59,24 @@ struct AccumulateOf<double> {
 template <class T>
 using Accumulate = typename AccumulateOf<T>::type;
 
+// Calls run.operator()<isa>() with the instruction set to use. float64 is there to check with: one form of it will do.
+template <class T, class Run>
+auto with_isa(const Run& run) {
+  if constexpr (sizeof(Accumulate<T>) == sizeof(float)) {
+    if (cpu_isa() == Isa::avx512) return run.template operator()<Isa::avx512>();
+    if (cpu_isa() == Isa::avx2) return run.template operator()<Isa::avx2>();
+  }
+  return run.template operator()<Isa::portable>();
+}
+
+// The one of three functions that with_isa would call.
+#define FASTUDA_PICK_ISA(T, for_avx512, for_avx2, for_any)                \
+  fastuda::with_isa<T>([]<fastuda::Isa isa>() {                          \
+    if constexpr (isa == fastuda::Isa::avx512) return &for_avx512;       \
+    else if constexpr (isa == fastuda::Isa::avx2) return &for_avx2;      \
+    else return &for_any;                                                \
+  })
+
 template <class Acc>
 inline constexpr int kLanes = 64 / sizeof(Acc);
 

@@ -72,7 +72,7 @@ void prepare_portable(const Labels& a, int64_t b, const RandomBits& c, uint32_t 
   prepare_body(a, b, c, d, e, f);
 }
 Prepare prepare() {
-  return cpu_isa() == Isa::avx512 ? prepare_avx512 : cpu_isa() == Isa::avx2 ? prepare_avx2 : prepare_portable;
+  return FASTUDA_PICK_ISA(float, prepare_avx512, prepare_avx2, prepare_portable);
 }
 
 // Below which number to look for the n smallest of m.

@@ -170,10 +170,10 @@ struct Kernels {
   static void merge_portable(const Problem& p, int64_t k, double* a, double* b) { merge_body<T>(p, k, a, b); }
 
   static Chunk chunk() {
-    return cpu_isa() == Isa::avx512 ? chunk_avx512 : cpu_isa() == Isa::avx2 ? chunk_avx2 : chunk_portable;
+    return FASTUDA_PICK_ISA(T, chunk_avx512, chunk_avx2, chunk_portable);
   }
   static Merge merge() {
-    return cpu_isa() == Isa::avx512 ? merge_avx512 : cpu_isa() == Isa::avx2 ? merge_avx2 : merge_portable;
+    return FASTUDA_PICK_ISA(T, merge_avx512, merge_avx2, merge_portable);
   }
 };
 

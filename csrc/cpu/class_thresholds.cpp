@@ -200,7 +200,7 @@ FASTUDA_THRESHOLD_LOOPS(portable, )
 #undef FASTUDA_THRESHOLD_LOOPS
 
 const Loops& loops() {
-  return cpu_isa() == Isa::avx512 ? loops_avx512 : cpu_isa() == Isa::avx2 ? loops_avx2 : loops_portable;
+  return *FASTUDA_PICK_ISA(float, loops_avx512, loops_avx2, loops_portable);
 }
 
 // Counts (classes, kBins) of one pass.

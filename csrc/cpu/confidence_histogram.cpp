@@ -64,9 +64,7 @@ struct Kernels {
     count_rows<Acc, Isa::portable, probabilities>(p, begin, end);
   }
   static void all(const Counting<Acc>& p) {
-    auto chosen = portable;
-    if constexpr (sizeof(Acc) == sizeof(float))  // float64 is there to check with: one form of it will do
-      if (cpu_isa() != Isa::portable) chosen = cpu_isa() == Isa::avx512 ? avx512 : avx2;
+    const auto chosen = FASTUDA_PICK_ISA(Acc, avx512, avx2, portable);
     torch::stable::parallel_for(0, p.scores.images * p.down.size, kRowGrain, [&](int64_t begin, int64_t end) {
       chosen(p, begin, end);
     });

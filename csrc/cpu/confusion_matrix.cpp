@@ -106,7 +106,7 @@ Tensor confusion_matrix(const Tensor& prediction, const Tensor& truth, int64_t n
   std::fill_n(counts, num_classes * num_classes, 0);
   const Pairs p{
       label_view(truth, num_classes, -1), label_view(prediction, num_classes, -1), truth.numel(), num_classes, counts};
-  const auto count = cpu_isa() == Isa::avx512 ? count_avx512 : cpu_isa() == Isa::avx2 ? count_avx2 : count_portable;
+  const auto count = FASTUDA_PICK_ISA(float, count_avx512, count_avx2, count_portable);
   torch::stable::parallel_for(
       0, (p.pixels + kSegment - 1) / kSegment, 1, [&](int64_t begin, int64_t end) { count(p, begin, end); });
   return result;

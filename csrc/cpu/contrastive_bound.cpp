@@ -50,8 +50,7 @@ struct Kernels {
     run_chunks<T, Isa::portable, kBackward>(b, packed, begin, end);
   }
   static Entry<T> chosen() {
-    if constexpr (std::is_same_v<T, double>) return portable;  // float64 is there to check with: one form of it will do
-    else return cpu_isa() == Isa::avx512 ? avx512 : cpu_isa() == Isa::avx2 ? avx2 : portable;
+    return FASTUDA_PICK_ISA(T, avx512, avx2, portable);
   }
 };
 
@@ -66,10 +65,7 @@ void pack_for(const Bound& b, Packed<Accumulate<T>>& packed) {
 template <class T, bool kBackward>
 void run(const Bound& b) {
   Packed<Accumulate<T>> packed;
-  if constexpr (std::is_same_v<T, double>) pack_for<T, Isa::portable, kBackward>(b, packed);
-  else if (cpu_isa() == Isa::avx512) pack_for<T, Isa::avx512, kBackward>(b, packed);
-  else if (cpu_isa() == Isa::avx2) pack_for<T, Isa::avx2, kBackward>(b, packed);
-  else pack_for<T, Isa::portable, kBackward>(b, packed);
+  with_isa<T>([&]<Isa isa>() { pack_for<T, isa, kBackward>(b, packed); });
   const int64_t chunks = (b.features.grid.pixels() + kChunkPixels - 1) / kChunkPixels;
   torch::stable::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
     Kernels<T, kBackward>::chosen()(b, packed, begin, end);

@@ -329,9 +329,7 @@ class Lovasz {
 
 template <class Acc>
 std::tuple<Tensor, Tensor> run(const Tensor& logits, const Tensor& target, const Options& o) {
-  if (cpu_isa() == Isa::avx512) return Lovasz<Acc, Isa::avx512>(logits, target, o).run();
-  if (cpu_isa() == Isa::avx2) return Lovasz<Acc, Isa::avx2>(logits, target, o).run();
-  return Lovasz<Acc, Isa::portable>(logits, target, o).run();
+  return with_isa<Acc>([&]<Isa isa>() { return Lovasz<Acc, isa>(logits, target, o).run(); });
 }
 
 std::tuple<Tensor, Tensor> lovasz_softmax(

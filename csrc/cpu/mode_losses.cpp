@@ -82,11 +82,7 @@ void backward_on(ModeProblem& p, const Tensor& features, ScalarType type) {
 template <class Run>
 void dispatch(ScalarType type, const Run& run) {
   const auto on = [&]<class T>(T) {
-    // float64 is there to check with: one form of it will do.
-    if constexpr (std::is_same_v<T, double>) run.template operator()<T, Isa::portable>();
-    else if (cpu_isa() == Isa::avx512) run.template operator()<T, Isa::avx512>();
-    else if (cpu_isa() == Isa::avx2) run.template operator()<T, Isa::avx2>();
-    else run.template operator()<T, Isa::portable>();
+    with_isa<T>([&]<Isa isa>() { run.template operator()<T, isa>(); });
   };
   if (type == ScalarType::Double) on(double{});
   else if (type == ScalarType::Float) on(float{});

@@ -212,7 +212,7 @@ struct Kernels {
     run_units<T, Isa::portable, step>(n, begin, end);
   }
   static void all(const Narrow& n, int64_t units, int64_t grain) {
-    const auto chosen = cpu_isa() == Isa::avx512 ? avx512 : cpu_isa() == Isa::avx2 ? avx2 : portable;
+    const auto chosen = FASTUDA_PICK_ISA(T, avx512, avx2, portable);
     torch::stable::parallel_for(0, units, grain, [&](int64_t begin, int64_t end) { chosen(n, begin, end); });
   }
 };

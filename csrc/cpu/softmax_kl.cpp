@@ -29,9 +29,7 @@ void run_portable(const KlProblem& p, int64_t begin, int64_t end) {
 
 template <class T>
 void go_through(const KlProblem& p) {
-  const auto chosen = cpu_isa() == Isa::avx512 ? run_avx512<T>
-      : cpu_isa() == Isa::avx2                 ? run_avx2<T>
-                                               : run_portable<T>;
+  const auto chosen = FASTUDA_PICK_ISA(T, run_avx512<T>, run_avx2<T>, run_portable<T>);
   torch::stable::parallel_for(0, p.chunks(), 1, [&](int64_t begin, int64_t end) { chosen(p, begin, end); });
 }
 

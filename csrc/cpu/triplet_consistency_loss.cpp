@@ -227,7 +227,7 @@ struct Kernels {
     run_rows<T, Isa::portable, step>(work, begin, end);
   }
   static void all(const Work& work, int64_t rows) {
-    const auto chosen = cpu_isa() == Isa::avx512 ? avx512 : cpu_isa() == Isa::avx2 ? avx2 : portable;
+    const auto chosen = FASTUDA_PICK_ISA(T, avx512, avx2, portable);
     torch::stable::parallel_for(0, rows, kGrain, [&](int64_t begin, int64_t end) { chosen(work, begin, end); });
   }
 };

@@ -111,9 +111,7 @@ std::tuple<Tensor, Tensor, Tensor> run(
   Acc* const partial = o.with_slope ? static_cast<Acc*>(partials.mutable_data_ptr()) : nullptr;
   Acc* const to = static_cast<Acc*>(slope.mutable_data_ptr());
   const Run<Acc> r{p, {p.up, chunks, partial, to, 0, view.classes, false}, sums.data()};
-  if (cpu_isa() == Isa::avx512) run_on<Acc, Isa::avx512>(r);
-  else if (cpu_isa() == Isa::avx2) run_on<Acc, Isa::avx2>(r);
-  else run_on<Acc, Isa::portable>(r);
+  with_isa<Acc>([&]<Isa isa>() { run_on<Acc, isa>(r); });
   double loss = 0, divisor = 0;
   for (size_t i = 0; i < sums.size(); i += 2) {
     loss += sums[i];
