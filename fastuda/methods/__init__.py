@@ -6,8 +6,9 @@ from fastuda.methods.config import Recipe
 from fastuda.methods.protocol import Method
 from fastuda.methods.sdca import SDCA
 from fastuda.methods.source import Oracle, Source
+from fastuda.methods.spcl import SPCL
 
-METHODS: dict[str, type[Method]] = {"source": Source, "oracle": Oracle, "sdca": SDCA}
+METHODS: dict[str, type[Method]] = {"source": Source, "oracle": Oracle, "sdca": SDCA, "spcl": SPCL}
 
 
 def build_method(recipe: Recipe, num_classes: int) -> Method:

@@ -86,13 +86,47 @@ class SDCAConfig:
 
 
 @dataclass(frozen=True)
+class AdversarialConfig:
+    """Output-space adversarial alignment (AdaptSegNet), on the softmax at the network's own resolution.
+
+    The released code discriminates maps of the image's size, five strides of 2 deep: at a network's stride fewer do.
+    """
+
+    schedule: Schedule = Schedule(20_000, 2.5e-4)
+    weight: float = 0.001  # λ_adv
+    learning_rate: float = 1e-4  # of the discriminator, which Adam trains
+    width: int = 64  # channels of its first convolution
+    depth: int = 4  # its convolutions, each of stride 2
+
+
+@dataclass(frozen=True)
+class SPCLConfig:
+    """Semantic prototype contrastive learning.
+
+    The paper is silent about the temperature; the default is that of the released code, as for SDCA.
+    """
+
+    adversarial: AdversarialConfig = AdversarialConfig()
+    schedule: Schedule = Schedule(40_000, 2.5e-4)
+    keep: float = 0.1  # α: share of a prototype that an update keeps; 1 fixes the prototypes
+    temperature: float = 100.0  # τ
+    weight: float = 1.0  # λ of both domains' contrast
+    confidence_cap: float = 0.9  # upper bound of the online thresholds σ_c
+    right_only: bool = False  # contrast only source pixels that are predicted rightly (released)
+    norm: Norm = "same"  # batch norm's mode in the contrast stage
+    self_training: SelfTrainingConfig = SelfTrainingConfig(threshold_cap=0.9)
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Everything that decides what is learnt from the data."""
 
-    method: Literal["source", "oracle", "sdca"] = "sdca"  # oracle: supervised on the target's labels, the upper bound
+    # oracle: supervised on the target's labels, the upper bound
+    method: Literal["source", "oracle", "sdca", "spcl"] = "sdca"
     preset: Literal["paper", "released"] = "paper"
     model: ModelConfig = field(default_factory=ModelConfig)
     optimiser: OptimiserConfig = OptimiserConfig()
     views: Views = Views()
     warm_up: WarmUpConfig = WarmUpConfig()
     sdca: SDCAConfig = SDCAConfig()
+    spcl: SPCLConfig = SPCLConfig()

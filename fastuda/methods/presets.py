@@ -1,5 +1,6 @@
-"""The values in which the authors' released code departs from the paper (``paper`` is the dataclasses' defaults).
+"""The values in which the authors' released code departs from the paper.
 
+``paper`` is the dataclasses' defaults, except where a method's paper differs in what all methods share.
 A task file overrides these, and the command line overrides both.  Released bugs are never reproduced.
 """
 
@@ -27,9 +28,28 @@ _RELEASED_SDCA = {
 
 _RELEASED_SUPERVISED = {key: value for key, value in _RELEASED_SDCA.items() if key != "sdca"}
 
+_PAPER_SPCL = {"warm_up": {"lovasz": 0.0}}  # L_seg is the cross entropy alone
+
+_RELEASED_SPCL = {
+    "model": {"norm": "frozen"},
+    "optimiser": {"weight_decay": 5e-4},
+    "warm_up": {"lovasz": 0.0, "schedule": {"batch": 1}},
+    "spcl": {
+        "adversarial": {"depth": 5, "schedule": {"batch": 1}},
+        "schedule": {"batch": 1},
+        "right_only": True,
+        "self_training": {"schedule": {"batch": 1}},
+    },
+}
+
 PRESETS: dict[str, dict[str, dict]] = {
-    "paper": {},
-    "released": {"sdca": _RELEASED_SDCA, "source": _RELEASED_SUPERVISED, "oracle": _RELEASED_SUPERVISED},
+    "paper": {"spcl": _PAPER_SPCL},
+    "released": {
+        "sdca": _RELEASED_SDCA,
+        "spcl": _RELEASED_SPCL,
+        "source": _RELEASED_SUPERVISED,
+        "oracle": _RELEASED_SUPERVISED,
+    },
 }
 
 

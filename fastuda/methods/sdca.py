@@ -6,26 +6,24 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from fastuda.data.batch import Batch
 from fastuda.methods.config import Recipe
 from fastuda.methods.protocol import Losses, Passes, Stage, View
-from fastuda.methods.source import Source, learning_rate
-from fastuda.metrics.confidence import ConfidenceHistogram
-from fastuda.models import build_model
+from fastuda.methods.self_training import SelfTraining
+from fastuda.methods.source import learning_rate
 from fastuda.models.output import Output
-from fastuda.nn.losses import cross_entropy, resize_labels
+from fastuda.nn.losses import resize_labels
 from fastuda.nn.statistics import ClassStatistics
 from fastuda.ops.contrastive_bound import contrastive_bound
 from fastuda.ops.pseudo_labels import pseudo_labels
 
 
-class SDCA(Source):
+class SDCA(SelfTraining):
     """Warm-up, class statistics of the source, adaptation with the two-level bound, self-training."""
 
     def __init__(self, recipe: Recipe, num_classes: int) -> None:
-        super().__init__(recipe, num_classes)
+        super().__init__(recipe, num_classes, recipe.sdca.self_training)
         self.config = recipe.sdca
         kind = self.config.covariance
         self.feature_statistics = ClassStatistics(num_classes, self.network.feature_channels, kind)
@@ -33,7 +31,6 @@ class SDCA(Source):
 
     def stages(self) -> list[Stage]:
         schedule = self.config.schedule
-        rounds = self.config.self_training.rounds
         adapt = Stage(
             name="adapt",
             iterations=schedule.iterations,
@@ -44,9 +41,9 @@ class SDCA(Source):
             target=View(self.recipe.views.target, "none", schedule.batch),
             prepare=self.know_domains,
             prepared_row="target_statistics" if self.recipe.model.norm == "per_domain" else "",
-            row="aligned" if rounds else "adapted",
+            row=self.aligned_row,
         )
-        return [self.warm_up_stage(), adapt, *(self.self_training_stage(number + 1) for number in range(rounds))]
+        return [self.warm_up_stage(), adapt, *self.self_training_stages()]
 
     @torch.no_grad()
     def know_domains(self, passes: Passes) -> None:
@@ -89,54 +86,3 @@ class SDCA(Source):
                     normalize=self.config.normalize,
                 )
         return losses
-
-    def self_training_stage(self, number: int) -> Stage:
-        config = self.config.self_training
-        return Stage(
-            name=f"self_training_{number}",
-            iterations=config.schedule.iterations,
-            optimisers=lambda: self.optimisers(config.schedule, config.norm),
-            step=self.self_training,
-            learning_rate=learning_rate(config.schedule),
-            source=self.source_view(config.schedule) if config.source else None,
-            target=View(self.recipe.views.self_training, "pseudo", config.schedule.batch),
-            prepare=self.pseudo_label,
-            row="adapted" if number == config.rounds else f"self_training_{number}",
-        )
-
-    @torch.no_grad()
-    def pseudo_label(self, passes: Passes) -> None:
-        """Per-class thresholds δ_k over the whole target set, then the labels above them (Eq. 19)."""
-        config = self.config.self_training
-        histogram = ConfidenceHistogram(self.num_classes).to(self.target_statistics_known.device)
-        for batch in passes.target():
-            histogram.update(self.looks(batch.images), size=batch.images.shape[-2:])
-        thresholds = histogram.quantile(config.quantile).clamp(max=config.threshold_cap)
-        for batch in passes.target():
-            labels = pseudo_labels(self.looks(batch.images), size=batch.images.shape[-2:], threshold=thresholds)
-            passes.save_pseudo_labels(batch.index, labels)
-        if config.restart:
-            self.network.load_state_dict(build_model(self.recipe.model, self.num_classes).state_dict())
-
-    def looks(self, images: Tensor) -> Tensor:
-        """log of the mean softmax over the configured looks at the images, fp32 (N, K, h, w) of the largest look.
-
-        Of a single look, upsampling it gives what upsampling its logits gives: both differ by a number a pixel.
-        """
-        config = self.config.self_training
-        looks = []
-        for scale in config.scales:
-            scaled = images if scale == 1.0 else F.interpolate(images, scale_factor=scale, mode="bilinear")
-            for mirror in (False, True) if config.flip else (False,):
-                logits = self.predict(scaled.flip(-1) if mirror else scaled).float()
-                looks.append((logits.flip(-1) if mirror else logits).softmax(1))
-        size = max(look.shape[-2:] for look in looks)
-        looks = [F.interpolate(look, size=size, mode="bilinear", align_corners=True) for look in looks]
-        # An impossible class stays finite: half of infinity is no score to interpolate with.
-        return torch.stack(looks).mean(0).clamp(min=torch.finfo(torch.float32).tiny).log()
-
-    def self_training(self, source: Batch | None, target: Batch) -> Iterator[Losses]:
-        if source is not None:
-            yield {"network": self.supervised(self.run(source.images, "source").logits, source.labels)}
-        output = self.run(target.images, "target")
-        yield {"network": {"pseudo_ce": cross_entropy(output.logits, target.labels)}}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -13,7 +13,7 @@ import tyro
 
 from fastuda.data.config import DataConfig, find_task, from_dict, load_yaml
 from fastuda.methods import METHODS
-from fastuda.methods.config import Recipe
+from fastuda.methods.config import Recipe, Schedule
 from fastuda.methods.presets import preset
 
 
@@ -52,10 +52,14 @@ RUNTIME_FIELDS = frozenset(
 """Fields that may change when a run is resumed: they do not decide what is learnt."""
 
 
-def _schedules(config: Config):
-    yield "warm_up.schedule", config.warm_up.schedule
-    yield "sdca.schedule", config.sdca.schedule
-    yield "sdca.self_training.schedule", config.sdca.self_training.schedule
+def _schedules(config, prefix: str = "") -> Iterator[tuple[str, Schedule]]:
+    """Every schedule of a configuration, with its dotted name."""
+    for item in dataclasses.fields(config):
+        value, name = getattr(config, item.name), prefix + item.name
+        if isinstance(value, Schedule):
+            yield name, value
+        elif dataclasses.is_dataclass(value):
+            yield from _schedules(value, f"{name}.")
 
 
 def parse(arguments: Sequence[str] | None = None) -> Config:

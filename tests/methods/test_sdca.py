@@ -7,14 +7,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from methods.small_world import K, MemoryPasses, batch
 from torch.nn import functional as F
 
-from fastuda.data.batch import Batch
 from fastuda.methods import build_method
 from fastuda.methods.config import Recipe, SDCAConfig, SelfTrainingConfig
 from fastuda.models.config import ModelConfig
-
-K = 5
 
 
 def recipe(**sdca) -> Recipe:
@@ -24,14 +22,6 @@ def recipe(**sdca) -> Recipe:
 def method(**sdca):
     torch.manual_seed(0)
     return build_method(recipe(**sdca), K).train()
-
-
-def batch(seed: int, labelled: bool = True) -> Batch:
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(2, 3, 32, 48, generator=generator)
-    labels = torch.randint(0, K, (2, 32, 48), generator=generator).to(torch.uint8)
-    labels[:, :4] = 255
-    return Batch(images, labels if labelled else None, torch.arange(2))
 
 
 def nearest(labels: torch.Tensor, stride: int) -> torch.Tensor:
@@ -110,22 +100,6 @@ def test_unconfident_target_gives_exactly_zero():
     assert all(loss.item() == 0.0 for loss in losses.values())
     sum(losses.values()).backward()
     assert all(p.grad is None or p.grad.abs().max() == 0 for p in sdca.network.parameters())
-
-
-class MemoryPasses:
-    """Passes over two batches in memory."""
-
-    def __init__(self) -> None:
-        self.saved: dict[int, torch.Tensor] = {}
-
-    def source(self):
-        yield from (batch(0), batch(2))
-
-    def target(self):
-        yield from (batch(1, labelled=False), replace(batch(3, labelled=False), index=torch.tensor([2, 3])))
-
-    def save_pseudo_labels(self, index, labels):
-        self.saved |= dict(zip(index.tolist(), labels, strict=True))
 
 
 def test_preparation_gathers_both_domains():

@@ -1,0 +1,133 @@
+"""SPCL: semantic prototype-based contrastive learning (Xie et al., 2021), Eq. 1-9, after adversarial alignment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastuda.data.batch import Batch
+from fastuda.methods.config import Recipe, Schedule
+from fastuda.methods.protocol import Losses, Passes, Stage, View
+from fastuda.methods.self_training import SelfTraining
+from fastuda.methods.source import learning_rate
+from fastuda.models.discriminator import PatchDiscriminator
+from fastuda.models.output import Output
+from fastuda.nn.losses import resize_labels
+from fastuda.nn.statistics import ClassStatistics
+from fastuda.ops.class_thresholds import class_thresholds
+from fastuda.ops.contrastive_bound import contrastive_bound
+from fastuda.ops.pseudo_labels import pseudo_labels
+
+
+class SPCL(SelfTraining):
+    """Warm-up, output-space adversarial alignment, contrast with moving prototypes, self-training."""
+
+    def __init__(self, recipe: Recipe, num_classes: int) -> None:
+        super().__init__(recipe, num_classes, recipe.spcl.self_training)
+        self.config = recipe.spcl
+        adversarial = self.config.adversarial
+        self.discriminator = PatchDiscriminator(num_classes, adversarial.width, adversarial.depth)
+        self.prototypes = ClassStatistics(num_classes, self.network.feature_channels, None)
+
+    def stages(self) -> list[Stage]:
+        schedule, first = self.config.schedule, self.config.adversarial.schedule
+        align = Stage(
+            name="adversarial",
+            iterations=first.iterations,
+            optimisers=lambda: self.adversaries(first),
+            step=self.align,
+            learning_rate=learning_rate(first),
+            source=self.source_view(first),
+            target=View(self.recipe.views.target, "none", first.batch),
+            prepare=self.know_target,
+            prepared_row="target_statistics" if self.recipe.model.norm == "per_domain" else "",
+            row="adversarial" if first.iterations else "",
+        )
+        contrast = Stage(
+            name="contrast",
+            iterations=schedule.iterations,
+            optimisers=lambda: self.optimisers(schedule, self.config.norm),
+            step=self.contrast,
+            learning_rate=learning_rate(schedule),
+            source=self.source_view(schedule),
+            target=View(self.recipe.views.target, "none", schedule.batch),
+            prepare=self.know_prototypes,
+            row=self.aligned_row,
+        )
+        return [self.warm_up_stage(), align, contrast, *self.self_training_stages()]
+
+    def adversaries(self, schedule: Schedule) -> dict[str, torch.optim.Optimizer]:
+        rate = self.config.adversarial.learning_rate
+        adam = torch.optim.Adam(self.discriminator.parameters(), rate, betas=(0.9, 0.99))
+        return self.optimisers(schedule) | {"discriminator": adam}
+
+    def align(self, source: Batch, target: Batch) -> Iterator[Losses]:
+        """Source labels, and a target whose softmax the discriminator takes for the source's (AdaptSegNet)."""
+        logits = self.run(source.images, "source").logits
+        yield {"network": self.supervised(logits, source.labels)}
+        of_source = logits.detach().float().softmax(1)
+
+        of_target = self.run(target.images, "target").logits.float().softmax(1)
+        self.discriminator.requires_grad_(False)
+        fooled = self.domain_loss(of_target, 1.0)
+        yield {"network": {"adversarial": self.config.adversarial.weight * fooled}}
+
+        self.discriminator.requires_grad_(True)
+        told_apart = (self.domain_loss(of_source, 1.0) + self.domain_loss(of_target.detach(), 0.0)) / 2
+        yield {"discriminator": {"discriminator": told_apart}}
+
+    def domain_loss(self, maps: Tensor, domain: float) -> Tensor:
+        """Mean binary cross entropy of the discriminator's patches against ``domain``: 1 source, 0 target."""
+        patches = self.discriminator(maps).float()
+        return F.binary_cross_entropy_with_logits(patches, torch.full_like(patches, domain))
+
+    @torch.no_grad()
+    def know_prototypes(self, passes: Passes) -> None:
+        """μ_c: over the source images that hold class c, the mean of the images' own means (Eq. 2)."""
+        self.prototypes.reset()
+        for batch in passes.source():
+            output = self.run(batch.images, "source")
+            labels = resize_labels(batch.labels, output.features.shape[-2:])
+            for features, of_image in zip(output.features.split(1), labels.split(1), strict=True):
+                moments = self.prototypes.moments(features, of_image)
+                self.prototypes.merge(moments._replace(count=moments.count.clamp(max=1)))
+
+    def contrast(self, source: Batch, target: Batch) -> Iterator[Losses]:
+        """L_seg + λ (L_cl^s + L_cl^t), the prototypes moved first (Eq. 3, 8)."""
+        output = self.run(source.images, "source")
+        labels = self.source_mask(output, source.labels)
+        self.prototypes.update_exponential(output.features, labels, self.config.keep)
+        yield {"network": self.supervised(output.logits, source.labels) | self.attraction(output, labels, "source")}
+
+        output = self.run(target.images, "target")
+        yield {"network": self.attraction(output, self.target_mask(output.logits), "target")}
+
+    def source_mask(self, output: Output, labels: Tensor) -> Tensor:
+        """The labels at the features' resolution; on request without the pixels that are predicted wrongly."""
+        labels = resize_labels(labels, output.features.shape[-2:])
+        if self.config.right_only:
+            labels = labels.where(output.logits.argmax(1) == labels, 255)
+        return labels
+
+    @torch.no_grad()
+    def target_mask(self, logits: Tensor) -> Tensor:
+        """Predictions above σ_c = min(median confidence of class c in this batch, the cap), 255 elsewhere (Eq. 5)."""
+        labels, confidence = pseudo_labels(logits, return_confidence=True)
+        thresholds = class_thresholds(
+            confidence, labels, self.num_classes, rule="median", cap=self.config.confidence_cap
+        )
+        return pseudo_labels(logits, threshold=thresholds)
+
+    def attraction(self, output: Output, labels: Tensor, domain: str) -> dict[str, Tensor]:
+        """λ L_cl of one domain: Eq. 4 or 6, the bound without covariance."""
+        loss = contrastive_bound(
+            output.features,
+            labels,
+            self.prototypes.mean,
+            temperature=self.config.temperature,
+            normalize=True,
+        )
+        return {f"contrast_{domain}": self.config.weight * loss}
