@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from fastuda.methods.config import Recipe
+from fastuda.methods.drsl import DRSL, DRSLPlus
 from fastuda.methods.protocol import Method
 from fastuda.methods.sdca import SDCA
 from fastuda.methods.source import Oracle, Source
 from fastuda.methods.spcl import SPCL
 
-METHODS: dict[str, type[Method]] = {"source": Source, "oracle": Oracle, "sdca": SDCA, "spcl": SPCL}
+METHODS: dict[str, type[Method]] = {
+    "source": Source,
+    "oracle": Oracle,
+    "sdca": SDCA,
+    "spcl": SPCL,
+    "drsl": DRSL,
+    "drsl+": DRSLPlus,
+}
 
 
 def build_method(recipe: Recipe, num_classes: int) -> Method:

@@ -118,11 +118,39 @@ class SPCLConfig:
 
 
 @dataclass(frozen=True)
+class DRSLConfig:
+    """Distribution regularised self-supervised learning; rounds of pseudo labels with class-balanced selection.
+
+    Where the paper is silent: width of the embedding, α, N_e and the number of rounds. Their defaults are this
+    package's; 256 channels are DeepLab's usual width, and unit margins fit modes at distances of about 1.
+    """
+
+    schedule: Schedule = Schedule(2_000, 5e-5)  # of one round
+    rounds: int = 4
+    channels: int = 256  # d̂ of the embeddings
+    modes: int = 3  # M of each class
+    per_class: int = 300  # T_e: embeddings drawn of each class and image
+    sigma2: float = 0.5  # σ², the modes' variance
+    square_distance: bool = False  # exp(-D²/2σ²), as the text prints, for exp(-D/2σ²)
+    margin: float = 1.0  # α of L_emb, and of L_mcl
+    embedding: float = 0.25  # weight β
+    classification: float = 0.1  # weight η
+    consistency: float = 0.1  # weight γ, of drsl+ alone
+    triplets: int = 1024  # N_e: target embeddings a step that look for partners
+    portion: float = 0.2  # p: share of each class that is labelled in the first round
+    portion_step: float = 0.05  # and more in each further one
+    portion_most: float = 0.5
+    style: float = 0.5  # share of source images shown in the target's low frequencies (FDA); 0 = none
+    style_beta: float = 0.01  # half side of the swapped square over the image's shorter side
+    norm: Norm = "same"  # batch norm's mode in the rounds
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Everything that decides what is learnt from the data."""
 
     # oracle: supervised on the target's labels, the upper bound
-    method: Literal["source", "oracle", "sdca", "spcl"] = "sdca"
+    method: Literal["source", "oracle", "sdca", "spcl", "drsl", "drsl+"] = "sdca"
     preset: Literal["paper", "released"] = "paper"
     model: ModelConfig = field(default_factory=ModelConfig)
     optimiser: OptimiserConfig = OptimiserConfig()
@@ -130,3 +158,4 @@ class Recipe:
     warm_up: WarmUpConfig = WarmUpConfig()
     sdca: SDCAConfig = SDCAConfig()
     spcl: SPCLConfig = SPCLConfig()
+    drsl: DRSLConfig = DRSLConfig()

@@ -30,6 +30,16 @@ _RELEASED_SUPERVISED = {key: value for key, value in _RELEASED_SDCA.items() if k
 
 _PAPER_SPCL = {"warm_up": {"lovasz": 0.0}}  # L_seg is the cross entropy alone
 
+# No code of it was released: both presets are the paper's.
+_PAPER_DRSL = {
+    "optimiser": {"weight_decay": 5e-4},
+    "views": {
+        "source": {"scale": [0.5, 1.5], "crop": [512, 512], "flip": 0.5},
+        "self_training": {"scale": [0.5, 1.5], "crop": [512, 512], "flip": 0.5},
+    },
+    "warm_up": {"lovasz": 0.0},
+}
+
 _RELEASED_SPCL = {
     "model": {"norm": "frozen"},
     "optimiser": {"weight_decay": 5e-4},
@@ -43,10 +53,12 @@ _RELEASED_SPCL = {
 }
 
 PRESETS: dict[str, dict[str, dict]] = {
-    "paper": {"spcl": _PAPER_SPCL},
+    "paper": {"spcl": _PAPER_SPCL, "drsl": _PAPER_DRSL, "drsl+": _PAPER_DRSL},
     "released": {
         "sdca": _RELEASED_SDCA,
         "spcl": _RELEASED_SPCL,
+        "drsl": _PAPER_DRSL,
+        "drsl+": _PAPER_DRSL,
         "source": _RELEASED_SUPERVISED,
         "oracle": _RELEASED_SUPERVISED,
     },
