@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastuda.methods.config import Recipe
 from fastuda.methods.drsl import DRSL, DRSLPlus
+from fastuda.methods.mlsl import MLSL
 from fastuda.methods.protocol import Method
 from fastuda.methods.sdca import SDCA
 from fastuda.methods.source import Oracle, Source
@@ -14,6 +15,7 @@ METHODS: dict[str, type[Method]] = {
     "oracle": Oracle,
     "sdca": SDCA,
     "spcl": SPCL,
+    "mlsl": MLSL,
     "drsl": DRSL,
     "drsl+": DRSLPlus,
 }

@@ -146,11 +146,34 @@ class DRSLConfig:
 
 
 @dataclass(frozen=True)
+class MLSLConfig:
+    """Multi-level self-learning: pseudo labels from independent patches (SISC), weak image labels (PWL).
+
+    Where the paper is silent: p and the number of rounds; their defaults are CBST's schedule. The classes of a target
+    image come from the labels of all its pixels, not from the selected ones alone, as h_s does on the source.
+    """
+
+    schedule: Schedule = Schedule(3_000, 1e-4, batch=2)  # of one round
+    rounds: int = 6
+    patches: int = 50  # K random patches of an image (released: 25)
+    patch: tuple[int, int] = (512, 512)  # their height and width
+    patch_batch: int = 8  # patches that the network sees at once
+    whole_image: bool = False  # the whole image as one more vote (released)
+    portion: float = 0.2  # p: share of each class that is labelled in the first round
+    portion_step: float = 0.05  # and more in each further one
+    portion_most: float = 0.5
+    presence: float = 0.025  # λ_Fcl of the image-level loss; 0 is SISC alone
+    head_width: int = 2048  # channels of the image-level head
+    least_share: float = 0.05  # η: a class shows if it covers more than this part of its mean share on the source
+    norm: Norm = "same"  # batch norm's mode in the rounds
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Everything that decides what is learnt from the data."""
 
     # oracle: supervised on the target's labels, the upper bound
-    method: Literal["source", "oracle", "sdca", "spcl", "drsl", "drsl+"] = "sdca"
+    method: Literal["source", "oracle", "sdca", "spcl", "mlsl", "drsl", "drsl+"] = "sdca"
     preset: Literal["paper", "released"] = "paper"
     model: ModelConfig = field(default_factory=ModelConfig)
     optimiser: OptimiserConfig = OptimiserConfig()
@@ -158,4 +181,5 @@ class Recipe:
     warm_up: WarmUpConfig = WarmUpConfig()
     sdca: SDCAConfig = SDCAConfig()
     spcl: SPCLConfig = SPCLConfig()
+    mlsl: MLSLConfig = MLSLConfig()
     drsl: DRSLConfig = DRSLConfig()

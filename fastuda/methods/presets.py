@@ -30,6 +30,13 @@ _RELEASED_SUPERVISED = {key: value for key, value in _RELEASED_SDCA.items() if k
 
 _PAPER_SPCL = {"warm_up": {"lovasz": 0.0}}  # L_seg is the cross entropy alone
 
+_PAPER_MLSL = {
+    "model": {"name": "resnet38"},
+    "warm_up": {"lovasz": 0.0, "schedule": {"learning_rate": 1e-4, "batch": 2}},
+}
+
+_RELEASED_MLSL = _PAPER_MLSL | {"mlsl": {"patches": 25, "whole_image": True, "portion": 0.15}}
+
 # No code of it was released: both presets are the paper's.
 _PAPER_DRSL = {
     "optimiser": {"weight_decay": 5e-4},
@@ -53,10 +60,11 @@ _RELEASED_SPCL = {
 }
 
 PRESETS: dict[str, dict[str, dict]] = {
-    "paper": {"spcl": _PAPER_SPCL, "drsl": _PAPER_DRSL, "drsl+": _PAPER_DRSL},
+    "paper": {"spcl": _PAPER_SPCL, "mlsl": _PAPER_MLSL, "drsl": _PAPER_DRSL, "drsl+": _PAPER_DRSL},
     "released": {
         "sdca": _RELEASED_SDCA,
         "spcl": _RELEASED_SPCL,
+        "mlsl": _RELEASED_MLSL,
         "drsl": _PAPER_DRSL,
         "drsl+": _PAPER_DRSL,
         "source": _RELEASED_SUPERVISED,

@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from fastuda.models.config import ModelConfig
-from fastuda.models.deeplab import DeepLab
+from fastuda.models.deeplab import ASPP, DeepLab
 from fastuda.models.norm import norm_factory
 from fastuda.models.resnet import GRAPHS, resnet
 from fastuda.models.unet import UNet
 from fastuda.models.vgg import vgg16
 from fastuda.models.weights import load_weights
+from fastuda.models.wide_resnet import TwoConvolutions, WideResNet38
 
 
 def build_model(config: ModelConfig, num_classes: int) -> nn.Module:
@@ -47,8 +48,10 @@ def _network(config: ModelConfig, num_classes: int) -> nn.Module:
         return UNet(num_classes, config.width, norm_factory(config.norm))
     if config.graph not in GRAPHS:
         raise ValueError(f"model.graph must be one of {', '.join(GRAPHS)}, got {config.graph!r}")
-    dropout = 0.0
-    if config.name == "deeplab_vgg16":
+    dropout, classifier = 0.0, ASPP
+    if config.name == "resnet38":
+        backbone, classifier = WideResNet38(config.width, norm_factory(config.norm)), TwoConvolutions
+    elif config.name == "deeplab_vgg16":
         released = config.graph != "torchvision"
         backbone = vgg16(config.width, released)
         dropout = 0.0 if released else 0.5
@@ -59,4 +62,4 @@ def _network(config: ModelConfig, num_classes: int) -> nn.Module:
     else:
         raise ValueError(f"model.name {config.name!r} is no network of fastuda")
     backbone.checkpointing = config.checkpointing
-    return DeepLab(backbone, num_classes, dropout)
+    return DeepLab(backbone, num_classes, dropout, classifier)

@@ -10,8 +10,10 @@ from typing import Literal
 class ModelConfig:
     """A segmentation network."""
 
-    # "unet" trains from scratch on a laptop; the others are DeepLab-v2 at stride 8.
-    name: Literal["unet", "deeplab_resnet18", "deeplab_resnet50", "deeplab_resnet101", "deeplab_vgg16"] = "unet"
+    # "unet" trains from scratch on a laptop; the others work at stride 8, all but resnet38 (MLSL's) as DeepLab-v2.
+    name: Literal["unet", "deeplab_resnet18", "deeplab_resnet50", "deeplab_resnet101", "deeplab_vgg16", "resnet38"] = (
+        "unet"
+    )
     # Factor on every channel count; results are rounded to multiples of 8.
     width: float = 1.0
     # How batch norm treats the domains: one running set for both, never updated, or one set a domain.

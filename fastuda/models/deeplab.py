@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 from fastuda.models.backbone import Backbone
 from fastuda.models.output import Output
 
+Classifier = Callable[[int, int], nn.Module]
 _RATES = (6, 12, 18, 24)
 
 
@@ -31,14 +34,19 @@ class ASPP(nn.Module):
 
 
 class DeepLab(nn.Module):
-    """images (N, 3, H, W), standardised → ``Output``: features (N, A, h, w) and logits (N, K, h, w) at stride 8."""
+    """images (N, 3, H, W), standardised → ``Output``: features (N, A, h, w) and logits (N, K, h, w) at stride 8.
 
-    def __init__(self, backbone: Backbone, num_classes: int, dropout: float = 0.0) -> None:
+    classifier: (channels, classes) → the module on the features, DeepLab-v2's pyramid unless another is given.
+    """
+
+    def __init__(
+        self, backbone: Backbone, num_classes: int, dropout: float = 0.0, classifier: Classifier = ASPP
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         # Between features and classifier, so that whoever reads the features sees none of its noise.
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
-        self.classifier = ASPP(backbone.channels, num_classes)
+        self.classifier = classifier(backbone.channels, num_classes)
         self.feature_channels = backbone.channels
 
     def forward(self, images: Tensor) -> Output:
