@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from PIL import Image
 
@@ -25,9 +27,19 @@ def resize_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(Image.fromarray(label).resize(size[::-1], _NEAREST))
 
 
-def geometric(
-    image: np.ndarray, label: np.ndarray | None, augment: Augment, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray | None]:
+class View(NamedTuple):
+    """An augmented image and its label, and where the image's pixels come from.
+
+    window: the first and last row's and the first and last column's places in the whole image, as fractions between its
+    first and its last pixel: (0, 1, 0, 1) is the image itself, (0, 1, 1, 0) its mirror image. Outside 0..1: padding.
+    """
+
+    image: np.ndarray
+    label: np.ndarray | None
+    window: tuple[float, float, float, float]
+
+
+def geometric(image: np.ndarray, label: np.ndarray | None, augment: Augment, rng: np.random.Generator) -> View:
     """Random scale, crop and horizontal flip, the same for image and label.
 
     Only the pixels below the crop are resized. Where the scaled image is smaller than the crop it lies at a random
@@ -39,7 +51,8 @@ def geometric(
         label: (H, W) uint8, or None.
 
     Returns:
-        image (h, w, 3) and label (h, w) uint8, where (h, w) is ``augment.crop``, or the scaled size without a crop.
+        image (h, w, 3), label (h, w) uint8 and window, where (h, w) is ``augment.crop``, or the scaled size without
+        a crop.
     """
     draws = rng.random(4)
     low, high = augment.scale
@@ -57,7 +70,14 @@ def geometric(
     if flip:
         image = image[:, ::-1]
         label = None if label is None else label[:, ::-1]
-    return image, label
+    ends = [_ends(part, side, whole) for part, side, whole in zip((rows, columns), crop, scaled, strict=True)]
+    return View(image, label, (*ends[0], *(ends[1][::-1] if flip else ends[1])))
+
+
+def _ends(part: tuple[int, int, int], crop: int, scaled: int) -> tuple[float, float]:
+    """Places of the first and last pixel of a crop along one axis, as fractions of the scaled image's last."""
+    first, last = part[0] - part[1], max(scaled - 1, 1)
+    return first / last, (first + crop - 1) / last
 
 
 def _window(scaled: int, crop: int, draw: float) -> tuple[int, int, int]:

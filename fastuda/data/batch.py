@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -15,13 +15,17 @@ class Batch:
     images: (N, 3, H, W) uint8 RGB as loaded, or float32 standardised after ``Photometric``.
     labels: (N, H, W) uint8 class indices 0..K-1 with 255 = ignore, or None for an unlabelled domain.
     index:  (N,) int64, position of each sample in its data set.
+    window: (N, 4) float32, where the pixels lie in the whole images (``fastuda.data.augment.View``); None: all of them.
+    scores: (N, K, h, w) float16 class scores of the whole images as a method saved them, or None.
     """
 
     images: Tensor
     labels: Tensor | None
     index: Tensor
+    window: Tensor | None = None
+    scores: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:
-        move = {"device": device, "non_blocking": True}
-        labels = None if self.labels is None else self.labels.to(**move)
-        return replace(self, images=self.images.to(**move), labels=labels, index=self.index.to(**move))
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved = {name: part.to(device, non_blocking=True) for name, part in parts.items() if part is not None}
+        return replace(self, **moved)

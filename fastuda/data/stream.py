@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
 
-from fastuda.data.augment import geometric
+from fastuda.data.augment import View, geometric
 from fastuda.data.batch import Batch
 from fastuda.data.cache import ImageCache
 from fastuda.data.config import Augment
@@ -36,6 +37,7 @@ class TrainStream:
         weights: (len(dataset),) non-negative sampling weights, or None.
         labels: index -> (h, w) uint8 class indices at ``size``, in place of the data set's labels, such as pseudo
             labels; the data set's labels are then not opened.
+        scores: index -> (K, h, w) float16 scores of the whole image at a resolution of their own, or None.
         cache: a cache of the same data set and size, or None.
     """
 
@@ -53,6 +55,7 @@ class TrainStream:
         world: int = 1,
         weights: np.ndarray | None = None,
         labels: Callable[[int], np.ndarray] | None = None,
+        scores: Callable[[int], np.ndarray] | None = None,
         cache: ImageCache | None = None,
     ) -> None:
         if len(dataset) == 0:
@@ -64,18 +67,21 @@ class TrainStream:
         self._augment = augment
         self._rank, self._world = rank, world
         self._probabilities = _probabilities(weights, len(dataset))
-        self._labels = labels
+        self._labels, self._scores = labels, scores
         self._cache = _cache_of(dataset, size, cache)
         self._orders: dict[int, np.ndarray] = {}
 
     def __getitem__(self, iteration: int) -> Batch:
-        """Batch with images (N, 3, h, w) uint8, labels (N, h, w) uint8 or None, index (N,) int64.
+        """Batch with images (N, 3, h, w) uint8, labels (N, h, w) uint8 or None, index (N,) int64, windows and scores.
 
         Raises ValueError, naming the file, for whatever is wrong on disk.
         """
         indices = self.indices(iteration)
-        pairs = [self._sample(iteration, slot, int(index)) for slot, index in enumerate(indices)]
-        return _collate(pairs, indices, self._dataset)
+        views = [self._sample(iteration, slot, int(index)) for slot, index in enumerate(indices)]
+        batch = _collate(views, indices, self._dataset)
+        if self._scores is None:
+            return batch
+        return replace(batch, scores=torch.from_numpy(np.stack([self._scores(int(index)) for index in indices])))
 
     def indices(self, iteration: int) -> np.ndarray:
         """(batch,) int64: which images of the data set iteration ``iteration`` sees on this rank."""
@@ -94,7 +100,7 @@ class TrainStream:
             self._orders[epoch] = order
         return self._orders[epoch]
 
-    def _sample(self, iteration: int, slot: int, index: int) -> tuple[np.ndarray, np.ndarray | None]:
+    def _sample(self, iteration: int, slot: int, index: int) -> View:
         with_label = self._dataset.labelled and self._labels is None
         image, label = self._cache.load(index, with_label)
         if self._labels is not None:
@@ -170,16 +176,17 @@ def _probabilities(weights: np.ndarray | None, n: int) -> np.ndarray | None:
     return weights / weights.sum()
 
 
-def _collate(pairs: list[tuple[np.ndarray, np.ndarray | None]], indices: np.ndarray, dataset: Dataset) -> Batch:
-    shape = pairs[0][0].shape
-    for (image, _), index in zip(pairs, indices, strict=True):
-        if image.shape != shape:
+def _collate(views: list[View], indices: np.ndarray, dataset: Dataset) -> Batch:
+    shape = views[0].image.shape
+    for view, index in zip(views, indices, strict=True):
+        if view.image.shape != shape:
             raise DataError(
                 f"images {dataset.name(int(indices[0]))} and {dataset.name(int(index))} differ in size "
                 "and cannot share a batch: set 'size' or a crop"
             )
-    images = np.empty((len(pairs), 3, *shape[:2]), np.uint8)
-    for slot, (image, _) in enumerate(pairs):
-        images[slot] = image.transpose(2, 0, 1)
-    labels = None if pairs[0][1] is None else torch.from_numpy(np.stack([label for _, label in pairs]))
-    return Batch(torch.from_numpy(images), labels, torch.from_numpy(indices))
+    images = np.empty((len(views), 3, *shape[:2]), np.uint8)
+    for slot, view in enumerate(views):
+        images[slot] = view.image.transpose(2, 0, 1)
+    labels = None if views[0].label is None else torch.from_numpy(np.stack([view.label for view in views]))
+    windows = torch.tensor([view.window for view in views], dtype=torch.float32)
+    return Batch(torch.from_numpy(images), labels, torch.from_numpy(indices), windows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastuda.methods.config import Recipe
+from fastuda.methods.cpsl import CPSL
 from fastuda.methods.drsl import DRSL, DRSLPlus
 from fastuda.methods.mlsl import MLSL
 from fastuda.methods.protocol import Method
@@ -15,6 +16,7 @@ METHODS: dict[str, type[Method]] = {
     "oracle": Oracle,
     "sdca": SDCA,
     "spcl": SPCL,
+    "cpsl": CPSL,
     "mlsl": MLSL,
     "drsl": DRSL,
     "drsl+": DRSLPlus,

@@ -169,11 +169,40 @@ class MLSLConfig:
 
 
 @dataclass(frozen=True)
+class CPSLConfig:
+    """Class-balanced pixel-level self-labelling.
+
+    Where the paper is silent: α of the class distribution, strengths of the strong view, schedules. Features are those
+    that the classifier sees, of whatever width the network has; prototypes are compared by cosines.
+    """
+
+    schedule: Schedule = Schedule(80_000, 1e-4)
+    head_factor: float = 5.0  # learning rate of the self-labelling head over that of the backbone
+    momentum: float = 0.999  # of the moving averages of network and head
+    samples: int = 512  # M pixels an image (released: 256)
+    bank: int = 65_536  # features of earlier pixels
+    temperature: float = 0.08  # τ
+    epsilon: float = 0.05  # ε of the assignment
+    iterations: int = 3  # of Sinkhorn
+    share_keep: float = 0.999  # α: what the class distribution keeps of itself a step
+    self_label: float = 0.1  # weight λ_1
+    consistency: float = 5.0  # weight λ_2
+    strong: Augment = Augment(brightness=0.5, contrast=0.5, saturation=0.5, hue=0.2, greyscale=0.2, blur=0.5)
+    random_operations: int = 2  # of RandAugment
+    cut_mix: float = 0.25  # share of the image that comes from another; 0 = none
+    cut_out: float = 0.05  # share of the image that is blanked; 0 = none
+    distillation: Schedule = Schedule(40_000, 1e-4)  # of one round
+    distillations: int = 2  # rounds
+    distil: float = 1.0  # weight of the teacher's divergence
+    norm: Norm = "same"  # batch norm's mode from the self-labelling on
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Everything that decides what is learnt from the data."""
 
     # oracle: supervised on the target's labels, the upper bound
-    method: Literal["source", "oracle", "sdca", "spcl", "mlsl", "drsl", "drsl+"] = "sdca"
+    method: Literal["source", "oracle", "sdca", "spcl", "cpsl", "mlsl", "drsl", "drsl+"] = "sdca"
     preset: Literal["paper", "released"] = "paper"
     model: ModelConfig = field(default_factory=ModelConfig)
     optimiser: OptimiserConfig = OptimiserConfig()
@@ -181,5 +210,6 @@ class Recipe:
     warm_up: WarmUpConfig = WarmUpConfig()
     sdca: SDCAConfig = SDCAConfig()
     spcl: SPCLConfig = SPCLConfig()
+    cpsl: CPSLConfig = CPSLConfig()
     mlsl: MLSLConfig = MLSLConfig()
     drsl: DRSLConfig = DRSLConfig()

@@ -30,6 +30,14 @@ _RELEASED_SUPERVISED = {key: value for key, value in _RELEASED_SDCA.items() if k
 
 _PAPER_SPCL = {"warm_up": {"lovasz": 0.0}}  # L_seg is the cross entropy alone
 
+_PAPER_CPSL = {
+    "optimiser": {"weight_decay": 2e-4, "classifier_factor": 5.0},
+    "views": {"target": {"crop": [512, 896]}, "source": {"crop": [512, 896]}},
+    "warm_up": {"lovasz": 0.0},
+}
+
+_RELEASED_CPSL = _PAPER_CPSL | {"cpsl": {"samples": 256}}
+
 _PAPER_MLSL = {
     "model": {"name": "resnet38"},
     "warm_up": {"lovasz": 0.0, "schedule": {"learning_rate": 1e-4, "batch": 2}},
@@ -60,10 +68,11 @@ _RELEASED_SPCL = {
 }
 
 PRESETS: dict[str, dict[str, dict]] = {
-    "paper": {"spcl": _PAPER_SPCL, "mlsl": _PAPER_MLSL, "drsl": _PAPER_DRSL, "drsl+": _PAPER_DRSL},
+    "paper": {"spcl": _PAPER_SPCL, "cpsl": _PAPER_CPSL, "mlsl": _PAPER_MLSL, "drsl": _PAPER_DRSL, "drsl+": _PAPER_DRSL},
     "released": {
         "sdca": _RELEASED_SDCA,
         "spcl": _RELEASED_SPCL,
+        "cpsl": _RELEASED_CPSL,
         "mlsl": _RELEASED_MLSL,
         "drsl": _PAPER_DRSL,
         "drsl+": _PAPER_DRSL,

@@ -29,6 +29,7 @@ class View:
     labels: str = "none"  # "truth", "pseudo" (saved through Passes) or "none": then the file is never opened
     batch: int = 1  # images a step and process
     rare_first: bool = False  # draw images with weight 1/log(1.01 + class frequency) instead of by permutation
+    scores: bool = False  # also the scores that were saved through Passes
 
 
 class Passes(Protocol):
@@ -42,6 +43,9 @@ class Passes(Protocol):
 
     def save_pseudo_labels(self, index: Tensor, labels: Tensor) -> None:
         """Keep labels (N, H, W) uint8 of target samples ``index`` (N,) for the views with ``labels="pseudo"``."""
+
+    def save_scores(self, index: Tensor, scores: Tensor) -> None:
+        """Keep scores (N, K, h, w) of target samples ``index`` in float16 for the views with ``scores``."""
 
 
 @dataclass(frozen=True)

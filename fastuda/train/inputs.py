@@ -62,6 +62,7 @@ class Inputs:
             augment=view.augment,
             weights=image_weights(dataset, cache) if view.rare_first else None,
             labels=self.read_pseudo_labels if view.labels == "pseudo" else None,
+            scores=self.read_scores if view.scores else None,
             cache=cache,
         )
         steps = self.config.accumulate
@@ -101,6 +102,28 @@ class Inputs:
                 return np.asarray(image)
         except OSError as error:
             raise UnreadableFile(f"the pseudo label {path} cannot be read: {error}") from error
+
+    def save_scores(self, index: int, scores: np.ndarray) -> None:
+        """Write the scores (K, h, w) float16 of one target image."""
+        self.pseudo_labels.mkdir(exist_ok=True)
+        write_atomically(self._scores(index), lambda file: np.save(file, scores))
+
+    def read_scores(self, index: int) -> np.ndarray:
+        """What ``save_scores`` wrote; UnreadableFile names a file that is missing, damaged or of other classes."""
+        path = self._scores(index)
+        try:
+            scores = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise UnreadableFile(f"the scores {path} cannot be read: {error}") from error
+        classes = self.classes.num_classes
+        if scores.ndim != 3 or len(scores) != classes or scores.dtype != np.float16:
+            raise UnreadableFile(
+                f"the scores {path} are {scores.dtype} {scores.shape}, not float16 of {classes} classes"
+            )
+        return scores
+
+    def _scores(self, index: int) -> Path:
+        return self.pseudo_labels / f"{index:06d}.npy"
 
     def _pseudo_label(self, index: int) -> Path:
         return self.pseudo_labels / f"{index:06d}.png"

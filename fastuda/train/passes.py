@@ -28,6 +28,10 @@ class DataPasses:
         for number, label in zip(index.tolist(), labels.cpu().numpy(), strict=True):
             self.inputs.save_pseudo_labels(number, label)
 
+    def save_scores(self, index: Tensor, scores: Tensor) -> None:
+        for number, score in zip(index.tolist(), scores.half().cpu().numpy(), strict=True):
+            self.inputs.save_scores(number, score)
+
     def _pass(self, domain: str) -> Iterator[Batch]:
         total = len(self.inputs.datasets[domain])
         seen = 0

@@ -31,7 +31,7 @@ def test_crop_is_a_window_of_image_and_label():
     image, label = pair()
     seen = set()
     for key in range(50):
-        got, truth = geometric(image, label, Augment(crop=(16, 24)), generator(key))
+        got, truth, _ = geometric(image, label, Augment(crop=(16, 24)), generator(key))
         top, left = int(got[0, 0, 0]), int(got[0, 0, 1])
         assert np.array_equal(got, image[top : top + 16, left : left + 24])
         assert np.array_equal(truth, label[top : top + 16, left : left + 24])
@@ -41,7 +41,7 @@ def test_crop_is_a_window_of_image_and_label():
 
 def test_flip_mirrors_both():
     image, label = pair()
-    got, truth = geometric(image, label, Augment(flip=1.0), generator(0))
+    got, truth, _ = geometric(image, label, Augment(flip=1.0), generator(0))
     assert np.array_equal(got, image[:, ::-1]) and np.array_equal(truth, label[:, ::-1])
     flips = [geometric(image, None, Augment(flip=0.5), generator(k))[0][0, 0, 1] == 59 for k in range(200)]
     assert 70 < sum(flips) < 130
@@ -54,7 +54,7 @@ def test_scaled_crop_is_what_resizing_everything_and_cropping_gives():
     for factor in (0.73, 1.0, 1.41):
         augment = Augment(crop=(20, 30), scale=(factor, factor))
         for key in range(5):
-            got, truth = geometric(image, label, augment, generator(key))
+            got, truth, _ = geometric(image, label, augment, generator(key))
             scaled = (round(40 * factor), round(60 * factor))
             whole, whole_label = resize_image(image, scaled), resize_label(label, scaled)
             draws = generator(key).random(4)
@@ -69,7 +69,7 @@ def test_scaled_crop_is_what_resizing_everything_and_cropping_gives():
 def test_what_lies_outside_is_mean_colour_and_ignored():
     image, label = pair(10, 12)
     for key in range(20):
-        got, truth = geometric(image, label, Augment(crop=(20, 16)), generator(key))
+        got, truth, _ = geometric(image, label, Augment(crop=(20, 16)), generator(key))
         assert got.shape == (20, 16, 3) and truth.shape == (20, 16)
         inside = truth != 255
         assert inside.sum() == 120
@@ -82,11 +82,11 @@ def test_odd_sizes_and_many_factors(size):
     image, label = pair(*size)
     augment = Augment(crop=(13, 17), scale=(0.3, 3.0), flip=0.5)
     for key in range(60):
-        got, truth = geometric(image, label, augment, generator(key))
+        got, truth, _ = geometric(image, label, augment, generator(key))
         assert got.shape == (13, 17, 3) and truth.shape == (13, 17)
 
 
 def test_scale_without_crop_keeps_the_whole_image():
     image, label = pair()
-    got, truth = geometric(image, label, Augment(scale=(0.5, 0.5)), generator(1))
+    got, truth, _ = geometric(image, label, Augment(scale=(0.5, 0.5)), generator(1))
     assert got.shape == (20, 30, 3) and truth.shape == (20, 30)

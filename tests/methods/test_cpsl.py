@@ -1,0 +1,222 @@
+"""CPSL's losses and moving parts against float64 transcriptions of the paper, on a small network."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from methods.small_world import K, MemoryPasses, batch
+from torch.nn import functional as F
+
+from fastuda.data.config import Augment
+from fastuda.methods import build_method
+from fastuda.methods.config import CPSLConfig, Recipe
+from fastuda.models.config import ModelConfig
+from fastuda.models.norm import use_domain
+from fastuda.train.config import task_config
+
+PLAIN = CPSLConfig(samples=12, bank=64, random_operations=0, cut_mix=0.0, cut_out=0.0, strong=Augment())
+
+
+class ScorePasses(MemoryPasses):
+    """Passes that keep scores as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scores: dict[int, torch.Tensor] = {}
+
+    def save_scores(self, index, scores):
+        self.scores |= dict(zip(index.tolist(), scores.half(), strict=True))
+
+
+def method(**cpsl):
+    torch.manual_seed(0)
+    return build_method(Recipe(method="cpsl", model=ModelConfig(width=0.25), cpsl=replace(PLAIN, **cpsl)), K).train()
+
+
+def prepared(**cpsl):
+    """The method after its preparation, and the target batch with what was stored of it."""
+    cpsl, passes = method(**cpsl).eval(), ScorePasses()
+    with torch.no_grad():
+        cpsl.know_target_labels(passes)
+    target = replace(batch(1, labelled=False), scores=torch.stack([passes.scores[0], passes.scores[1]]))
+    return cpsl, target
+
+
+def test_stage_list_and_rows():
+    names = [(s.name, s.prepared_row, s.row) for s in method().stages()]
+    assert names == [
+        ("warm_up", "", "source"),
+        ("self_label", "target_statistics", "self_labelled"),
+        ("distil_1", "", "distilled_1"),
+        ("distil_2", "", "adapted"),
+    ]
+    assert method().stages()[1].target.scores and method(distillations=0).stages()[1].row == "adapted"
+
+
+def test_the_presets_name_the_papers_values():
+    paper = task_config("gta5_cityscapes", "cpsl")
+    assert (paper.cpsl.samples, paper.cpsl.bank, paper.cpsl.temperature, paper.cpsl.epsilon) == (
+        512,
+        65_536,
+        0.08,
+        0.05,
+    )
+    assert paper.optimiser.weight_decay == 2e-4 and paper.views.target.crop == (512, 896)
+    assert task_config("gta5_cityscapes", "cpsl", "released").cpsl.samples == 256
+
+
+def test_preparation_makes_prototypes_shares_and_stored_scores():
+    cpsl, _ = prepared()
+    sums, counts = torch.zeros(K, cpsl.bank.channels, dtype=torch.float64), torch.zeros(K)
+    with torch.no_grad():
+        for part in MemoryPasses().target():
+            output = cpsl.run(part.images, "target")
+            z = F.normalize(output.features.double(), dim=1).movedim(1, -1).reshape(-1, cpsl.bank.channels)
+            labels = output.logits.argmax(1).flatten()
+            for k in range(K):
+                sums[k] += z[labels == k].sum(0)
+                counts[k] += (labels == k).sum()
+    for k in range(K):
+        prototype = sums[k] / max(sums[k].norm().item(), 1e-12)
+        torch.testing.assert_close(cpsl.head.weight[k].double(), prototype, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(cpsl.share, counts / counts.sum())
+    assert torch.equal(cpsl.teacher_head.weight, cpsl.head.weight) and cpsl.bank.filled == 0
+
+
+def test_labels_are_rectified_by_the_prototypes():
+    cpsl, target = prepared()
+    with torch.no_grad():
+        z = F.normalize(cpsl.run(target.images, "target").features, dim=1)
+        labels = cpsl.rectified(z, target)
+    cosine = torch.einsum("nahw,ka->nkhw", z.double(), F.normalize(cpsl.teacher_head.weight.double(), dim=1))
+    soft = target.scores.double()
+    up = [F.interpolate(x, (32, 48), mode="bilinear", align_corners=True) for x in (cosine / 0.08, soft)]
+    product = up[0].softmax(1) * up[1]
+    top = product.log().topk(2, 1).values
+    sure = top[:, 0] - top[:, 1] > 1e-3
+    assert torch.equal(labels.long()[sure], product.argmax(1)[sure]) and sure.float().mean() > 0.95
+
+
+def sinkhorn_fp64(scores, marginal, epsilon, rounds):
+    q = (scores.double() / epsilon).exp()
+    for _ in range(rounds):
+        q = q / q.sum(0).clamp(min=1e-300) * marginal.double()  # a class without share stays empty
+        q = q / q.sum(1, keepdim=True)
+    return q
+
+
+def test_self_label_loss_is_the_cross_entropy_of_sinkhorns_labels():
+    cpsl, target = prepared()
+    cpsl.bank.insert(F.normalize(torch.randn(40, cpsl.bank.channels), dim=1))
+    bank = cpsl.bank.features().clone()
+    with torch.no_grad():
+        z = F.normalize(cpsl.run(target.images, "target").features, dim=1)
+        labels = cpsl.rectified(z, target)
+    torch.manual_seed(4)
+    loss = cpsl.self_label_loss(z, labels)
+    assert cpsl.bank.filled == 64
+    rows = cpsl.bank.features()[40:]  # the 24 that came in
+    weight = F.normalize(cpsl.head.weight.detach().double(), dim=1)
+    q = sinkhorn_fp64(torch.cat([bank, rows]).double() @ weight.T, cpsl.share, 0.05, 3)[40:]
+    p = (rows.double() @ weight.T / 0.08).log_softmax(1)
+    assert loss.item() == pytest.approx(-(q * p).sum(1).mean().item(), rel=1e-5)
+    loss.backward()
+    assert cpsl.head.weight.grad.abs().max() > 0
+    assert all(p.grad is None for p in cpsl.network.parameters())
+    small = labels[:, ::2, ::2]
+    drawn = [
+        sum(torch.equal(row, z[0, :, y, x]) for row in rows[:12])
+        for y, x in zip(*(small[0] < K).nonzero().T, strict=True)
+    ]
+    assert sum(drawn) == 12
+
+
+def test_shares_move_by_each_images_own_distribution():
+    cpsl, _ = prepared(share_keep=0.9)
+    old = cpsl.share.clone()
+    labels = torch.randint(0, K, (2, 8, 8), dtype=torch.uint8)
+    labels[1, 3:] = 255
+    cpsl.move_share(labels)
+    shares = torch.stack([torch.stack([(part[part < K] == k).float().mean() for k in range(K)]) for part in labels])
+    torch.testing.assert_close(cpsl.share, 0.9 * old + 0.1 * shares.mean(0))
+    assert cpsl.share.sum().item() == pytest.approx(1)
+    before = cpsl.share.clone()
+    cpsl.move_share(torch.full((2, 8, 8), 255, dtype=torch.uint8))
+    assert torch.equal(before, cpsl.share)
+
+
+def test_a_step_yields_all_terms_and_moves_what_learns():
+    cpsl, target = prepared()
+    cpsl.train()
+    parts = cpsl.self_label(batch(0), target)
+    assert set(next(parts)["network"]) == {"ce", "lovasz"}
+    losses = next(parts)["network"]
+    assert set(losses) == {"self_label", "pseudo_ce", "consistency"} and next(parts, None) is None
+    with torch.no_grad():
+        logits = cpsl.run(target.images, "target").logits.double()
+    p = logits.softmax(1)
+    with torch.no_grad():
+        with use_domain(cpsl.teacher, "target"):
+            q = cpsl.teacher(target.images).logits.double().softmax(1)
+    kl = ((p - q) * (p.log() - q.log())).sum(1).mean()
+    assert losses["consistency"].item() == pytest.approx(5 * kl.item(), rel=1e-4, abs=1e-7)
+    sum(losses.values()).backward()
+    assert all(p.grad is None for p in [*cpsl.teacher.parameters(), *cpsl.teacher_head.parameters()])
+    assert cpsl.network.classifier.weight.grad.abs().max() > 0
+
+
+def test_strong_views_leave_the_labels_where_they_are_without_cutting():
+    cpsl = method(strong=Augment(brightness=0.5, blur=1.0), random_operations=2)
+    images, labels, logits = batch(1).images, batch(1).labels, torch.randn(2, K, 16, 24)
+    view = cpsl.strong_view(images, labels, logits)
+    assert view.images.shape == images.shape and not torch.allclose(view.images, images)
+    assert torch.equal(view.labels, labels) and torch.equal(view.logits, logits) and view.mask.all()
+    torch.testing.assert_close(method().strong_view(images, labels, logits).images, images, rtol=1e-4, atol=1e-4)
+
+
+def test_teachers_follow_by_the_momentum():
+    cpsl, _ = prepared(momentum=0.75)
+    before = [p.clone() for p in cpsl.teacher.parameters()]
+    with torch.no_grad():
+        for p in cpsl.network.parameters():
+            p += 1
+        cpsl.head.weight += 1
+    cpsl.follow()
+    for old, new in zip(before, cpsl.teacher.parameters(), strict=True):
+        torch.testing.assert_close(new, old + 0.25)
+    assert not cpsl.train().teacher.training
+
+
+def test_fewer_valid_pixels_are_repeated_and_none_count_nothing():
+    cpsl, _ = prepared()
+    z = F.normalize(torch.randn(2, cpsl.bank.channels, 16, 24), dim=1)
+    labels = torch.full((2, 32, 48), 255, dtype=torch.uint8)
+    assert cpsl.self_label_loss(z, labels).item() == 0.0
+    labels[0, 4, 6] = 1
+    cpsl.bank.reset()
+    loss = cpsl.self_label_loss(z, labels)
+    assert loss.item() > 0 and math.isfinite(loss.item())
+    assert (cpsl.bank.features()[:12] == z[0, :, 2, 3]).all()
+
+
+def test_distillation_starts_a_fresh_student_beside_the_adapted_teacher():
+    cpsl, target = prepared()
+    adapted = cpsl.network.classifier.weight.clone()
+    cpsl.new_student(MemoryPasses())
+    assert torch.equal(cpsl.teacher.classifier.weight, adapted)
+    assert not torch.equal(cpsl.network.classifier.weight, adapted)
+    parts = [part["network"] for part in cpsl.train().distil(batch(0), target)]
+    assert [set(part) for part in parts] == [{"ce", "lovasz"}, {"distillation"}]
+    assert parts[1]["distillation"].item() > 0
+
+
+def test_everything_is_in_the_state_dict():
+    cpsl, target = prepared()
+    cpsl.self_label_loss(F.normalize(torch.randn(2, cpsl.bank.channels, 16, 24), dim=1), batch(1).labels)
+    other = method()
+    other.load_state_dict(cpsl.state_dict())
+    assert other.bank.filled == 24 and torch.equal(other.share, cpsl.share)
+    assert torch.equal(other.teacher_head.weight, cpsl.teacher_head.weight)
