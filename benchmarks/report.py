@@ -19,13 +19,7 @@ import _streams
 
 ROOT = _results.ROOT
 RESULTS = _results.RESULTS
-ROWS = {
-    "source": "source-only",
-    "target_statistics": "target statistics",
-    "aligned": "aligned",
-    "adapted": "adapted",
-    "oracle": "oracle",
-}
+ENDS = ("source", "target_statistics", "adapted")  # the other rows are a method's own stages
 TASKS = {"streets": "`streets`", "carla_camvid": "T1 `carla_camvid`", "day_dusk": "T3 `day_dusk`"}
 
 
@@ -35,26 +29,34 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def train() -> str:
-    """The table of training results, a line a task and seed, and the machine that made them."""
+    """The table of training results, a line a task, method and seed, and the machine that made them."""
     path = RESULTS / "train_cpu.json"
     if not path.exists():
         return "Not measured yet."
     records = json.loads(path.read_text())
+    scores = {
+        (r["task"], r["method"], r["seed"]): {row["name"]: 100 * row["miou"] for row in r["rows"]} for r in records
+    }
     rows = []
     for record in records:
-        scores = {row["name"]: 100 * row["miou"] for row in record["rows"]}
-        gap = scores["oracle"] - scores["source"]
-        closed = (scores["adapted"] - scores["source"]) / gap
-        minutes = record["seconds"]["sdca"] / 60
+        task, method, seed = record["task"], record["method"], record["seed"]
+        if method == "oracle":
+            continue
+        own = scores[task, method, seed]
+        oracle = scores.get((task, "oracle", seed), {}).get("oracle")
+        closed = "" if oracle is None else f"{(own['adapted'] - own['source']) / (oracle - own['source']):.0%}"
+        stages = [f"{value:.1f}" for name, value in own.items() if name not in ENDS]
         rows.append(
-            [TASKS[record["task"]], str(record["seed"])]
-            + [f"{scores[name]:.1f}" for name in ROWS]
-            + [f"{closed:.0%}", f"{minutes:.0f} min"]
+            [TASKS[task], f"`{method}`", str(seed)]
+            + [f"{own[name]:.1f}" if name in own else "" for name in ("source", "target_statistics")]
+            + [", ".join(stages), f"{own['adapted']:.1f}", "" if oracle is None else f"{oracle:.1f}", closed]
+            + [f"{record['seconds'] / 60:.0f} min"]
         )
     machines = ", ".join(sorted({record["machine"] for record in records}))
-    header = ["task", "seed", *ROWS.values(), "gap closed", "time"]
+    header = ["task", "method", "seed", "source-only", "target statistics", "stages", "adapted", "oracle"]
     return (
-        f"{table(header, rows)}\n\nMeasured on {machines}; commands and classes in `benchmarks/results/train_cpu.json`."
+        f"{table([*header, 'gap closed', 'time'], rows)}\n\n"
+        f"Measured on {machines}; commands and classes in `benchmarks/results/train_cpu.json`."
     )
 
 

@@ -1,10 +1,11 @@
-"""Train the small tasks with and without target labels and commit what came out.
+"""Train the small tasks with every method and commit what came out.
 
-    python benchmarks/train/run.py --tasks carla_camvid day_dusk --seeds 0 1 --output benchmarks/results/train_cpu.json
+    python benchmarks/train/run.py --tasks carla_camvid day_dusk --methods sdca spcl --seeds 0 1 \\
+        --output benchmarks/results/train_cpu.json
 
-Each task is run twice a seed: adaptation (whose stages give the rows source, target_statistics, aligned and adapted)
-and the oracle, the same network and schedule of supervised training on labelled target images.  One process at a time:
-what is written says how long each run took, on how many threads, and with which command it is repeated.
+A run gives the rows of its stages: source (the source alone), target_statistics (the control), its own stages, adapted;
+the method oracle is the same network and schedule of supervised training on labelled target images.  One process at a
+time: what is written says how long each run took, on how many threads, and with which command it is repeated.
 """
 
 from __future__ import annotations
@@ -18,15 +19,7 @@ import sys
 from pathlib import Path
 
 TASKS = ("streets", "carla_camvid", "day_dusk")
-
-
-def commands(task: str, seed: int, work: Path) -> dict[str, list[str]]:
-    """Name -> arguments of ``python -m fastuda.train`` for the two runs of a task and seed."""
-    return {
-        method: ["--task", task, "--method", method, "--seed", str(seed), "--amp"]
-        + ["--work-dir", str(work / f"{task}-{method}-{seed}")]
-        for method in ("sdca", "oracle")
-    }
+METHODS = ("sdca", "spcl", "cpsl", "mlsl", "drsl", "drsl+", "oracle")
 
 
 def run(arguments: list[str], threads: int) -> dict:
@@ -39,17 +32,18 @@ def run(arguments: list[str], threads: int) -> dict:
     return json.loads((work_dir / "result.json").read_text())
 
 
-def record(task: str, seed: int, work: Path, threads: int) -> dict:
-    """The JSON record of a task and seed."""
-    results = {name: run(arguments, threads) for name, arguments in commands(task, seed, work).items()}
-    shown = {name: arguments[: arguments.index("--work-dir")] for name, arguments in commands(task, seed, work).items()}
+def record(task: str, method: str, seed: int, work: Path, threads: int) -> dict:
+    """The JSON record of a run."""
+    shown = ["--task", task, "--method", method, "--seed", str(seed), "--amp"]
+    result = run([*shown, "--work-dir", str(work / f"{task}-{method}-{seed}")], threads)
     return {
         "task": task,
+        "method": method,
         "seed": seed,
-        "rows": [row for result in results.values() for row in result["stages"]],
-        "seconds": {name: result["seconds"] for name, result in results.items()},
-        "peak_mib": {name: result["peak_mib"] for name, result in results.items()},
-        "commands": {name: " ".join(["python -m fastuda.train", *arguments]) for name, arguments in shown.items()},
+        "rows": result["stages"],
+        "seconds": result["seconds"],
+        "peak_mib": result["peak_mib"],
+        "command": " ".join(["python -m fastuda.train", *shown]),
         "threads": threads,
         "machine": machine(),
     }
@@ -69,18 +63,27 @@ def machine() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--work", type=Path, default=Path("runs/benchmark"), help="directory of the runs")
-    parser.add_argument("--output", type=Path, required=True, help="JSON file; records of other tasks and seeds stay")
+    parser.add_argument("--output", type=Path, required=True, help="JSON file; records of other runs stay")
     options = parser.parse_args()
-    records = json.loads(options.output.read_text()) if options.output.exists() else []
     for seed in options.seeds:
         for task in options.tasks:
-            new = record(task, seed, options.work, options.threads)
-            records = [r for r in records if (r["task"], r["seed"]) != (task, seed)] + [new]
-            records.sort(key=lambda r: (TASKS.index(r["task"]), r["seed"]))
-            options.output.write_text(json.dumps(records, indent=1) + "\n")
+            for method in options.methods:
+                keep(options.output, record(task, method, seed, options.work, options.threads))
+
+
+def keep(path: Path, new: dict) -> None:
+    """Put a record in the place of an earlier one of the same run."""
+
+    def key(item: dict) -> tuple[int, int, int]:
+        return TASKS.index(item["task"]), METHODS.index(item["method"]), item["seed"]
+
+    records = json.loads(path.read_text()) if path.exists() else []
+    records = sorted([*(old for old in records if key(old) != key(new)), new], key=key)
+    path.write_text(json.dumps(records, indent=1) + "\n")
 
 
 if __name__ == "__main__":
