@@ -117,7 +117,7 @@ OPERATOR = Operator(
     truths={"binned": partial(truth, bins=BINS)},
     directions=("forward", "both"),
     names=("cpu", "cuda", "triton", "binned", "reference", "usual", "compile"),
-    # Of the gradient: what a pixel counts for depends on how ties and borders of bins fall. tests/ops compares more closely.
+    # Of the gradient: what a pixel counts for depends on how ties and bins fall. tests/ops compares more closely.
     tolerance=0.5,
 )
 
