@@ -54,7 +54,7 @@ class ConfidenceHistogram(nn.Module):
             )
         confidence, label = confidence.reshape(-1), label.reshape(-1).long()
         valid = (label >= 0) & (label < self.num_classes) & ~confidence.isnan()
-        place = (confidence.nan_to_num() * self.bins).long().clamp(0, self.bins - 1)
+        place = (confidence.nan_to_num().clamp(0, 1) * self.bins).long().clamp(max=self.bins - 1)
         index = (label * self.bins + place).where(valid, self.counts.numel())
         total = index.new_zeros(self.counts.numel() + 1).scatter_add_(0, index, index.new_ones(1).expand_as(index))
         self.counts += total[:-1].view_as(self.counts)

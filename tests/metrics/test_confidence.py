@@ -124,3 +124,9 @@ def test_bad_input_is_named():
         histogram.thresholds(rule="portion", portion=-1.0)
     with pytest.raises(ValueError, match="cannot merge"):
         histogram.merge(ConfidenceHistogram(3, 8))
+
+
+def test_confidences_beyond_one_are_in_the_last_bin():
+    histogram = ConfidenceHistogram(2, bins=8)
+    histogram.add(torch.tensor([1e30, -1e30, torch.inf, -torch.inf, 1.0]), torch.zeros(5, dtype=torch.uint8))
+    assert histogram.counts[0].tolist() == [2, 0, 0, 0, 0, 0, 0, 3]
