@@ -107,12 +107,16 @@ struct Labels {
   PixelGrid grid;
 };
 
-// The class of a pixel, or -1 where it is ignored or out of range.
-__device__ __forceinline__ int read_class(const Labels& labels, u32 pixel) {
-  const i64 at = locate(labels.grid, pixel);
+// The class that lies at an offset, or -1 where it is ignored or out of range.
+__device__ __forceinline__ int class_at(const Labels& labels, i64 at) {
   const i64 label = labels.size == 1 ? labels.bytes[at] : labels.size == 4 ? labels.ints[at] : labels.longs[at];
   const bool valid = label >= 0 && label < labels.classes && label != labels.ignore_index;
   return valid ? static_cast<int>(label) : -1;
+}
+
+// That of a pixel.
+__device__ __forceinline__ int read_class(const Labels& labels, u32 pixel) {
+  return class_at(labels, locate(labels.grid, pixel));
 }
 
 #if !defined(__CUDACC_RTC__)

@@ -41,6 +41,16 @@ TABLE: dict[str, tuple[tuple[Capability, tuple[str, ...]], ...]] = {
     "triplet_consistency_backward": _BYTES,
     "class_balanced_sample": _BYTES,
     "sample_per_class": _BYTES,
+    "softmax_kl_forward": _BYTES,
+    "softmax_kl_backward": _BYTES,
+    "class_thresholds": _BYTES,
+    "upsample_cross_entropy": _BYTES,
+    "lovasz_softmax": _BYTES,
+    "pseudo_labels": _BYTES,
+    "confusion_matrix": _BYTES,
+    "confidence_histogram": _BYTES,
+    "prototype_rectify": _BYTES,
+    "aggregate_patches": _BYTES,
 }
 # Form of a raw operator -> module of fastuda.kernels, its launcher, and whether that takes the arguments.
 TRITON: dict[str, tuple[str, str, str]] = {
@@ -58,6 +68,20 @@ TRITON: dict[str, tuple[str, str, str]] = {
     "triplet_consistency_backward": ("triplet_consistency_loss", "backward", "serves_backward"),
     "class_balanced_sample": ("class_balanced_sample", "class_balanced_sample", "serves"),
     "sample_per_class": ("class_balanced_sample", "sample_per_class", "serves_per_class"),
+    "softmax_kl_forward": ("softmax_kl", "forward", "serves"),
+    "softmax_kl_backward": ("softmax_kl", "backward", "serves_backward"),
+    "class_thresholds": ("class_thresholds", "class_thresholds", "serves"),
+    "upsample_cross_entropy": ("upsample_cross_entropy", "upsample_cross_entropy", "serves"),
+    "lovasz_softmax": ("lovasz_softmax", "lovasz_softmax", "serves"),
+    "pseudo_labels": ("pseudo_labels", "pseudo_labels", "serves"),
+    "confusion_matrix": ("confusion_matrix", "confusion_matrix", "serves"),
+    "confidence_histogram": ("confidence_histogram", "confidence_histogram", "serves"),
+    "prototype_rectify": ("prototype_rectify", "prototype_rectify", "serves"),
+    "aggregate_patches": ("aggregate_patches", "aggregate_patches", "serves"),
+}
+# Form -> whether its CUDA C++ kernel takes the arguments; those that take all are not here.
+CUDA: dict[str, Callable[..., bool]] = {
+    "lovasz_softmax": lambda logits, target, bins, *_: bins > 0,  # the exact form sorts: the definition's own
 }
 
 _forced: list[str] = []
@@ -159,7 +183,11 @@ def _triton_installed(module: str) -> bool:
 
 
 def _accepts(form: str, backend: str, arguments: tuple) -> bool:
-    return backend == "cuda" or not arguments or getattr(_module(form), TRITON[form][2])(*arguments)
+    if not arguments:
+        return True
+    if backend == "cuda":
+        return form not in CUDA or CUDA[form](*arguments)
+    return getattr(_module(form), TRITON[form][2])(*arguments)
 
 
 def launcher(form: str) -> Callable:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastuda.ops import _checks, _library
+from fastuda.ops import _checks, _dispatch, _library
 from fastuda.ops.pseudo_labels import MOST_CLASSES
 from fastuda.reference import aggregate_patches as _reference
 from fastuda.reference._pixels import compute_dtype
@@ -42,6 +42,7 @@ _aggregate_patches = _library.define(
     _reference.aggregate_patches,
     _fake,
 )
+_dispatch.serve("aggregate_patches")
 
 
 def aggregate_patches(
@@ -75,8 +76,8 @@ def aggregate_patches(
     scores), computed in that precision also under autocast.  Pixels without a vote: label 255, confidence 0, in no bin.
     A vote next to a NaN makes the confidence NaN and the label 255.
     No gradient flows: labels are targets.  Deterministic; no host synchronisation.  Memory beyond inputs and outputs:
-    of the compiled CPU kernel three rows of scores of each patch and of ``full`` a thread, and 8 K bins bytes; of the
-    reference the votes of one image twice.
+    of the compiled CPU kernel three rows of scores of each patch and of ``full`` a thread, and 8 K bins bytes; of CUDA
+    C++ none; of the reference the votes of one image twice.
     Raises ValueError for a wrong dtype, shape, device or option.
     """
     _check_patches(patch_scores, offsets)

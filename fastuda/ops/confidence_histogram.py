@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastuda.ops import _checks, _library
+from fastuda.ops import _checks, _dispatch, _library
 from fastuda.reference import confidence_histogram as _reference
 
 _confidence_histogram = _library.define(
@@ -14,6 +14,7 @@ _confidence_histogram = _library.define(
     _reference.confidence_histogram,
     lambda scores, height, width, bins, *_: scores.new_empty((scores.shape[1], bins), dtype=torch.int64),
 )
+_dispatch.serve("confidence_histogram")
 
 
 def confidence_histogram(
@@ -31,8 +32,8 @@ def confidence_histogram(
     images take one pass and no probability map.
     Returns counts, int64 (K, bins): bin b holds confidences in [b / bins, (b + 1) / bins), the last one also those
     above; NaN is left out.  Counts of other images add up.  Deterministic; no host synchronisation.  Memory beyond
-    inputs and outputs: of the compiled CPU kernel 8 K bins bytes and a few rows of scores a thread; of the reference as
-    of ``pseudo_labels``.
+    inputs and outputs: of the compiled CPU kernel 8 K bins bytes and a few rows of scores a thread; of CUDA C++ none;
+    of the reference as of ``pseudo_labels``.
     Raises ValueError for a wrong dtype, shape or option.
     """
     _checks.scores(scores, "scores")

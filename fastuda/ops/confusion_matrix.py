@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastuda.ops import _checks, _library, _pixel_pairs
+from fastuda.ops import _checks, _dispatch, _library, _pixel_pairs
 from fastuda.reference import confusion_matrix as _reference
 
 _count = _library.define(
@@ -13,6 +13,7 @@ _count = _library.define(
     _reference.confusion_matrix,
     lambda prediction, truth, classes: truth.new_empty((classes, classes), dtype=torch.int64),
 )
+_dispatch.serve("confusion_matrix")
 
 
 def confusion_matrix(prediction: Tensor, truth: Tensor, num_classes: int) -> Tensor:
@@ -22,7 +23,7 @@ def confusion_matrix(prediction: Tensor, truth: Tensor, num_classes: int) -> Ten
         Pixels where either is outside 0..num_classes-1 (255 as a rule) are left out.
     Returns int64 (K, K), rows = truth; matrices of other images or ranks add up.  Exact and deterministic; no host
     synchronisation.  Memory of the reference: three int64 numbers a pixel; of the compiled CPU kernel: at most four
-    tables of (K + 1)^2 32-bit counts a thread.
+    tables of (K + 1)^2 32-bit counts a thread; of CUDA C++ none.
     Raises ValueError for a wrong dtype, shape, device or number of classes.
     """
     if prediction.dtype not in _checks.LABEL_DTYPES:

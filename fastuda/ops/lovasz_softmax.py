@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fastuda.ops import _checks, _library
+from fastuda.ops import _checks, _dispatch, _library
 from fastuda.reference import lovasz_softmax as _reference
 from fastuda.reference._pixels import compute_dtype
 from fastuda.reference.class_moments import nearest_labels
@@ -26,6 +26,7 @@ _forward = _library.define(
     _reference.forward,
     _fake,
 )
+_dispatch.serve("lovasz_softmax")
 
 
 class _Loss(torch.autograd.Function):
@@ -75,8 +76,9 @@ def lovasz_softmax(
     Memory beyond inputs and outputs: the gradient once in the result's dtype, kept for backward.  The C++ kernels on a
     CPU also take partial gradients (one and a half times that at 8-fold upsampling, none at the same size) and, with
     bins, 20 bytes a class and bin and 8 more of each a thread; exact, 12 bytes a pixel, 4 a pixel and class of at most
-    eight at once, and 16 a pixel and thread (float64: twice all that).  The reference holds K x N x H x W about six
-    times.
+    eight at once, and 16 a pixel and thread (float64: twice all that).  The CUDA C++ kernel, which serves bins only,
+    takes partial gradients of two to three times the gradient, and 12 bytes a class and bin.  The reference holds
+    K x N x H x W about six times.
     Raises ValueError for a wrong dtype, shape, device or option.
     """
     _checks.dense(logits, target, "target")

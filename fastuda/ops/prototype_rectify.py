@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastuda.ops import _checks, _library
+from fastuda.ops import _checks, _dispatch, _library
 from fastuda.ops.pseudo_labels import check_scores
 from fastuda.reference import prototype_rectify as _reference
 
@@ -15,6 +15,7 @@ _prototype_rectify = _library.define(
     _reference.prototype_rectify,
     lambda scores, soft, height, width, *_: scores.new_empty((scores.shape[0], height, width), dtype=torch.uint8),
 )
+_dispatch.serve("prototype_rectify")
 
 
 def prototype_rectify(

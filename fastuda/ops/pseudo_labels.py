@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastuda.ops import _checks, _library
+from fastuda.ops import _checks, _dispatch, _library
 from fastuda.reference import pseudo_labels as _reference
 from fastuda.reference._pixels import compute_dtype
 
@@ -33,6 +33,7 @@ _pseudo_labels = _library.define(
     _reference.pseudo_labels,
     _fake,
 )
+_dispatch.serve("pseudo_labels")
 
 
 def pseudo_labels(
@@ -58,8 +59,8 @@ def pseudo_labels(
     in float32, classes of upsampled logits within 4 units in the last place of the node's largest magnitude may be
     taken for each other.  A pixel next to a score that is NaN gets 255 and the confidence NaN.
     No gradient flows: labels are targets.  Deterministic; no host synchronisation.  Memory beyond inputs and outputs:
-    of the compiled CPU kernel a few rows of scores a thread; of the reference several buffers of 2^21 elements or of
-    one row.
+    of the compiled CPU kernel a few rows of scores a thread; of CUDA C++ none; of the reference several buffers of 2^21
+    elements or of one row.
     Raises ValueError for a wrong dtype, shape, device or option.
     """
     size = check_scores(scores, size)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fastuda.ops import _checks, _library, _losses
+from fastuda.ops import _checks, _dispatch, _library, _losses
 from fastuda.reference import softmax_kl as _reference
 from fastuda.reference._pixels import compute_dtype
 
@@ -26,6 +26,8 @@ _backward = _library.define(
     _reference.backward,
     _fake_backward,
 )
+_dispatch.serve("softmax_kl_forward")
+_dispatch.serve("softmax_kl_backward")
 
 
 class _SoftmaxKL(torch.autograd.Function):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fastuda.ops import _checks, _library, _losses
+from fastuda.ops import _checks, _dispatch, _library, _losses
 from fastuda.reference import upsample_cross_entropy as _reference
 from fastuda.reference._pixels import compute_dtype
 from fastuda.reference.class_moments import nearest_labels
@@ -26,6 +26,7 @@ _forward = _library.define(
     _reference.forward,
     _fake,
 )
+_dispatch.serve("upsample_cross_entropy")
 
 
 class _Total(torch.autograd.Function):
@@ -95,7 +96,8 @@ def upsample_cross_entropy(
     the logits' dtype, with the incoming gradient applied before it is rounded.  Differentiable once.  Deterministic; no
     host synchronisation.  Memory beyond inputs and outputs: the gradient once in the result's dtype, kept for backward
     ("none" keeps nothing).  The C++ kernel on a CPU also takes partial gradients, one and a half times the gradient at
-    8-fold upsampling and none at the logits' own size; the reference several buffers of 2^21 elements or of one row.
+    8-fold upsampling and none at the logits' own size; the CUDA C++ kernel two to three times the gradient; the
+    reference several buffers of 2^21 elements or of one row.
     Raises ValueError for a wrong dtype, shape, device or option.
     """
     _checks.dense(logits, target, "target")

@@ -34,6 +34,23 @@ CASES = {
                                  "0 source rows", "skewed", "partners that are no rows"],
     "class_balanced_sample": ["uint8, gaps", "int64, transposed", "no valid pixel", "5000 wanted", "1025 pixels",
                               "41 classes", "7 images", "a tie in different tiles", "short blocks"],
+    "softmax_kl": ["float16, inside", "bfloat16, rows", "21 classes, symmetric False", "65 pixels",
+                   "one mask for all", "channels_last and turned"],
+    "class_thresholds": ["inside, float32, int32", "expanded, bfloat16, int32", "23 classes, any", "2049 pixels",
+                         "0 pixels", "many blocks"],
+    "upsample_cross_entropy": ["float16, inside_nan", "bfloat16, transposed",
+                               "fewer pixels than nodes, align_corners True",
+                               "more columns in a cell than threads, align_corners False",
+                               "one row, align_corners True", "parts of the rows, align_corners False",
+                               "many nodes and few columns, align_corners True",
+                               "weights float32 and float64, smoothing 0.2", "9 classes",
+                               "shape (2, 4, 3, 3) to (0, 6)"],
+    "lovasz_softmax": ["float16, inside_nan", "several tiles, align_corners False", "as many bins as fit", "257 bins",
+                       "one bin more", "few blocks", "9 classes", "many nodes and few columns, align_corners False"],
+    "confusion_matrix": ["uint8, int64, row of columns, inside", "1025 pixels", "shift 1, uint8", "19 classes",
+                         "157 classes", "many tiles of a block"],
+    "aggregate_patches": ["corners, align True, full (5, 9)", "float16, class_slice", "97 classes", "several rounds",
+                          "counts do not fit"],
 }  # fmt: skip
 
 PROGRAM = """
