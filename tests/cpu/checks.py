@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from close import assert_as_accurate
-from cpu import checks_dense_losses, checks_modes
+from cpu import checks_dense_losses, checks_modes, checks_pseudo_labels
 from torch import Tensor
 
 import fastuda.ops  # noqa: F401
@@ -254,4 +254,8 @@ CASES = {
     "modes_backward": lambda: checks_modes.cases(make, image, True),
     "upsample_cross_entropy": checks_dense_losses.cross_entropy,
     "lovasz_softmax": checks_dense_losses.lovasz,
+    "pseudo_labels": checks_pseudo_labels.pseudo_labels,
+    "confidence_histogram": checks_pseudo_labels.confidence_histogram,
+    "prototype_rectify": checks_pseudo_labels.prototype_rectify,
+    "aggregate_patches": checks_pseudo_labels.aggregate_patches,
 }

@@ -1,13 +1,4 @@
-"""The planted faults of pseudo labels from dense scores in csrc: written, 15 of 77 run (all caught), not yet joined.
-
-To join them: rename this file to mutant_table_pseudo_labels.py; in checks.py import checks_pseudo_labels and add the
-four operators to CASES as lovasz_softmax is there; in mutants.py add their names to CHECKED; then
-``python tests/cpu/mutants.py --new`` (5 to 15 s a fault).  sanitize.py lacks the same four, with these selections:
-pseudo_labels: every_size or (layouts and dtype0) or number_of_classes or ugly or nan or images;
-confidence_histogram: every_size or number_of_bins or uniform or nan;
-prototype_rectify: (every_size and other0) or dtypes_and_layouts or without or nan;
-aggregate_patches: wherever or any_size or many_patches or nan or images.
-"""
+"""The planted faults of pseudo labels from dense scores, as mutant_table.py has those of others."""
 
 from __future__ import annotations
 

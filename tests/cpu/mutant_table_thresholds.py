@@ -129,5 +129,36 @@ MUTANTS = (
             "value = p.symmetric ? divergence(p, work, v) :",
             "value = p.symmetric ? work.mean[0][v] - work.mean[1][v] :",
         ),
+        ("one normaliser for both", "second * work.unit[1][v]) *", "second * work.unit[0][v]) *"),
+        ("the last block's sum alone", "      total += part;", "      total = part;"),
+        ("T for T squared", "p.temperature * p.temperature);", "p.temperature);"),
+        ("losses that do not count", "to[i] = work.valid[i] ? loss[i] : Acc(0);", "to[i] = loss[i];"),
+        (
+            "the gradient's temperature forgotten",
+            "grad[work.grad_at[start + i]] * p.temperature)",
+            "grad[work.grad_at[start + i]])",
+        ),
+        ("the first gradients for all", "grad[work.grad_at[start + i]]", "grad[work.grad_at[i]]"),
+        (
+            "gradients that do not count",
+            "store(kept > Acc(0) ? two : Lanes{}, work.z[1] + at);",
+            "store(two, work.z[1] + at);",
+        ),
+        ("the first mean for both", "(second * (second_mean - d) - gap)", "(second * (first_mean - d) - gap)"),
+        ("the gap's sign", "(second * (second_mean - d) - gap)", "(second * (second_mean - d) + gap)"),
+        (
+            "one formula for both",
+            "(p.symmetric ? first * (d - first_mean) + gap : gap)",
+            "(first * (d - first_mean) + gap)",
+        ),
+        ("a tile without pixels is not cleared", "else std::fill(work.z[0], work.d, Acc(0));", ""),
+        ("rows taken as adjacent", "begin % grid.width + (end - begin) > grid.width", "false"),
+        ("columns taken as adjacent", "grid.column_stride != 1 ||", ""),
+        (
+            "tiles of the other's offset",
+            "work.dense[i] < 0 ? -1 : work.dense[i] + start",
+            "work.dense[0] < 0 ? -1 : work.dense[0] + start",
+        ),
+        ("a mask of other pixels", "p.mask[work.mask_at[start + i]]", "p.mask[work.mask_at[i]]"),
     )
 )

@@ -43,6 +43,10 @@ CHECKED = {
     "upsample_cross_entropy": "upsample_cross_entropy",
     "lovasz_softmax": "lovasz_softmax",
     "softmax_kl": "softmax_kl",
+    "pseudo_labels": "pseudo_labels",
+    "confidence_histogram": "confidence_histogram",
+    "prototype_rectify": "prototype_rectify",
+    "aggregate_patches": "aggregate_patches",
 }
 TESTED = {
     name: name

@@ -55,6 +55,12 @@ TESTS = {
         "upsample_cross_entropy": "(layouts and label_dtype0) or ugly_sizes or edges or strides or ignored_scores",
     },
     "lovasz_softmax": {"lovasz_softmax": "(layouts and label_dtype0) or ugly_sizes or edges or ties or ignored_scores"},
+    "pseudo_labels": {
+        "pseudo_labels": "every_size or (layouts and dtype0) or number_of_classes or ugly or nan or images",
+    },
+    "confidence_histogram": {"confidence_histogram": "every_size or number_of_bins or uniform or nan"},
+    "prototype_rectify": {"prototype_rectify": "(every_size and other0) or dtypes_and_layouts or without or nan"},
+    "aggregate_patches": {"aggregate_patches": "wherever or any_size or many_patches or nan or images"},
     "class_thresholds": {
         "class_thresholds": "layouts or every_length or infinities or does_not_count or many_pixels or numbers_of",
     },
