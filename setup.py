@@ -22,6 +22,15 @@ flags = {
 # As many compilers as there are processors, unless the user says otherwise.
 os.environ.setdefault("MAX_JOBS", str(os.cpu_count() or 1))
 
+
+class Build(BuildExtension):
+    """Keeps the objects: an editable install and a wheel would each compile all of them again."""
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.build_temp = os.path.abspath("build/objects")
+
+
 setup(
     ext_modules=[
         (CUDAExtension if cuda else CppExtension)(
@@ -32,7 +41,5 @@ setup(
             extra_compile_args=flags,
         )
     ],
-    # Of its own, kept: an editable install and a wheel would each compile all of it again.
-    options={"build_ext": {"build_temp": "build/objects"}},
-    cmdclass={"build_ext": BuildExtension},
+    cmdclass={"build_ext": Build},
 )

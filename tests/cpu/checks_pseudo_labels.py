@@ -159,6 +159,9 @@ def histogram_nan() -> None:
     for size in ((24, 36), (48, 90)):
         touched = int(upsample(scores, size, True).isnan().any(1).sum())
         assert OPS.confidence_histogram(scores, *size, 8, False, True).sum() == size[0] * size[1] - touched
+    for probabilities in (False, True):  # whole vectors that look alike and count nowhere
+        nothing = OPS.confidence_histogram(scores.new_full((1, 4, 6, 64), torch.nan), 6, 64, 8, probabilities, True)
+        assert nothing.sum() == 0, "pixels without a confidence"
 
 
 def prototype_rectify() -> Iterator[Case]:
@@ -194,7 +197,9 @@ def without_probability() -> None:
                 assert (OPS.prototype_rectify(scores, soft * 0, *size, 1.0, True) == 255).all(), "no class has any"
     for exponent in range(-140, 0, 3):
         soft = torch.tensor([0.0, 2.0**exponent, 2.0 ** (exponent + 1)]).view(1, 3, 1, 1)
-        assert OPS.prototype_rectify(torch.zeros(1, 3, 1, 1), soft, 1, 1, 1.0, True).item() == 2, "small ones"
+        for score, label in ((0.0, 2), (0.5, 2), (0.9, 1)):  # ln 2 is 0.69, however small they are
+            scores = torch.tensor([0.0, score, 0.0]).view(1, 3, 1, 1)
+            assert OPS.prototype_rectify(scores, soft, 1, 1, 1.0, True).item() == label, "small ones"
 
 
 def rectified_nan() -> None:
