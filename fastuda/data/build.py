@@ -12,9 +12,10 @@ from fastuda.data.classes import ClassSet, class_set
 from fastuda.data.config import DataConfig, DatasetConfig
 from fastuda.data.dataset import Dataset, FileDataset, Unlabelled
 from fastuda.data.errors import DataError
-from fastuda.data.layouts import LAYOUTS
+from fastuda.data.layouts import LAYOUTS, existing_directory, image_directory
 from fastuda.data.streets import Streets
 from fastuda.data.tables import id_table
+from fastuda.data.translated import WithTranslated, find_translated
 
 _IDS = {"synthia": "synthia", "folder": "trainids"}
 
@@ -30,8 +31,9 @@ class Domains(NamedTuple):
 def build_dataset(config: DatasetConfig, classes: ClassSet) -> Dataset:
     """The data set that ``config`` describes, its labels mapped to ``classes``.
 
-    Looks at directories and lists but decodes nothing. Raises ValueError, in one sentence that names the path, for a
-    missing directory or file, an empty split or an unset environment variable.
+    Looks at directories and lists, and at the sizes of translated images, but decodes nothing. Raises ValueError, in
+    one sentence that names the path, for a missing directory or file, an empty split, an unset environment variable or
+    a translated image of another shape.
     """
     if config.kind == "streets":
         return _streets(config, classes)
@@ -40,7 +42,11 @@ def build_dataset(config: DatasetConfig, classes: ClassSet) -> Dataset:
     root = expand_root(config)
     entries = LAYOUTS[config.kind](config, root)
     table = id_table(config.ids or _IDS.get(config.kind, "cityscapes"), root)
-    return FileDataset(classes, entries, table, config.labelled, same_size=config.kind != "synscapes")
+    dataset = FileDataset(classes, entries, table, config.labelled, same_size=config.kind != "synscapes")
+    if not config.translated:
+        return dataset
+    copies = existing_directory(_expanded(config.translated))
+    return WithTranslated(dataset, find_translated(dataset, image_directory(config, root), copies))
 
 
 def build_domains(config: DataConfig) -> Domains:
@@ -57,16 +63,18 @@ def expand_root(config: DatasetConfig) -> Path:
     """
     if not config.root:
         raise DataError(f"a {config.kind} data set needs the field 'root', the directory where its files lie")
-    expanded = os.path.expanduser(os.path.expandvars(config.root))
-    unset = re.search(r"\$\{?(\w+)\}?", expanded)
-    if unset:
-        raise DataError(
-            f"the environment variable {unset[1]} is not set, which the data directory '{config.root}' needs"
-        )
-    root = Path(expanded)
+    root = _expanded(config.root)
     if not root.is_dir():
         raise DataError(f"the data directory {root} does not exist")
     return root
+
+
+def _expanded(directory: str) -> Path:
+    expanded = os.path.expanduser(os.path.expandvars(directory))
+    unset = re.search(r"\$\{?(\w+)\}?", expanded)
+    if unset:
+        raise DataError(f"the environment variable {unset[1]} is not set, which the data directory '{directory}' needs")
+    return Path(expanded)
 
 
 def _streets(config: DatasetConfig, classes: ClassSet) -> Dataset:

@@ -12,8 +12,9 @@ import numpy as np
 from fastuda.data.build import build_dataset
 from fastuda.data.classes import ClassSet, class_set
 from fastuda.data.config import DataConfig, DatasetConfig, find_task, from_dict, load_yaml
-from fastuda.data.dataset import Dataset, FileDataset
+from fastuda.data.dataset import Dataset, FileDataset, Unlabelled
 from fastuda.data.errors import DataError, SizeMismatch, UnknownId
+from fastuda.data.translated import WithTranslated
 
 _SHOWN = 5  # messages of one kind
 
@@ -65,7 +66,10 @@ def examine(dataset: Dataset, limit: int = 0) -> Findings:
 
 
 def check(config: DataConfig, limit: int = 0, say: Callable[[str], None] = print) -> bool:
-    """Report on the three data sets of a task; True when nothing is wrong. Target labels are never opened."""
+    """Report on the data sets of a task; True when nothing is wrong. Target labels are never opened.
+
+    Translated source images are reported on their own; their labels are those of the originals, read once.
+    """
     classes = class_set(config.classes)
     target = replace(config.target, labelled=False)
     good = True
@@ -76,11 +80,22 @@ def check(config: DataConfig, limit: int = 0, say: Callable[[str], None] = print
             say(f"{name}: {error}")
             good = False
             continue
-        findings = examine(dataset, limit)
-        for line in _report(name, part, dataset, findings):
-            say(line)
-        good = good and findings.clean
+        for title, place, looked_at in _parts(name, part, dataset):
+            findings = examine(looked_at, limit)
+            for line in _report(f"{title}: {place}", looked_at, findings):
+                say(line)
+            good = good and findings.clean
     return good
+
+
+def _parts(name: str, config: DatasetConfig, dataset: Dataset) -> Iterator[tuple[str, str, Dataset]]:
+    """(title, place, data set) of what is reported on its own."""
+    place = f"{config.kind} {config.root}".strip()
+    if not isinstance(dataset, WithTranslated):
+        yield name, place, dataset
+        return
+    yield name, place, dataset.originals
+    yield f"{name}, translated", config.translated, Unlabelled(dataset.translated)
 
 
 def _label(dataset: Dataset, index: int, findings: Findings) -> np.ndarray:
@@ -91,11 +106,10 @@ def _label(dataset: Dataset, index: int, findings: Findings) -> np.ndarray:
     return dataset.to_classes(index, ids)
 
 
-def _report(name: str, config: DatasetConfig, dataset: Dataset, findings: Findings) -> Iterator[str]:
-    place = f"{config.kind} {config.root}".strip()
+def _report(title: str, dataset: Dataset, findings: Findings) -> Iterator[str]:
     labels = "labelled" if dataset.labelled else "labels not opened"
     looked = f", {findings.images} looked at" if findings.images < len(dataset) else ""
-    yield f"{name}: {place}, {len(dataset)} images{looked}, {labels}"
+    yield f"{title}, {len(dataset)} images{looked}, {labels}"
     sizes = ", ".join(f"{w}x{h} ({count})" for (h, w), count in findings.sizes.most_common(_SHOWN))
     more = len(findings.sizes) - _SHOWN
     yield f"  sizes (width x height): {sizes or 'none'}" + (f" and {more} others" if more > 0 else "")

@@ -39,6 +39,7 @@ class DatasetConfig:
     image_suffix: str = ""  # folder: end of an image's file name, such as _leftImg8bit.jpg; "" = any image file
     label_suffix: str = ""  # folder: replaces the image suffix in the label's file name; "" = .png
     ids: str = ""  # label id -> train id: trainids | cityscapes | synthia, or a YAML file; "" = that of the kind
+    translated: str = ""  # source: directory of its images in the target's style (CycleGAN ...), shown beside them
     city: str = ""  # crosscity: Rio, Rome, Taipei or Tokyo
     look: Literal["rendered", "camera"] = "rendered"  # streets: how the world is drawn
     count: int = 0  # streets: number of scenes
@@ -48,6 +49,8 @@ class DatasetConfig:
         _size("size", self.size)
         if self.count < 0:
             raise ValueError(f"count must not be negative, not {self.count}")
+        if self.translated and self.kind == "streets":
+            raise ValueError("translated needs source images in files, and those of streets are drawn")
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,9 @@ class DataConfig:
             raise ValueError(f"cache_mib must not be negative, not {self.cache_mib}")
         if self.workers < -1:
             raise ValueError(f"workers must be -1 (automatic) or a number of processes, not {self.workers}")
+        for name in ("target", "validation"):
+            if getattr(self, name).translated:
+                raise ValueError(f"{name}.translated must be empty: translated images are copies of the source's")
 
 
 def from_dict(cls: type[T], mapping: Mapping[str, Any] | None, where: str, base: T | None = None) -> T:

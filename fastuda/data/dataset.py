@@ -32,6 +32,9 @@ class Dataset(Protocol):
     def image(self, index: int) -> np.ndarray:
         """(H, W, 3) uint8 RGB at native size. Raises ValueError for an unreadable file."""
 
+    def image_size(self, index: int) -> tuple[int, int]:
+        """(H, W) of ``image``, which is not decoded for it. Raises ValueError for an unreadable file."""
+
     def label(self, index: int) -> np.ndarray:
         """(H, W) uint8 class indices 0..K-1, 255 = ignore, at native size.
 
@@ -87,6 +90,9 @@ class FileDataset:
     def image(self, index: int) -> np.ndarray:
         return read_image(self.image_path(index))
 
+    def image_size(self, index: int) -> tuple[int, int]:
+        return image_size(self.image_path(index))
+
     def label(self, index: int) -> np.ndarray:
         return self.to_classes(index, self.ids(index))
 
@@ -102,7 +108,7 @@ class FileDataset:
         return self._table.apply(self._lut, ids, self.label_path(index))
 
     def _check_size(self, index: int, path: Path, label: tuple[int, ...]) -> None:
-        image = image_size(self.image_path(index))
+        image = self.image_size(index)
         same_aspect = image[0] * label[1] == image[1] * label[0]
         if image != tuple(label) and (self._same_size or not same_aspect):
             raise SizeMismatch(
@@ -128,6 +134,9 @@ class Unlabelled:
 
     def image(self, index: int) -> np.ndarray:
         return self._dataset.image(index)
+
+    def image_size(self, index: int) -> tuple[int, int]:
+        return self._dataset.image_size(index)
 
     def label(self, index: int) -> np.ndarray:
         raise DataError(f"the label of {self.name(index)} was asked for, but the data set is unlabelled")

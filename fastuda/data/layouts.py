@@ -17,29 +17,42 @@ from fastuda.data.files import IMAGE_SUFFIXES
 CITIES = ("Rio", "Rome", "Taipei", "Tokyo")
 
 
+def image_directory(config: DatasetConfig, root: Path) -> Path:
+    """The directory below which all images of a data set lie, whether it exists or not."""
+    below = {
+        "gta5": "images",
+        "synthia": "RGB",
+        "synscapes": "img/rgb-2k",
+        "cityscapes": f"leftImg8bit/{config.split}",
+        "crosscity": f"{config.city}/Images/{config.split}",
+        "folder": config.images,
+    }
+    return root / below[config.kind]
+
+
 def gta5(config: DatasetConfig, root: Path) -> list[Entry]:
     """GTA5: ``images/NAME.png``, ``labels/NAME.png`` (palette PNG, Cityscapes ids)."""
-    return _two_folders(config, root, "images", "labels")
+    return _two_folders(config, root, "labels")
 
 
 def synthia(config: DatasetConfig, root: Path) -> list[Entry]:
     """SYNTHIA-RAND-CITYSCAPES: ``RGB/NAME.png``, ``GT/LABELS/NAME.png`` (16-bit RGB, class id in the red channel)."""
-    return _two_folders(config, root, "RGB", "GT/LABELS")
+    return _two_folders(config, root, "GT/LABELS")
 
 
 def synscapes(config: DatasetConfig, root: Path) -> list[Entry]:
     """Synscapes: ``img/rgb-2k/N.png`` (2048x1024), ``img/class/N.png`` (Cityscapes ids, the native 1440x720)."""
-    return _two_folders(config, root, "img/rgb-2k", "img/class")
+    return _two_folders(config, root, "img/class")
 
 
 def cityscapes(config: DatasetConfig, root: Path) -> list[Entry]:
     """Cityscapes: ``leftImg8bit/SPLIT/CITY/X_leftImg8bit.png``, ``gtFine/SPLIT/CITY/X_gtFine_labelIds.png``."""
     if not config.split:
         raise DataError("a cityscapes data set needs the field 'split', such as train or val")
-    images = _directory(root / "leftImg8bit" / config.split)
+    images = existing_directory(image_directory(config, root))
     entries = []
     for city in sorted(p for p in images.iterdir() if p.is_dir()):
-        for path in _images(city, "_leftImg8bit.png"):
+        for path in image_files(city, "_leftImg8bit.png"):
             stem = path.name.removesuffix("_leftImg8bit.png")
             label = root / "gtFine" / config.split / city.name / f"{stem}_gtFine_labelIds.png"
             entries.append(Entry(f"{city.name}/{stem}", path, label if config.labelled else None))
@@ -55,11 +68,11 @@ def crosscity(config: DatasetConfig, root: Path) -> list[Entry]:
         raise DataError(f"a crosscity data set needs the field 'split', Train or Test, not '{config.split}'")
     if config.labelled and config.split != "Test":
         raise DataError("Cross-City has labels for the split Test only: set labelled to false for Train")
-    images = _directory(root / config.city / "Images" / config.split)
+    images = existing_directory(image_directory(config, root))
     labels = root / config.city / "Labels" / config.split
     entries = [
         Entry(f"{config.city}/{path.stem}", path, labels / f"{path.stem}_eval.png" if config.labelled else None)
-        for path in _images(images)
+        for path in image_files(images)
     ]
     return _checked(entries, images)
 
@@ -70,14 +83,14 @@ def folder(config: DatasetConfig, root: Path) -> list[Entry]:
     STEM may hold sub-directories. Without a split list every image below ``images`` belongs to the data set; a split
     list names one STEM (or image file) a line.
     """
-    images, labels = _directory(root / config.images), root / config.labels
+    images, labels = existing_directory(image_directory(config, root)), root / config.labels
     label_suffix = config.label_suffix or ".png"
     if not label_suffix.lower().endswith(IMAGE_SUFFIXES):
         label_suffix += ".png"
     if config.split:
         named = ((stem, _find_image(images, stem, config.image_suffix)) for stem in _read_list(root / config.split))
     else:
-        paths = _images(images, config.image_suffix, recursive=True)
+        paths = image_files(images, config.image_suffix, recursive=True)
         named = ((path.relative_to(images).as_posix(), path) for path in paths)
     entries = []
     for name, path in named:
@@ -96,25 +109,26 @@ LAYOUTS: dict[str, Callable[[DatasetConfig, Path], list[Entry]]] = {
 }
 
 
-def _two_folders(config: DatasetConfig, root: Path, image_folder: str, label_folder: str) -> list[Entry]:
+def _two_folders(config: DatasetConfig, root: Path, label_folder: str) -> list[Entry]:
     """The label has the name of the image; ``config.split`` may name a list file of stems or file names."""
-    images, labels = _directory(root / image_folder), root / label_folder
+    images, labels = existing_directory(image_directory(config, root)), root / label_folder
     if config.split:
         paths: Iterable[Path] = (_find_image(images, line, "") for line in _read_list(root / config.split))
     else:
-        paths = _images(images)
+        paths = image_files(images)
     entries = [Entry(p.stem, p, labels / f"{p.stem}.png" if config.labelled else None) for p in paths]
     return _checked(entries, images)
 
 
-def _directory(path: Path) -> Path:
+def existing_directory(path: Path) -> Path:
+    """The path itself. Raises DataError where it is no directory."""
     if not path.is_dir():
         raise DataError(f"the directory {path} does not exist")
     return path
 
 
-def _images(directory: Path, suffix: str = "", recursive: bool = False) -> list[Path]:
-    """Image files, sorted by name so that every machine sees the same order."""
+def image_files(directory: Path, suffix: str = "", recursive: bool = False) -> list[Path]:
+    """The image files in a directory, sorted by name so that every machine sees the same order."""
     return sorted(
         (Path(p) for p in _walk(directory, recursive) if _is_image(p, suffix)), key=lambda path: path.as_posix()
     )

@@ -74,6 +74,11 @@ class Streets:
         canvas, camera = self._drawn(index)
         return LOOKS[self.look].finish(canvas, camera, self._draws(index, finish=True))
 
+    def image_size(self, index: int) -> tuple[int, int]:
+        """(H, W) of every scene."""
+        self._check(index)
+        return self.size
+
     def label(self, index: int) -> np.ndarray:
         """(H, W) uint8 class indices, 255 = ignore. Raises ValueError where the index is not in 0..count - 1."""
         return self.classes.lut[self._drawn(index)[0].labels()]

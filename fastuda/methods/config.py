@@ -140,6 +140,8 @@ class DRSLConfig:
     portion: float = 0.2  # p: share of each class that is labelled in the first round
     portion_step: float = 0.05  # and more in each further one
     portion_most: float = 0.5
+    balanced: bool = True  # p of each class's pixels (CBST); False: of all pixels, whatever their classes (ablation)
+    # The swap stands in for translated images: 0 is what one sets where data.source.translated gives them.
     style: float = 0.5  # share of source images shown in the target's low frequencies (FDA); 0 = none
     style_beta: float = 0.01  # half side of the swapped square over the image's shorter side
     norm: Norm = "same"  # batch norm's mode in the rounds
@@ -155,13 +157,14 @@ class MLSLConfig:
 
     schedule: Schedule = Schedule(3_000, 1e-4, batch=2)  # of one round
     rounds: int = 6
-    patches: int = 50  # K random patches of an image (released: 25)
+    patches: int = 50  # K random patches of an image (released: 25); 0: the whole image alone (ablation)
     patch: tuple[int, int] = (512, 512)  # their height and width
     patch_batch: int = 8  # patches that the network sees at once
     whole_image: bool = False  # the whole image as one more vote (released)
     portion: float = 0.2  # p: share of each class that is labelled in the first round
     portion_step: float = 0.05  # and more in each further one
     portion_most: float = 0.5
+    balanced: bool = True  # p of each class's pixels (CBST); False: of all pixels, whatever their classes (ablation)
     presence: float = 0.025  # λ_Fcl of the image-level loss; 0 is SISC alone
     head_width: int = 2048  # channels of the image-level head
     least_share: float = 0.05  # η: a class shows if it covers more than this part of its mean share on the source
