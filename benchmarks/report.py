@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import _ablations
 import _results
 import _streams
 
@@ -205,7 +206,7 @@ def lines(rows: Sequence[dict], probe) -> list[str]:
     return found
 
 
-PARTS = {"train": train, "operators": operators, "pseudo_labels": _streams.part}
+PARTS = {"train": train, "ablations": _ablations.part, "operators": operators, "pseudo_labels": _streams.part}
 
 
 def render(text: str) -> str:

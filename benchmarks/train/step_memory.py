@@ -1,37 +1,66 @@
-"""Peak memory and time of one SDCA step of ResNet-101 at the papers' sizes, on the CPU.
+"""Peak memory and time of one step of a method's main stage at its paper's sizes, on the CPU.
 
-    python benchmarks/train/step_memory.py --form ours|usual [--covariance full|diag] [--amp] [--output FILE]
+    python benchmarks/train/step_memory.py --method METHOD [--model resnet38] [--amp] [--checkpointing] [--output FILE]
+    python benchmarks/train/step_memory.py --method sdca --form ours|usual [--covariance full|diag] [--output FILE]
 
-Each form runs in a process of its own (peak = VmHWM).  "usual" computes the class statistics of the same features as
-the field does, by an N x K x A tensor of class-masked features and one of their squared deviations; it is written
-from the formulas and takes its memory truthfully, so expect 14 GiB for one 1280x720 image.
+One image of each domain in a process of its own: the peak is VmHWM.  The network is ResNet-101 unless --model says
+otherwise (resnet38 is MLSL's own).  What the stage would have prepared in passes over the data (prototypes, bank,
+pseudo labels, weak labels) is put there at random, of the size that it has in training.
+
+"usual" computes SDCA's class statistics of the same features as the field does, by an N x K x A tensor of class-masked
+features and one of their squared deviations; it is written from the formulas and takes its memory truthfully, so
+expect 14 GiB for one 1280x720 image.  Records without a method are of SDCA.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from pseudo_label_stream import MIB, resident
+from run import machine
 from torch import Tensor
+from torch.nn import functional as F
 
 from fastuda.data.batch import Batch
 from fastuda.methods import build_method
-from fastuda.methods.config import Recipe, SDCAConfig
-from fastuda.models.config import ModelConfig
+from fastuda.methods.config import Recipe
+from fastuda.methods.protocol import Method, Stage
 from fastuda.nn.losses import resize_labels
-from fastuda.train.meter import peak_mib
-from fastuda.train.precision import choose_precision
+from fastuda.train.config import task_config
+from fastuda.train.precision import Precision, choose_precision
 
 CLASSES = 19
-SOURCE, TARGET = (720, 1280), (512, 1024)
+Size = tuple[int, int]  # height, width
+
+
+class Measured(NamedTuple):
+    """The stage whose step is measured, and the sizes of its training images."""
+
+    stage: str
+    source: Size
+    target: Size
+
+
+PAPERS = {
+    "sdca": Measured("adapt", (720, 1280), (512, 1024)),
+    "spcl": Measured("contrast", (720, 1280), (512, 1024)),
+    "cpsl": Measured("self_label", (512, 896), (512, 896)),
+    "mlsl": Measured("round_1", (512, 512), (512, 512)),
+    "drsl": Measured("round_1", (512, 512), (512, 512)),
+    "drsl+": Measured("round_1", (512, 512), (512, 512)),
+}
 
 
 def usual_statistics(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance (K, A) of pixels (P, A) with labels (P,) through N x K x A tensors."""
-    onehot = torch.nn.functional.one_hot(labels.long().clamp(max=CLASSES), CLASSES + 1)[:, :CLASSES].float()
+    onehot = F.one_hot(labels.long().clamp(max=CLASSES), CLASSES + 1)[:, :CLASSES].float()
     masked = features[:, None, :] * onehot[:, :, None]
     count = onehot.sum(0).clamp(min=1)[:, None]
     mean = masked.sum(0) / count
@@ -39,64 +68,128 @@ def usual_statistics(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return mean, deviation.square().sum(0) / count
 
 
-def batch(size: tuple[int, int], labelled: bool) -> Batch:
+def use_usual_statistics(method: Method) -> None:
+    """Compute SDCA's feature statistics in the usual form as well."""
+    ours = method.feature_statistics.update
+
+    def update(features: Tensor, labels: Tensor) -> None:
+        with torch.no_grad():
+            usual_statistics(features.movedim(1, -1).flatten(0, -2).float(), labels.flatten())
+        ours(features, labels)
+
+    method.feature_statistics.update = update
+
+
+def batch(size: Size, labelled: float) -> Batch:
+    """One image of noise, of which about a share ``labelled`` has labels, in blocks; 0 = none at all."""
     images = torch.randn(1, 3, *size).contiguous(memory_format=torch.channels_last)
-    blocks = torch.randint(0, CLASSES, (1, size[0] // 40, size[1] // 40), dtype=torch.uint8)
-    labels = resize_labels(blocks, size)
-    return Batch(images, labels if labelled else None, torch.zeros(1, dtype=torch.int64))
+    blocks = torch.randint(0, CLASSES, (1, max(size[0] // 40, 1), max(size[1] // 40, 1)), dtype=torch.uint8)
+    blocks[torch.rand(blocks.shape) >= labelled] = 255
+    labels = resize_labels(blocks, size) if labelled else None
+    return Batch(images, labels, torch.zeros(1, dtype=torch.int64))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--form", choices=("ours", "usual"), default="ours")
-    parser.add_argument("--covariance", choices=("full", "diag"), default="diag")
-    parser.add_argument("--amp", action="store_true")
-    parser.add_argument("--checkpointing", action="store_true")
-    parser.add_argument("--output", type=Path, help="append the record to this JSON list")
-    options = parser.parse_args()
+@torch.no_grad()
+def prepare(method: Method, recipe: Recipe, target: Batch) -> Batch:
+    """Put what the main stage starts from into the method; the target batch with the scores it may want."""
+    if recipe.method == "spcl":
+        method.prototypes.mean.normal_()
+        method.prototypes.count.fill_(1)
+    if recipe.method == "mlsl":
+        method.presence = torch.rand(1, CLASSES) < 0.5
+    if recipe.method == "cpsl":
+        # In parts: all rows at once beside the bank would be the peak.
+        for first in range(0, method.bank.size, 1024):
+            rows = min(1024, method.bank.size - first)
+            method.bank.insert(F.normalize(torch.randn(rows, method.bank.channels), dim=1))
+        method.head.weight.copy_(F.normalize(torch.randn_like(method.head.weight), dim=1))
+        method.teacher_head.load_state_dict(method.head.state_dict())
+        # As they are saved, of a whole image of 512x1024 at stride 8.
+        return replace(target, scores=torch.randn(1, CLASSES, 64, 128).softmax(1).half())
+    return target
 
-    torch.manual_seed(0)
-    device = torch.device("cpu")
-    model = ModelConfig(name="deeplab_resnet101", norm="frozen", checkpointing=options.checkpointing)
-    recipe = Recipe(model=model, sdca=SDCAConfig(covariance=options.covariance, confidence=0.0))
-    method = build_method(recipe, CLASSES).train()
-    precision = choose_precision(device, options.amp)
-    if options.form == "usual":
-        ours = method.feature_statistics.update
 
-        def update(features: Tensor, labels: Tensor) -> None:
-            with torch.no_grad():
-                usual_statistics(features.movedim(1, -1).flatten(0, -2).float(), labels.flatten())
-            ours(features, labels)
-
-        method.feature_statistics.update = update
-    stage = method.stages()[1]
-    optimiser = stage.optimisers()["network"]
-    source, target = batch(SOURCE, True), batch(TARGET, False)
-    before, start = peak_mib(device), time.perf_counter()
+def step(stage: Stage, precision: Precision, source: Batch, target: Batch) -> dict[str, float]:
+    """One step as the trainer makes it; its losses."""
+    optimisers, losses = stage.optimisers(), {}
     parts = stage.step(source, target)
-    losses = {}
     while True:
         with precision.autocast():
             part = next(parts, None)
         if part is None:
             break
-        sum(part["network"].values()).backward()
-        losses |= {name: round(loss.item(), 5) for name, loss in part["network"].items()}
-    optimiser.step()
+        for terms in part.values():
+            sum(terms.values()).backward()
+            losses |= {name: round(loss.item(), 5) for name, loss in terms.items()}
+    for optimiser in optimisers.values():
+        optimiser.step()
+    if stage.after_step:
+        stage.after_step()
+    return losses
+
+
+def measure(recipe: Recipe, sizes: Measured, precision: Precision, usual: bool = False) -> dict:
+    """Peak MiB of this process, MiB before the step, its seconds and its losses.
+
+    Raises ValueError where a loss is not finite.
+    """
+    torch.manual_seed(0)
+    method = build_method(recipe, CLASSES).train()
+    if usual:
+        use_usual_statistics(method)
+    stage = next(stage for stage in method.stages() if stage.name == sizes.stage)
+    # Rounds of pseudo labels end with half of the pixels.
+    pseudo = 0.5 if stage.target.labels == "pseudo" else 0.0
+    source, target = batch(sizes.source, 1.0), prepare(method, recipe, batch(sizes.target, pseudo))
+    before, start = resident("VmRSS"), time.perf_counter()
+    losses = step(stage, precision, source, target)
+    seconds = time.perf_counter() - start
+    if not all(map(math.isfinite, losses.values())):
+        raise ValueError(f"a loss is not finite: {losses}")
+    return {
+        "source": sizes.source,
+        "target": sizes.target,
+        "peak_mib": round(resident("VmHWM") / MIB),
+        "before_step_mib": round(before / MIB),
+        "seconds": round(seconds, 1),
+        "losses": losses,
+    }
+
+
+def papers_recipe(options: argparse.Namespace) -> Recipe:
+    """The method's paper preset, which is about GTA5 and Cityscapes, with the options' network."""
+    recipe = task_config("gta5_cityscapes", options.method)
+    model = replace(recipe.model, name=options.model, checkpointing=options.checkpointing)
+    # An untrained network is never sure: every target pixel counts.
+    sdca = replace(recipe.sdca, covariance=options.covariance, confidence=0.0)
+    return replace(recipe, model=model, sdca=sdca)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--method", choices=list(PAPERS), default="sdca")
+    parser.add_argument("--model", default="deeplab_resnet101")
+    parser.add_argument("--form", choices=("ours", "usual"), default="ours", help="of SDCA's statistics")
+    parser.add_argument("--covariance", choices=("full", "diag"), default="diag", help="SDCA's")
+    parser.add_argument("--amp", action="store_true")
+    parser.add_argument("--checkpointing", action="store_true")
+    parser.add_argument("--output", type=Path, help="append the record to this JSON list")
+    options = parser.parse_args()
+    if options.form == "usual" and options.method != "sdca":
+        parser.error("--form usual is of --method sdca alone")
+    precision = choose_precision(torch.device("cpu"), options.amp)
+    figures = measure(papers_recipe(options), PAPERS[options.method], precision, options.form == "usual")
     record = {
+        "method": options.method,
+        "stage": PAPERS[options.method].stage,
         "form": options.form,
-        "covariance": options.covariance,
+        **({"covariance": options.covariance} if options.method == "sdca" else {}),
         "precision": precision.reason,
         "checkpointing": options.checkpointing,
-        "model": "deeplab_resnet101",
-        "source": SOURCE,
-        "target": TARGET,
-        "peak_mib": round(peak_mib(device)),
-        "before_step_mib": round(before),
-        "seconds": round(time.perf_counter() - start, 1),
+        "model": options.model,
+        **figures,
         "threads": torch.get_num_threads(),
-        "losses": losses,
+        "machine": machine(),
     }
     print(json.dumps(record, indent=1))
     if options.output:

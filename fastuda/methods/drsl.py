@@ -79,7 +79,8 @@ class DRSL(Source):
         histogram = ConfidenceHistogram(self.num_classes).to(self.target_statistics_known.device)
         for batch in passes.target():
             histogram.update(self.predict(batch.images), size=batch.images.shape[-2:])
-        thresholds = histogram.thresholds(rule="portion", portion=portion)
+        ranked = histogram if config.balanced else histogram.pooled()
+        thresholds = ranked.thresholds(rule="portion", portion=portion).expand(self.num_classes)
         for batch in passes.target():
             labels = select_balanced(self.predict(batch.images), thresholds, size=batch.images.shape[-2:])
             passes.save_pseudo_labels(batch.index, labels)

@@ -27,6 +27,8 @@ class MLSL(Source):
     def __init__(self, recipe: Recipe, num_classes: int) -> None:
         super().__init__(recipe, num_classes)
         self.config = recipe.mlsl
+        if self.config.patches < 1 and not self.config.whole_image:
+            raise ValueError(f"mlsl.patches must be at least 1 without mlsl.whole_image, not {self.config.patches}")
         self.head = PresenceHead(self.network.feature_channels, num_classes, self.config.head_width)
         self.register_buffer("mean_share", torch.zeros(num_classes))  # h_s
         # Which classes each target image shows, (images, K) bool; its length is known once the images are seen.
@@ -79,7 +81,8 @@ class MLSL(Source):
         for index, classes in presence.items():
             self.presence[index] = classes.cpu()
         portion = min(config.portion + number * config.portion_step, config.portion_most)
-        thresholds = histogram.thresholds(rule="portion", portion=portion).clamp(min=1 / BINS)
+        ranked = histogram if config.balanced else histogram.pooled()
+        thresholds = ranked.thresholds(rule="portion", portion=portion).clamp(min=1 / BINS).expand(self.num_classes)
         for batch in passes.target():
             for index, image in zip(batch.index.tolist(), batch.images.split(1), strict=True):
                 found = self.composite(image, number, index, thresholds)
@@ -110,8 +113,9 @@ class MLSL(Source):
         offsets = torch.stack([rows, columns], 1)
         cut = [image[..., y : y + patch[0], x : x + patch[1]] for y, x in offsets.tolist()]
         groups = [cut[first : first + config.patch_batch] for first in range(0, len(cut), config.patch_batch)]
-        scores = torch.cat([self.predict(torch.cat(group)) for group in groups]).unsqueeze(0)
         whole = self.predict(image) if config.whole_image else None
+        parts = [self.predict(torch.cat(group)) for group in groups]
+        scores = (torch.cat(parts) if parts else whole[:0]).unsqueeze(0)
         if thresholds is not None:
             scores = scores.float().softmax(2) / thresholds.view(-1, 1, 1)
             whole = None if whole is None else whole.float().softmax(1) / thresholds.view(-1, 1, 1)

@@ -65,6 +65,12 @@ class ConfidenceHistogram(nn.Module):
             raise ValueError(f"cannot merge {tuple(other.counts.shape)} counts into {tuple(self.counts.shape)}")
         self.counts += other.counts.to(self.counts.device)
 
+    def pooled(self) -> ConfidenceHistogram:
+        """The histogram of all pixels as if of one class, (1, bins): for a threshold that no class has of its own."""
+        pooled = ConfidenceHistogram(1, self.bins)
+        pooled.counts = self.counts.sum(0, keepdim=True)
+        return pooled
+
     def quantile(self, q: float) -> Tensor:
         """The q-quantile (0 <= q <= 1) of each class's confidence, float32 (K,); 1.0 for classes never predicted.
 

@@ -196,6 +196,25 @@ def test_pseudo_labels_keep_a_share_of_every_class(number, portion):
     assert kept.any() and kept.float().mean() < min(1.0, portion + 0.25)
 
 
+def test_plain_selection_keeps_the_surest_pixels_of_all_classes_together():
+    drsl = method(balanced=False, portion=0.3).eval()
+    drsl.know_target(MemoryPasses())
+    passes, other = MemoryPasses(), MemoryPasses()
+    drsl.label_target(passes, 0)
+    images = [b.images for b in MemoryPasses().target()]
+    logits = torch.cat([F.interpolate(drsl.predict(x), (32, 48), mode="bilinear", align_corners=True) for x in images])
+    confidence, predicted = logits.double().softmax(1).max(1)
+    labels = torch.stack([passes.saved[i] for i in range(4)])
+    threshold = confidence.flatten().sort(descending=True).values[int(0.3 * confidence.numel()) - 1]
+    # The threshold is at most a bin, 1/1024, below the exact one.
+    sure = confidence > threshold + 1e-5
+    assert torch.equal(labels[sure].long(), predicted[sure])
+    assert (labels[confidence < threshold - 2e-3] == 255).all()
+    drsl.config = replace(drsl.config, balanced=True)
+    drsl.label_target(other, 0)
+    assert DRSLConfig().balanced and not torch.equal(labels, torch.stack([other.saved[i] for i in range(4)]))
+
+
 def test_styled_images_keep_their_phase_and_take_the_low_frequencies():
     source, target = batch(0).images, batch(1).images[..., :24]
     styled = swap_amplitude(source, target, 0.1)

@@ -101,6 +101,45 @@ def test_pseudo_labels_are_the_largest_quotients_of_at_least_one():
     assert (found[voted & (quotient < 1 - 2e-2)] == 255).float().mean() > 0.99
 
 
+def test_without_patches_the_whole_image_labels_itself():
+    mlsl = method(patches=0, whole_image=True).eval()
+    mlsl.know_target(MemoryPasses())
+    image = batch(1).images[:1]
+    with torch.no_grad():
+        found = mlsl.composite(image, 0, 3, None)
+        logits = F.interpolate(mlsl.predict(image), image.shape[-2:], mode="bilinear", align_corners=True)
+    confidence, label = logits[0].double().softmax(0).max(0)
+    top = logits[0].topk(2, 0).values
+    sure = top[0] - top[1] > 1e-5
+    torch.testing.assert_close(found.confidence[0].double(), confidence, rtol=1e-5, atol=1e-6)
+    assert torch.equal(found.label[0].long()[sure], label[sure]) and found.histogram.sum() == label.numel()
+    passes = MemoryPasses()
+    mlsl.label_target(passes, 0)
+    kept = torch.stack([passes.saved[i] for i in range(4)]) < K
+    assert 0.15 < kept.float().mean() < 0.6
+    with pytest.raises(ValueError, match=r"mlsl\.patches"):
+        method(patches=0)
+
+
+def test_plain_selection_keeps_the_surest_pixels_of_all_classes_together():
+    mlsl, passes = prepared(portion=0.3, balanced=False, whole_image=True)
+    found = [
+        mlsl.composite(image, 0, int(index), None)
+        for b in MemoryPasses().target()
+        for index, image in zip(b.index, b.images.split(1), strict=True)
+    ]
+    confidence = torch.cat([f.confidence for f in found])
+    labels = torch.cat([f.label for f in found])
+    saved = torch.stack([passes.saved[i] for i in range(4)]).squeeze(1)
+    threshold = confidence.flatten().sort(descending=True).values[int(0.3 * confidence.numel()) - 1]
+    # Quotients are upsampled, not logits, which moves a pixel between the network's own.
+    sure = confidence >= threshold
+    assert (saved[sure] == labels[sure]).float().mean() > 0.97
+    assert (saved[confidence < threshold - 2e-2] == 255).float().mean() > 0.99
+    _, balanced = prepared(portion=0.3, whole_image=True)
+    assert not torch.equal(saved, torch.stack([balanced.saved[i] for i in range(4)]).squeeze(1))
+
+
 def test_weak_labels_compare_shares_with_the_sources():
     mlsl, _ = prepared(least_share=0.9)
     total, present = torch.zeros(K), torch.zeros(K)

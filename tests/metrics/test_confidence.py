@@ -101,6 +101,20 @@ def test_merge_equals_one_histogram():
     assert torch.equal(copied.counts, whole.counts) and whole.counts.dtype == torch.int64
 
 
+def test_pooled_is_the_histogram_of_one_class():
+    logits = torch.randn(2, 4, 5, 6)
+    histogram, one = ConfidenceHistogram(4, 64), ConfidenceHistogram(1, 64)
+    confidence, label = logits.softmax(1).max(1)
+    histogram.add(confidence, label)
+    one.add(confidence, torch.zeros_like(confidence, dtype=torch.uint8))
+    pooled = histogram.pooled()
+    assert torch.equal(pooled.counts, one.counts) and pooled.counts.shape == (1, 64)
+    pooled.counts += 1
+    assert histogram.counts.sum() == 60
+    exact = confidence.flatten().sort(descending=True).values[int(0.3 * 60) - 1]
+    assert 0 <= exact - histogram.pooled().thresholds(rule="portion", portion=0.3) <= 1 / 64 + 1e-6
+
+
 def test_what_does_not_count():
     histogram = ConfidenceHistogram(2, 8)
     histogram.add(torch.tensor([0.5, float("nan"), 0.5, 0.5]), torch.tensor([0, 1, 255, -1]))
