@@ -35,6 +35,12 @@ def image_size(path: Path) -> tuple[int, int]:
         raise _unreadable("image", path, error) from None
 
 
+def same_aspect(size: tuple[int, int], scaled: tuple[int, int], slack: int) -> bool:
+    """Whether ``scaled`` is ``size`` times one factor, but for rounding of each side by up to ``slack`` pixels."""
+    factors = [((new - slack) / old, (new + slack) / old) for old, new in zip(size, scaled, strict=True)]
+    return max(low for low, _ in factors) <= min(high for _, high in factors)
+
+
 def read_label_ids(path: Path) -> np.ndarray:
     """(H, W) uint8, uint16 or int32 label ids as stored: grey values, palette indices, or the red channel of a 16-bit
     colour PNG (SYNTHIA).

@@ -81,7 +81,18 @@ class TrainStream:
         batch = _collate(views, indices, self._dataset)
         if self._scores is None:
             return batch
-        return replace(batch, scores=torch.from_numpy(np.stack([self._scores(int(index)) for index in indices])))
+        return replace(batch, scores=self._scores_of(indices))
+
+    def _scores_of(self, indices: np.ndarray) -> torch.Tensor:
+        scores = [self._scores(int(index)) for index in indices]
+        for index, one in zip(indices, scores, strict=True):
+            if one.shape != scores[0].shape:
+                names = (self._dataset.name(int(i)) for i in (indices[0], index))
+                raise DataError(
+                    f"the scores of the images {' and '.join(names)} differ in size, {scores[0].shape} and "
+                    f"{one.shape}, and cannot share a batch: set 'size'"
+                )
+        return torch.from_numpy(np.stack(scores))
 
     def indices(self, iteration: int) -> np.ndarray:
         """(batch,) int64: which images of the data set iteration ``iteration`` sees on this rank."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastuda.data.dataset import FileDataset
 from fastuda.data.errors import DataError, SizeMismatch, UnreadableFile
-from fastuda.data.files import image_size, read_image
+from fastuda.data.files import image_size, read_image, same_aspect
 from fastuda.data.layouts import image_files
 
 _SLACK = 2  # pixels a side: networks that want sides in multiples of four round them
@@ -115,8 +115,7 @@ def _copy(files: dict[str, Path], original: Path, images: Path) -> Path | None:
 
 def _check_shape(original: Path, copy: Path) -> None:
     size, copied = image_size(original), image_size(copy)
-    scales = [((new - _SLACK) / old, (new + _SLACK) / old) for old, new in zip(size, copied, strict=True)]
-    if max(low for low, _ in scales) > min(high for _, high in scales):
+    if not same_aspect(size, copied, _SLACK):
         raise SizeMismatch(
             f"the translated image {copy} is {copied[1]}x{copied[0]} pixels (width x height), "
             f"which is not the aspect ratio of {original} with {size[1]}x{size[0]}"

@@ -13,8 +13,9 @@ from PIL import Image
 from fastuda.data.batch import Batch
 from fastuda.data.build import build_dataset
 from fastuda.data.cache import ImageCache
-from fastuda.data.classes import class_set
-from fastuda.data.errors import UnreadableFile
+from fastuda.data.classes import IGNORE, class_set
+from fastuda.data.errors import DataError, UnreadableFile
+from fastuda.data.files import read_label_ids, same_aspect
 from fastuda.data.loader import auto_workers, loader
 from fastuda.data.photometric import Photometric, standardise
 from fastuda.data.stream import EvalStream, TrainStream, image_weights
@@ -95,13 +96,22 @@ class Inputs:
         write_atomically(self._pseudo_label(index), lambda file: Image.fromarray(labels).save(file, "png"))
 
     def read_pseudo_labels(self, index: int) -> np.ndarray:
-        """What ``save_pseudo_labels`` wrote; UnreadableFile names a file that is missing or damaged."""
+        """What ``save_pseudo_labels`` wrote; DataError names a file that is missing, damaged or of other data."""
         path = self._pseudo_label(index)
-        try:
-            with Image.open(path) as image:
-                return np.asarray(image)
-        except OSError as error:
-            raise UnreadableFile(f"the pseudo label {path} cannot be read: {error}") from error
+        labels = read_label_ids(path)
+        height, width = self._target_size(index)
+        if labels.shape != (height, width):
+            raise DataError(
+                f"the pseudo label {path} is {labels.shape[1]}x{labels.shape[0]} pixels (width x height), "
+                f"but the target image {self.datasets['target'].name(index)} is {width}x{height}"
+            )
+        outside = labels[((labels < 0) | (labels >= self.classes.num_classes)) & (labels != IGNORE)]
+        if outside.size:
+            raise DataError(
+                f"the pseudo label {path} holds the class {outside[0]}, which is none of the "
+                f"{self.classes.num_classes} of this run"
+            )
+        return labels.astype(np.uint8, copy=False)
 
     def save_scores(self, index: int, scores: np.ndarray) -> None:
         """Write the scores (K, h, w) float16 of one target image."""
@@ -109,10 +119,12 @@ class Inputs:
         write_atomically(self._scores(index), lambda file: np.save(file, scores))
 
     def read_scores(self, index: int) -> np.ndarray:
-        """What ``save_scores`` wrote; UnreadableFile names a file that is missing, damaged or of other classes."""
+        """What ``save_scores`` wrote; DataError names a file that is missing, damaged or of other data."""
         path = self._scores(index)
         try:
             scores = np.load(path, allow_pickle=False)
+        except FileNotFoundError:
+            raise UnreadableFile(f"the scores {path} do not exist") from None
         except (OSError, ValueError, EOFError) as error:
             raise UnreadableFile(f"the scores {path} cannot be read: {error}") from error
         classes = self.classes.num_classes
@@ -120,7 +132,37 @@ class Inputs:
             raise UnreadableFile(
                 f"the scores {path} are {scores.dtype} {scores.shape}, not float16 of {classes} classes"
             )
+        height, width = self._target_size(index)
+        if not same_aspect((height, width), scores.shape[1:], slack=1):
+            raise DataError(
+                f"the scores {path} are a grid of {scores.shape[2]}x{scores.shape[1]} (width x height), "
+                f"which does not fit the target image {self.datasets['target'].name(index)} of {width}x{height}"
+            )
         return scores
+
+    def check_prepared(self, stage: Stage) -> None:
+        """Read all that ``stage`` wants of what its preparation saved, before a resumed run goes on with it.
+
+        DataError names the first file that is missing, damaged or of another data set.
+        """
+        view: View | None = stage.target
+        images = len(self.datasets["target"])
+        kept = {self._pseudo_label: self.read_pseudo_labels} if view and view.labels == "pseudo" else {}
+        kept |= {self._scores: self.read_scores} if view and view.scores else {}
+        for path, read in kept.items():
+            if path(images).exists():
+                raise DataError(
+                    f"{path(images)} is of another data set: the target has {images} images, numbered from 0"
+                )
+            shape = read(0).shape
+            for index in range(1, images):
+                # Labels have their image's size; of scores at one image size it is the network that decides.
+                if (other := read(index).shape) != shape and self.caches["target"].size != (0, 0):
+                    raise DataError(f"{path(index)} is of another network: {other} where {path(0)} is {shape}")
+
+    def _target_size(self, index: int) -> tuple[int, int]:
+        size = self.caches["target"].size
+        return self.datasets["target"].image_size(index) if size == (0, 0) else size
 
     def _scores(self, index: int) -> Path:
         return self.pseudo_labels / f"{index:06d}.npy"

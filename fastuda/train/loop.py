@@ -103,6 +103,10 @@ class Run:
         self.method.load_state_dict(state["method"])
         self.position = Position(**state["position"])
         self.optimisers_state = state["optimisers"]
+        if self.position.prepared:
+            stage = self.method.stages()[self.position.stage]
+            if self.position.iteration < stage.iterations:
+                self.inputs.check_prepared(stage)
 
     def stage(self, stage: Stage) -> None:
         """Prepare, train and evaluate one stage, continuing where the position says."""

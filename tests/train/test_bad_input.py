@@ -9,6 +9,7 @@ import yaml
 from PIL import Image
 
 from fastuda.train.checkpoint import load_checkpoint
+from fastuda.train.config import parse
 
 
 def folder_task(tmp_path, tiny, **changes):
@@ -56,6 +57,30 @@ def test_size_mismatch(tiny, tmp_path, command):
     path, root = folder_task(tmp_path, tiny)
     Image.fromarray(np.zeros((30, 64), np.uint8)).save(root / "labels" / "1.png")
     fails_with(command("--task", path, "--work-dir", tmp_path / "run"), "1.png")
+
+
+def test_a_missing_translated_image(tiny, tmp_path, command):
+    path, root = folder_task(tmp_path, tiny)
+    fake = tmp_path / "fake"
+    fake.mkdir()
+    for number in (0, 1, 3):
+        Image.fromarray(np.zeros((32, 64, 3), np.uint8)).save(fake / f"{number}.jpg")
+    options = ("--task", path, "--work-dir", tmp_path / "run", "--data.source.translated", fake)
+    fails_with(command(*options), str(fake), "images/2.png")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--data.source.translated", "fake"], "translated needs source images in files"),
+        (["--data.target.kind", "gta5", "--data.target.translated", "fake"], "copies of the source's"),
+    ],
+)
+def test_only_a_source_in_files_has_translated_images(tiny, capsys, options, sentence):
+    with pytest.raises(SystemExit) as left:
+        parse(["--task", str(tiny), *options])
+    assert left.value.code == 2 and sentence in " ".join(capsys.readouterr().err.replace("│", " ").split())
 
 
 def test_empty_split(tiny, tmp_path, command):
