@@ -4,8 +4,8 @@
         --output benchmarks/results/ablations_cpu.json
 
 Every variant is a run of fastuda.train in a process of its own and its command stands in the record; a variant whose
-directory holds a result is not run again.  Runs that have their warm-up in common start from one checkpoint of it
-(warm_up.py): the result is that of the command, to the bit.
+directory holds a result is not run again, unless its settings were others: that is an error.  Runs that have their
+warm-up in common start from one checkpoint of it (warm_up.py): the result is that of the command, to the bit.
 
 sisc                MLSL's labels from patches, or from the image as a whole, at one coverage; not trained on
 balance             the share p of each class, or of all pixels the share that this came to; one round of DRSL
@@ -34,8 +34,10 @@ from warm_up import hand_over
 
 from fastuda.data.build import build_dataset
 from fastuda.data.classes import class_set
+from fastuda.data.config import load_yaml
+from fastuda.methods import METHODS
 from fastuda.train.checkpoint import write_json
-from fastuda.train.config import task_config
+from fastuda.train.config import difference, parse, task_config, to_dict
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from _ablations import TASKS, TITLES, summary  # noqa: E402
@@ -101,6 +103,7 @@ def train(place: Place, variant: Variant) -> dict:
     """The result.json of a variant, run from the method's warm-up unless it is there already."""
     work_dir = place.directory(variant.name)
     arguments = [*place.arguments(variant), "--work-dir", str(work_dir)]
+    check_same(work_dir, arguments)
     if variant.warm_up and not (work_dir / "checkpoint.pt").exists() and not (work_dir / "result.json").exists():
         warm = place.directory(f"{variant.method}-warm_up")
         script = Path(__file__).with_name("warm_up.py")
@@ -109,6 +112,16 @@ def train(place: Place, variant: Variant) -> dict:
         subprocess.run([sys.executable, str(script), *plain], check=True, env=environment)
         hand_over(warm, arguments)
     return run(arguments, place.threads)
+
+
+def check_same(work_dir: Path, arguments: list[str]) -> None:
+    """ValueError where a directory holds a run that its command no longer describes: a task's settings have changed."""
+    if (work_dir / "config.yaml").exists():
+        config = parse(arguments)
+        others = METHODS.keys() - {config.method.rstrip("+")}
+        held, now = load_yaml(work_dir / "config.yaml"), to_dict(config)
+        if name := difference(*({k: v for k, v in d.items() if k not in others} for d in (held, now))):
+            raise ValueError(f"{work_dir} holds another run than {' '.join(arguments)}, they differ in {name}")
 
 
 def measured(place: Place, variant: Variant, score: Callable[[Path, dict], dict]) -> dict:

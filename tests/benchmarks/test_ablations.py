@@ -195,6 +195,25 @@ def test_records_of_finished_runs(tmp_path, monkeypatch):
     assert balance["without"]["command"].endswith("--drsl.rounds 1 --drsl.no-balanced --drsl.portion 0.2700")
 
 
+def test_a_result_of_other_settings_is_refused(tmp_path):
+    place = ablations.Place("streets", 3, tmp_path, 1)
+    plant(place, "sdca", {"adapted": 0.4})
+    for changes, message in (
+        ({"warm_up": {"lovasz": 0.5}}, r"warm_up\.lovasz"),
+        ({"sdca": {"outputs": 0.5}}, r"sdca\.outputs"),
+        ({"spcl": {"keep": 0.5}, "work_dir": "elsewhere"}, None),
+    ):
+        held = to_dict(parse(place.arguments(ablations.SDCA)))
+        for section, value in changes.items():
+            held[section] = held[section] | value if isinstance(value, dict) else value
+        (place.directory("sdca") / "config.yaml").write_text(yaml.safe_dump(held))
+        if message:
+            with pytest.raises(ValueError, match=f"differ in {message}"):
+                ablations.train(place, ablations.SDCA)
+        else:
+            assert ablations.train(place, ablations.SDCA)["stages"][0]["miou"] == 0.4
+
+
 def planted(ablation, task, seed, difference):
     return {"ablation": ablation, "task": task, "seed": seed, "difference": difference}
 
