@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "__init__": set(),
 }
 # The top floor: command lines and the loop.
-TOP = {"train", "evaluate", "predict", "memory"}
+TOP = {"train", "evaluate", "predict", "analyse", "memory"}
 MAY_IMPORT |= {room: TOP | {"ops", "nn", "models", "data", "metrics", "methods"} for room in TOP}
 # Rooms whose third-party imports are listed; the others are bound by pyproject.toml alone.
 LIBRARIES = {"reference": {"torch"}, "kernels": {"torch", "triton"}, "ops": {"torch"}, "_ext": {"torch"}}

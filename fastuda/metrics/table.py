@@ -46,6 +46,23 @@ def iou_text(stages: Sequence[Stage]) -> str:
     )
 
 
+def class_table(title: str, columns: Mapping[str, Mapping[str, float | None]]) -> Table:
+    """A rich table: a row a class, a column for each of {column: {class: value}}, three digits, "-" for None and NaN.
+
+    Classes come in the order of the first column and must be those of all.  Raises ValueError without a column.
+    """
+    if not columns:
+        raise ValueError("there are no columns to tabulate")
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column(title)
+    for name in columns:
+        table.add_column(name, justify="right")
+    for name in next(iter(columns.values())):
+        values = (column[name] for column in columns.values())
+        table.add_row(name, *("-" if v is None or v != v else f"{v:.3g}" for v in values))
+    return table
+
+
 def _rows(stages: Sequence[Stage]) -> list[tuple[str, list[float | None]]]:
     names = dict.fromkeys(name for stage in stages for name in stage["iou"])
     rows = [(name, [stage["iou"].get(name) for stage in stages]) for name in names]

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from fastuda.metrics import iou_table, iou_text
+from fastuda.metrics import class_table, iou_table, iou_text
 
 STAGES = [
     {"name": "source", "miou": 0.25, "iou": {"road": 0.5, "rider": None}},
@@ -46,3 +46,13 @@ def test_best_of_a_row_is_bold():
 def test_no_stages(table):
     with pytest.raises(ValueError, match="no stages"):
         table([])
+
+
+def test_class_table_has_a_row_a_class():
+    console = Console(width=80, record=True, file=io.StringIO())
+    columns = {"PDD": {"road": 0.12345, "rider": None}, "CCD": {"road": 1234.5, "rider": float("nan")}}
+    console.print(class_table("class", columns))
+    printed = [line.split() for line in console.export_text().splitlines() if line.strip(" ─╶╴━")]
+    assert printed == [["class", "PDD", "CCD"], ["road", "0.123", "1.23e+03"], ["rider", "-", "-"]]
+    with pytest.raises(ValueError, match="no columns"):
+        class_table("class", {})
