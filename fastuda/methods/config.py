@@ -183,13 +183,19 @@ class CPSLConfig:
     head_factor: float = 5.0  # learning rate of the self-labelling head over that of the backbone
     momentum: float = 0.999  # of the moving averages of network and head
     samples: int = 512  # M pixels an image (released: 256)
+    balanced: bool = True  # drawn by the image's class distribution, Eq. 8-9 (released: False, uniformly)
     bank: int = 65_536  # features of earlier pixels
     temperature: float = 0.08  # τ
     epsilon: float = 0.05  # ε of the assignment
     iterations: int = 3  # of Sinkhorn
-    share_keep: float = 0.999  # α: what the class distribution keeps of itself a step
+    share_keep: float = 0.999  # α: what the class distribution keeps of itself a step, Eq. 11 (released: 1, it stays)
+    cross_entropy: float = 1.0  # weight of the target's cross entropy, Eq. 2 (released: 0.1)
+    reverse_cross_entropy: float = 0.0  # and of its reverse (released: 1; symmetric cross entropy, Wang et al. 2019)
     self_label: float = 0.1  # weight λ_1
     consistency: float = 5.0  # weight λ_2
+    # What weak and strong view agree in: predictions, KL both ways (Eq. 13), or assignments to prototypes, the strong
+    # view's following the weak one's (released).
+    regularise: Literal["predictions", "assignments"] = "predictions"
     strong: Augment = Augment(brightness=0.5, contrast=0.5, saturation=0.5, hue=0.2, greyscale=0.2, blur=0.5)
     random_operations: int = 2  # of RandAugment
     cut_mix: float = 0.25  # share of the image that comes from another; 0 = none

@@ -15,9 +15,10 @@ from fastuda.methods.config import Recipe, Schedule
 from fastuda.methods.protocol import Losses, Passes, Stage, View
 from fastuda.methods.source import Source, learning_rate
 from fastuda.models import build_model
-from fastuda.models.norm import use_domain
+from fastuda.models.norm import batch_norms, untracked, use_domain
+from fastuda.models.output import Output
 from fastuda.nn.feature_bank import FeatureBank
-from fastuda.nn.losses import cross_entropy, resize_labels
+from fastuda.nn.losses import cross_entropy, resize_labels, symmetric_cross_entropy
 from fastuda.nn.statistics import ClassStatistics
 from fastuda.nn.strong_views import StrongView, crop_scores, cut_mix, cut_out, random_augment
 from fastuda.ops.class_balanced_sample import class_balanced_sample
@@ -64,6 +65,12 @@ class CPSL(Source):
         self.teacher.eval()
         return self
 
+    def set_norm(self, mode: str) -> None:
+        super().set_norm(mode)
+        # It follows the network's statistics, so it must read the same ones.
+        for layer in batch_norms(self.teacher).values():
+            layer.mode = mode
+
     def with_head(self, schedule: Schedule) -> dict[str, torch.optim.Optimizer]:
         optimisers = self.optimisers(schedule, self.config.norm)
         rate = schedule.learning_rate * self.config.head_factor
@@ -79,41 +86,70 @@ class CPSL(Source):
             output = self.run(batch.images, "target")
             passes.save_scores(batch.index, output.logits.float().softmax(1))
             prototypes.update(F.normalize(output.features.float(), dim=1), pseudo_labels(output.logits))
-        self.head.weight.copy_(F.normalize(prototypes.mean, dim=1))
+        self.head.weight.copy_(F.normalize(self.first_prototypes(prototypes), dim=1))
         self.share.copy_(prototypes.count / prototypes.count.sum())
         self.bank.reset()
         self.teacher.load_state_dict(self.network.state_dict())
         self.teacher_head.load_state_dict(self.head.state_dict())
 
+    @staticmethod
+    def first_prototypes(statistics: ClassStatistics) -> Tensor:
+        """The classes' means (K, A); that of all pixels for a class without one, because 0 has no direction to turn."""
+        mean, count = statistics.mean, statistics.count.unsqueeze(1).to(statistics.mean.dtype)
+        overall = (mean * count).sum(0) / count.sum().clamp(min=1)
+        return torch.where(count > 0, mean, overall)
+
     def self_label(self, source: Batch, target: Batch) -> Iterator[Losses]:
         """L_SEG + λ_1 L_SL + λ_2 L_REG (Eq. 14)."""
-        output = self.run(source.images, "source")
-        yield {"network": self.supervised(output.logits, source.labels)}
+        yield {"network": self.supervised(self.run(source.images, "source").logits, source.labels)}
 
         with torch.no_grad(), use_domain(self.teacher, "target"):
             weak = self.teacher(target.images)
         features = F.normalize(weak.features.float(), dim=1)
-        labels = self.rectified(features, target)
+        cosines = project(features, self.teacher_head.weight)
+        labels = self.rectified(cosines, target)
         losses = {"self_label": self.config.self_label * self.self_label_loss(features, labels)}
         self.move_share(labels)
-        view = self.strong_view(target.images, labels, weak.logits)
-        logits = self.run(view.images, "target").logits
-        losses["pseudo_ce"] = cross_entropy(logits, view.labels)
-        regular = symmetric_kl(logits, view.logits.to(logits.dtype), mask=view.mask)
-        yield {"network": losses | {"consistency": self.config.consistency * regular}}
+        # Eq. 2 has the prediction of the image itself, and the image itself is what the statistics are to be of.
+        losses["pseudo_ce"] = self.target_loss(self.run(target.images, "target").logits, labels)
+        yield {"network": losses}
+
+        yield {"network": {"consistency": self.config.consistency * self.consistency(target.images, weak, cosines)}}
+
+    def target_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """L_SEG^t (Eq. 2), or the released symmetric cross entropy."""
+        forward, reverse = self.config.cross_entropy, self.config.reverse_cross_entropy
+        if reverse:
+            return symmetric_cross_entropy(logits, labels, forward=forward, reverse=reverse)
+        return forward * cross_entropy(logits, labels)
+
+    def consistency(self, images: Tensor, weak: Output, cosines: Tensor) -> Tensor:
+        """L_REG: KL both ways between weak and strong predictions (Eq. 13).
+
+        Or, as released, KL(softmax(f'_SL(z') / τ) || softmax(f_SL(z) / τ)) of the pixels' assignments to prototypes,
+        which trains the features z of the strong view: f_SL is for L_SL alone to train.
+        """
+        tau, assignments = self.config.temperature, self.config.regularise == "assignments"
+        view = self.strong_view(images, cosines / tau if assignments else weak.logits)
+        # Teacher and evaluation normalise images as they are by these statistics, which distorted colours would shift.
+        with untracked(self.network):
+            strong = self.run(view.images, "target")
+        if not assignments:
+            return symmetric_kl(strong.logits, view.logits.to(strong.logits.dtype), mask=view.mask)
+        own = project(F.normalize(strong.features.float(), dim=1), self.head.weight.detach()) / tau
+        return distillation_kl(own, view.logits, mask=view.mask)
 
     @torch.no_grad()
-    def rectified(self, features: Tensor, target: Batch) -> Tensor:
+    def rectified(self, cosines: Tensor, target: Batch) -> Tensor:
         """Labels at the image's size, argmax P_SL P_ST (Eq. 1); 255 outside the image."""
-        scores = project(features, self.teacher_head)
-        soft = crop_scores(target.scores, target.window, features.shape[-2:])
+        soft = crop_scores(target.scores, target.window, cosines.shape[-2:])
         size = target.images.shape[-2:]
-        return prototype_rectify(scores, soft, size=size, temperature=self.config.temperature)
+        return prototype_rectify(cosines, soft, size=size, temperature=self.config.temperature)
 
     def self_label_loss(self, features: Tensor, labels: Tensor) -> Tensor:
-        """L_SL of M class-balanced pixels of each image, whose labels Sinkhorn finds beside the bank's (Eq. 4-6)."""
+        """L_SL of M pixels of each image, whose labels Sinkhorn finds beside the bank's (Eq. 4-6)."""
         config = self.config
-        pixels = class_balanced_sample(resize_labels(labels, features.shape[-2:]), config.samples, self.num_classes)
+        pixels = self.sample(resize_labels(labels, features.shape[-2:]))
         # An image with fewer valid pixels shows them several times; one without any counts nothing.
         valid = (pixels >= 0).sum(1, keepdim=True)
         turn = torch.arange(config.samples, device=pixels.device) % valid.clamp(min=1)
@@ -132,6 +168,14 @@ class CPSL(Source):
         loss = -(wanted * logits.log_softmax(1)).sum(1)
         return loss.where(counted, 0.0).sum() / counted.sum().clamp(min=1)
 
+    def sample(self, labels: Tensor) -> Tensor:
+        """M pixels of each image (N, M), by the image's own class distribution (Eq. 8-9) or, as released, uniformly."""
+        if self.config.balanced:
+            return class_balanced_sample(labels, self.config.samples, self.num_classes)
+        # All valid pixels are of one class, so that nothing but chance chooses among them.
+        valid = torch.where(labels < self.num_classes, 0, 255).to(torch.uint8)
+        return class_balanced_sample(valid, self.config.samples, 1)
+
     @torch.no_grad()
     def move_share(self, labels: Tensor) -> None:
         """δ_pseudo <- α δ_pseudo + (1 - α) δ_n, image by image of the batch at once (Eq. 8, 11)."""
@@ -142,23 +186,26 @@ class CPSL(Source):
         self.share.mul_(keep).add_((1 - keep) * of_batch)
 
     @torch.no_grad()
-    def strong_view(self, images: Tensor, labels: Tensor, logits: Tensor) -> StrongView:
+    def strong_view(self, images: Tensor, logits: Tensor) -> StrongView:
         """RandAugment, colour jitter and blur of standardised images, then CutMix and Cutout (Sec. 3.4)."""
         config = self.config
         mean, std = (images.new_tensor(v).view(1, 3, 1, 1) * 255 for v in (IMAGENET_MEAN, IMAGENET_STD))
         key = (int(torch.randint(1 << 31, ())),)
         strong = self.strong(random_augment(images * std + mean, config.random_operations), key=key)
         mask = torch.ones(len(images), *logits.shape[-2:], dtype=torch.bool, device=images.device)
-        view = cut_mix(StrongView(strong, labels, logits, mask), config.cut_mix)
+        view = cut_mix(StrongView(strong, logits, mask), config.cut_mix)
         return cut_out(view, config.cut_out)
 
     @torch.no_grad()
     def follow(self) -> None:
-        """The moving averages of network and head."""
+        """The moving averages of network and head: of the statistics too, since they are those of averaged weights."""
         for teacher, student in ((self.teacher, self.network), (self.teacher_head, self.head)):
-            torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - self.config.momentum)
-            for moving, own in zip(teacher.buffers(), student.buffers(), strict=True):
-                moving.copy_(own)
+            pairs = list(zip(_tensors(teacher), _tensors(student), strict=True))
+            counters = [pair for pair in pairs if not pair[0].is_floating_point()]
+            moving, own = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
+            torch._foreach_lerp_(moving, own, 1 - self.config.momentum)
+            for counter, now in counters:
+                counter.copy_(now)
 
     def distil_stage(self, number: int) -> Stage:
         schedule = self.config.distillation
@@ -195,6 +242,12 @@ def frozen(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module).requires_grad_(False)
 
 
-def project(features: Tensor, head: nn.Linear) -> Tensor:
-    """Cosines (N, K, h, w) of unit features and the head's prototypes."""
-    return torch.einsum("nahw,ka->nkhw", features, F.normalize(head.weight, dim=1))
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
+
+
+def project(features: Tensor, prototypes: Tensor) -> Tensor:
+    """Cosines (N, K, h, w) of unit features (N, A, h, w) and prototypes (K, A) of any length, in their precision."""
+    # A temperature of 0.08 makes half a logit of what bf16 rounds off a cosine.
+    with torch.autocast(features.device.type, enabled=False):
+        return torch.einsum("nahw,ka->nkhw", features, F.normalize(prototypes, dim=1))

@@ -36,7 +36,17 @@ _PAPER_CPSL = {
     "warm_up": {"lovasz": 0.0},
 }
 
-_RELEASED_CPSL = _PAPER_CPSL | {"cpsl": {"samples": 256}}
+_RELEASED_CPSL = _PAPER_CPSL | {
+    "model": {"decoder": "aspp_se"},
+    "cpsl": {
+        "samples": 256,
+        "balanced": False,
+        "share_keep": 1.0,
+        "cross_entropy": 0.1,
+        "reverse_cross_entropy": 1.0,
+        "regularise": "assignments",
+    },
+}
 
 _PAPER_MLSL = {
     "model": {"name": "resnet38"},

@@ -7,6 +7,7 @@ from fastuda.models.norm import (
     load_statistics_state,
     recompute_statistics,
     statistics_state,
+    untracked,
     use_domain,
 )
 from fastuda.models.output import Output
@@ -23,5 +24,6 @@ __all__ = [
     "recompute_statistics",
     "save_weights",
     "statistics_state",
+    "untracked",
     "use_domain",
 ]

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from fastuda.models.config import ModelConfig
+from fastuda.models.decoder import DecoderDeepLab
 from fastuda.models.deeplab import ASPP, DeepLab
 from fastuda.models.norm import norm_factory
 from fastuda.models.resnet import GRAPHS, resnet
@@ -38,10 +39,17 @@ def build_model(config: ModelConfig, num_classes: int) -> nn.Module:
                 f"{config.weights} is a checkpoint of the {report.family} family, which computes something else in "
                 f"the {config.graph} graph: set model.graph to {report.family}"
             )
+        if config.decoder == "aspp_se" and any("bn_pretrain." in key for key in report.unexpected):
+            raise ValueError(
+                f"{config.weights} is of a network with a batch norm between backbone and decoder: set model.decoder "
+                "to aspp_se_norm"
+            )
     return model
 
 
 def _network(config: ModelConfig, num_classes: int) -> nn.Module:
+    if config.decoder != "aspp" and not config.name.startswith("deeplab_"):
+        raise ValueError(f"model.decoder {config.decoder!r} is for the deeplab networks, not for {config.name}")
     if config.name == "unet":
         if config.checkpointing:
             raise ValueError("model.checkpointing is for the deeplab networks, not for unet")
@@ -62,4 +70,7 @@ def _network(config: ModelConfig, num_classes: int) -> nn.Module:
     else:
         raise ValueError(f"model.name {config.name!r} is no network of fastuda")
     backbone.checkpointing = config.checkpointing
+    if config.decoder != "aspp":
+        before = norm_factory(config.norm) if config.decoder == "aspp_se_norm" else None
+        return DecoderDeepLab(backbone, num_classes, dropout, config.width, before)
     return DeepLab(backbone, num_classes, dropout, classifier)

@@ -22,6 +22,10 @@ class ModelConfig:
     weights: str = ""
     # Family whose ResNet graph is built; the released checkpoints of a family need its own.
     graph: Literal["torchvision", "sdca", "cpsl"] = "torchvision"
+    # What follows a DeepLab's backbone. "aspp": DeepLab-v2's pyramid straight to the classes; "aspp_se": CPSL's and
+    # ProDA's released one, whose 256 channels are then the features; "aspp_se_norm": with a batch norm before it, as
+    # their distilled students have.
+    decoder: Literal["aspp", "aspp_se", "aspp_se_norm"] = "aspp"
     # Store weights as NHWC, the fast layout of convolutions.
     channels_last: bool = True
     # Recompute activations in backward: about a third more time, a fraction of the memory.

@@ -10,7 +10,7 @@ from fastuda.models.backbone import Backbone
 from fastuda.models.output import Output
 
 Classifier = Callable[[int, int], nn.Module]
-_RATES = (6, 12, 18, 24)
+RATES = (6, 12, 18, 24)
 
 
 class ASPP(nn.Module):
@@ -19,7 +19,7 @@ class ASPP(nn.Module):
     def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__()
         self.conv2d_list = nn.ModuleList(
-            nn.Conv2d(channels, num_classes, 3, padding=rate, dilation=rate) for rate in _RATES
+            nn.Conv2d(channels, num_classes, 3, padding=rate, dilation=rate) for rate in RATES
         )
         for conv in self.conv2d_list:
             nn.init.normal_(conv.weight, std=0.01)

@@ -134,6 +134,24 @@ def use_domain(model: nn.Module, domain: Domain) -> Iterator[None]:
             layer.domain = old
 
 
+@contextmanager
+def untracked(model: nn.Module) -> Iterator[None]:
+    """Let no ``BatchNorm`` of the model move its running statistics inside the block; it computes what it would anyway.
+
+    For views that the network only trains on: statistics gathered from distorted colours are not those of the images
+    that it is asked about later.
+    """
+    layers = [module for module in model.modules() if isinstance(module, BatchNorm)]
+    before = [layer.tracking for layer in layers]
+    try:
+        for layer in layers:
+            layer.tracking = False
+        yield
+    finally:
+        for layer, old in zip(layers, before, strict=True):
+            layer.tracking = old
+
+
 @torch.no_grad()
 def recompute_statistics(model: nn.Module, batches: Iterable[Tensor], domain: Domain = "target") -> None:
     """Set the running statistics of ``domain`` to those of ``batches`` of images (N, 3, H, W) (AdaBN, Li et al. 2016).

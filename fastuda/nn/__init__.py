@@ -1,7 +1,7 @@
 """Modules and losses over the operators."""
 
 from fastuda.nn.feature_bank import FeatureBank
-from fastuda.nn.losses import cross_entropy, lovasz_softmax, resize_labels
+from fastuda.nn.losses import cross_entropy, lovasz_softmax, resize_labels, symmetric_cross_entropy
 from fastuda.nn.statistics import ClassStatistics
 
 __all__ = [
@@ -10,4 +10,5 @@ __all__ = [
     "cross_entropy",
     "lovasz_softmax",
     "resize_labels",
+    "symmetric_cross_entropy",
 ]

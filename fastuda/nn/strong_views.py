@@ -1,4 +1,4 @@
-"""Strongly augmented target images, with what must change with them: labels, weak logits, and which pixels count."""
+"""Strongly augmented target images, with what must change with them: weak logits, and which pixels count."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from torch.nn import functional as F
 
 
 class StrongView(NamedTuple):
-    """images (N, 3, H, W), labels (N, H, W), logits (N, K, h, w) of the weak view, and mask (N, h, w): what counts."""
+    """images (N, 3, H, W), logits (N, K, h, w) of the weak view, and mask (N, h, w): what counts."""
 
     images: Tensor
-    labels: Tensor
     logits: Tensor
     mask: Tensor
 
@@ -39,42 +38,38 @@ def _at_size(part: tuple[slice, slice], grid: tuple[int, int], size: tuple[int, 
 
 @torch.no_grad()
 def cut_mix(view: StrongView, area: float, generator: torch.Generator | None = None) -> StrongView:
-    """A rectangle of each image comes from the next image of the batch, with its labels and logits (CutMix).
+    """A rectangle of each image comes from the next image of the batch, with its logits (CutMix).
 
-    It is made of whole cells of the logits' grid, so that images, labels and logits change hands together.  Draws come
-    from ``generator``, of the CPU: nothing waits for the device.  A batch of one image stays as it is.
+    It is made of whole cells of the logits' grid, so that images and logits change hands together.  Draws come from
+    ``generator``, of the CPU: nothing waits for the device.  A batch of one image stays as it is.
     """
     if len(view.images) < 2 or not area:
         return view
-    images, labels, logits, mask = (part.clone() for part in view)
+    images, logits, mask = (part.clone() for part in view)
     grid, size = logits.shape[-2:], images.shape[-2:]
     for target in range(len(images)):
         source = (target + 1) % len(images)
         cells = rectangle(*grid, area, generator)
         pixels = _at_size(cells, grid, size)
         images[target, :, *pixels] = view.images[source, :, *pixels]
-        labels[target, *pixels] = view.labels[source, *pixels]
         logits[target, :, *cells] = view.logits[source, :, *cells]
         mask[target, *cells] = view.mask[source, *cells]
-    return StrongView(images, labels, logits, mask)
+    return StrongView(images, logits, mask)
 
 
 @torch.no_grad()
-def cut_out(
-    view: StrongView, area: float, ignore_index: int = 255, generator: torch.Generator | None = None
-) -> StrongView:
+def cut_out(view: StrongView, area: float, generator: torch.Generator | None = None) -> StrongView:
     """A rectangle of each image becomes its mean colour and counts nowhere (Cutout)."""
     if not area:
         return view
-    images, labels, mask = view.images.clone(), view.labels.clone(), view.mask.clone()
+    images, mask = view.images.clone(), view.mask.clone()
     grid, size = view.logits.shape[-2:], images.shape[-2:]
     for number in range(len(images)):
         cells = rectangle(*grid, area, generator)
         pixels = _at_size(cells, grid, size)
         images[number, :, *pixels] = view.images[number].mean((1, 2))[:, None, None]
-        labels[number, *pixels] = ignore_index
         mask[number, *cells] = False
-    return StrongView(images, labels, view.logits, mask)
+    return StrongView(images, view.logits, mask)
 
 
 def posterise(images: Tensor, strength: float) -> Tensor:

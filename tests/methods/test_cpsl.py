@@ -7,42 +7,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from methods.cpsl_world import ScorePasses, labels_and_cosines, method, prepared
 from methods.small_world import K, MemoryPasses, batch
 from torch.nn import functional as F
 
 from fastuda.data.config import Augment
 from fastuda.methods import build_method
-from fastuda.methods.config import CPSLConfig, Recipe
-from fastuda.models.config import ModelConfig
-from fastuda.models.norm import use_domain
+from fastuda.models.norm import batch_norms, statistics_state, use_domain
 from fastuda.train.config import task_config
-
-PLAIN = CPSLConfig(samples=12, bank=64, random_operations=0, cut_mix=0.0, cut_out=0.0, strong=Augment())
-
-
-class ScorePasses(MemoryPasses):
-    """Passes that keep scores as well."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scores: dict[int, torch.Tensor] = {}
-
-    def save_scores(self, index, scores):
-        self.scores |= dict(zip(index.tolist(), scores.half(), strict=True))
-
-
-def method(**cpsl):
-    torch.manual_seed(0)
-    return build_method(Recipe(method="cpsl", model=ModelConfig(width=0.25), cpsl=replace(PLAIN, **cpsl)), K).train()
-
-
-def prepared(**cpsl):
-    """The method after its preparation, and the target batch with what was stored of it."""
-    cpsl, passes = method(**cpsl).eval(), ScorePasses()
-    with torch.no_grad():
-        cpsl.know_target_labels(passes)
-    target = replace(batch(1, labelled=False), scores=torch.stack([passes.scores[0], passes.scores[1]]))
-    return cpsl, target
 
 
 def test_stage_list_and_rows():
@@ -65,7 +37,20 @@ def test_the_presets_name_the_papers_values():
         0.05,
     )
     assert paper.optimiser.weight_decay == 2e-4 and paper.views.target.crop == (512, 896)
-    assert task_config("gta5_cityscapes", "cpsl", "released").cpsl.samples == 256
+    assert paper.model.decoder == "aspp" and paper.cpsl.balanced and paper.cpsl.regularise == "predictions"
+    assert (paper.cpsl.cross_entropy, paper.cpsl.reverse_cross_entropy, paper.cpsl.share_keep) == (1.0, 0.0, 0.999)
+    released = task_config("gta5_cityscapes", "cpsl", "released")
+    assert released.model.decoder == "aspp_se" and released.cpsl == replace(
+        paper.cpsl,
+        samples=256,
+        balanced=False,
+        share_keep=1.0,
+        cross_entropy=0.1,
+        reverse_cross_entropy=1.0,
+        regularise="assignments",
+    )
+    for task in ("streets", "day_dusk", "carla_camvid"):  # a U-Net has no other decoder
+        build_method(task_config(task, "cpsl", "released"), K)
 
 
 def test_preparation_makes_prototypes_shares_and_stored_scores():
@@ -80,17 +65,31 @@ def test_preparation_makes_prototypes_shares_and_stored_scores():
                 sums[k] += z[labels == k].sum(0)
                 counts[k] += (labels == k).sum()
     for k in range(K):
-        prototype = sums[k] / max(sums[k].norm().item(), 1e-12)
+        prototype = sums[k] if counts[k] else sums.sum(0)
+        prototype = prototype / prototype.norm()
         torch.testing.assert_close(cpsl.head.weight[k].double(), prototype, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(cpsl.share, counts / counts.sum())
     assert torch.equal(cpsl.teacher_head.weight, cpsl.head.weight) and cpsl.bank.filled == 0
 
 
+def test_a_class_that_no_pixel_has_gets_a_prototype_to_move():
+    cpsl = method().eval()
+    with torch.no_grad():
+        cpsl.network.classifier.bias[2] = -1e4
+        cpsl.know_target_labels(ScorePasses())
+        mean = torch.zeros(cpsl.bank.channels, dtype=torch.float64)
+        for part in MemoryPasses().target():
+            mean += F.normalize(cpsl.run(part.images, "target").features.double(), dim=1).sum((0, 2, 3))
+    assert cpsl.share[2] == 0 and cpsl.share.sum().item() == pytest.approx(1)
+    torch.testing.assert_close(cpsl.head.weight[2].double(), mean / mean.norm(), rtol=1e-4, atol=1e-5)
+    z = F.normalize(torch.randn(2, cpsl.bank.channels, 16, 24), dim=1)
+    cpsl.self_label_loss(z, torch.randint(0, 2, (2, 32, 48)).to(torch.uint8)).backward()
+    assert 0 < cpsl.head.weight.grad[2].norm() < 1e3
+
+
 def test_labels_are_rectified_by_the_prototypes():
     cpsl, target = prepared()
-    with torch.no_grad():
-        z = F.normalize(cpsl.run(target.images, "target").features, dim=1)
-        labels = cpsl.rectified(z, target)
+    z, labels, _ = labels_and_cosines(cpsl, target)
     cosine = torch.einsum("nahw,ka->nkhw", z.double(), F.normalize(cpsl.teacher_head.weight.double(), dim=1))
     soft = target.scores.double()
     up = [F.interpolate(x, (32, 48), mode="bilinear", align_corners=True) for x in (cosine / 0.08, soft)]
@@ -112,9 +111,7 @@ def test_self_label_loss_is_the_cross_entropy_of_sinkhorns_labels():
     cpsl, target = prepared()
     cpsl.bank.insert(F.normalize(torch.randn(40, cpsl.bank.channels), dim=1))
     bank = cpsl.bank.features().clone()
-    with torch.no_grad():
-        z = F.normalize(cpsl.run(target.images, "target").features, dim=1)
-        labels = cpsl.rectified(z, target)
+    z, labels, _ = labels_and_cosines(cpsl, target)
     torch.manual_seed(4)
     loss = cpsl.self_label_loss(z, labels)
     assert cpsl.bank.filled == 64
@@ -154,6 +151,8 @@ def test_a_step_yields_all_terms_and_moves_what_learns():
     parts = cpsl.self_label(batch(0), target)
     assert set(next(parts)["network"]) == {"ce", "lovasz"}
     losses = next(parts)["network"]
+    assert set(losses) == {"self_label", "pseudo_ce"}
+    losses |= next(parts)["network"]
     assert set(losses) == {"self_label", "pseudo_ce", "consistency"} and next(parts, None) is None
     with torch.no_grad():
         logits = cpsl.run(target.images, "target").logits.double()
@@ -168,13 +167,37 @@ def test_a_step_yields_all_terms_and_moves_what_learns():
     assert cpsl.network.classifier.weight.grad.abs().max() > 0
 
 
-def test_strong_views_leave_the_labels_where_they_are_without_cutting():
+def test_strong_views_leave_the_logits_where_they_are_without_cutting():
     cpsl = method(strong=Augment(brightness=0.5, blur=1.0), random_operations=2)
-    images, labels, logits = batch(1).images, batch(1).labels, torch.randn(2, K, 16, 24)
-    view = cpsl.strong_view(images, labels, logits)
+    images, logits = batch(1).images, torch.randn(2, K, 16, 24)
+    view = cpsl.strong_view(images, logits)
     assert view.images.shape == images.shape and not torch.allclose(view.images, images)
-    assert torch.equal(view.labels, labels) and torch.equal(view.logits, logits) and view.mask.all()
-    torch.testing.assert_close(method().strong_view(images, labels, logits).images, images, rtol=1e-4, atol=1e-4)
+    assert torch.equal(view.logits, logits) and view.mask.all()
+    torch.testing.assert_close(method().strong_view(images, logits).images, images, rtol=1e-4, atol=1e-4)
+
+
+def test_strong_views_enter_no_statistics_and_labels_are_for_the_plain_image():
+    states, labelled = [], []
+    strong = {"strong": Augment(brightness=0.9, hue=0.5), "random_operations": 2, "cut_out": 0.3}
+    for options in ({}, strong):
+        cpsl, target = prepared(**options)
+        _, labels, _ = labels_and_cosines(cpsl, target)
+        before = cpsl.network.stride2[1].target_running_mean.clone()
+        cpsl.train()
+        with torch.no_grad():
+            parts = [part["network"] for part in cpsl.self_label(batch(0), target)]
+        layer = cpsl.network.stride2[1]
+        assert layer.target_num_batches_tracked == cpsl.teacher.stride2[1].target_num_batches_tracked + 1
+        assert not torch.equal(before, layer.target_running_mean)
+        states.append(statistics_state(cpsl.network))
+        labelled.append(parts[1]["pseudo_ce"])
+        with torch.no_grad():
+            logits = cpsl.run(target.images, "target").logits.double()
+        up = F.interpolate(logits, labels.shape[1:], mode="bilinear", align_corners=True)
+        assert labelled[-1].item() == pytest.approx(
+            F.cross_entropy(up, labels.long(), ignore_index=255).item(), rel=1e-4
+        )
+    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
 
 
 def test_teachers_follow_by_the_momentum():
@@ -188,6 +211,31 @@ def test_teachers_follow_by_the_momentum():
     for old, new in zip(before, cpsl.teacher.parameters(), strict=True):
         torch.testing.assert_close(new, old + 0.25)
     assert not cpsl.train().teacher.training
+
+
+def test_the_teachers_statistics_are_averaged_like_its_weights():
+    cpsl, _ = prepared(momentum=0.75)
+    student, teacher = cpsl.network.stride2[1], cpsl.teacher.stride2[1]
+    old = teacher.target_running_var.clone()
+    student.target_running_var += 2
+    student.target_num_batches_tracked += 5
+    cpsl.follow()
+    torch.testing.assert_close(teacher.target_running_var, old + 0.5)
+    assert torch.equal(teacher.target_num_batches_tracked, student.target_num_batches_tracked)
+
+
+def test_the_teacher_reads_the_statistics_that_the_network_gathers():
+    cpsl = method(norm="trained")
+    cpsl.stages()[1].optimisers()
+    assert {layer.mode for layer in batch_norms(cpsl.teacher).values()} == {"trained"}
+    with torch.no_grad():
+        for key, buffer in cpsl.teacher.named_buffers():
+            if key.endswith("running_mean") and "target" not in key:
+                buffer += 1
+        images = batch(1).images
+        with use_domain(cpsl.teacher, "target"):
+            on_target = cpsl.teacher(images).logits
+        assert torch.equal(on_target, cpsl.teacher(images).logits)
 
 
 def test_fewer_valid_pixels_are_repeated_and_none_count_nothing():

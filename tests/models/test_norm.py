@@ -2,7 +2,14 @@ import pytest
 import torch
 from torch import nn
 
-from fastuda.models import BatchNorm, load_statistics_state, recompute_statistics, statistics_state, use_domain
+from fastuda.models import (
+    BatchNorm,
+    load_statistics_state,
+    recompute_statistics,
+    statistics_state,
+    untracked,
+    use_domain,
+)
 from fastuda.models.norm import norm_factory
 
 
@@ -39,6 +46,19 @@ def test_frozen_uses_running_statistics_in_training_and_takes_no_gradient():
     assert x.grad is not None and layer.weight.grad is None
     assert not any(parameter.requires_grad for parameter in layer.parameters())
     assert layer.running_mean.tolist() == [0.0, 1.0, 2.0, 3.0, 4.0] and layer.num_batches_tracked == 0
+
+
+@pytest.mark.parametrize("mode", ["trained", "per_domain"])
+def test_untracked_computes_the_same_and_moves_nothing(mode):
+    net, images_ = small_net(mode), images(0)
+    net[3].p = 0.0
+    before = statistics_state(net)
+    with untracked(net), use_domain(net, "target"):
+        out = net(images_)
+    assert all(torch.equal(value, before[key]) for key, value in statistics_state(net).items())
+    with use_domain(net, "target"):
+        assert torch.equal(net(images_), out)
+    assert any(not torch.equal(value, before[key]) for key, value in statistics_state(net).items())
 
 
 def test_per_domain_keeps_the_domains_apart():

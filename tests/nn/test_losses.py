@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastuda.nn import cross_entropy, lovasz_softmax, resize_labels
+from fastuda.nn import cross_entropy, lovasz_softmax, resize_labels, symmetric_cross_entropy
 
 
 def sample(n, classes, height, width, seed=0, dtype=torch.float32, ignored=0.2):
@@ -154,3 +154,26 @@ def test_bad_input_is_named():
         lovasz_softmax(logits, labels[:, :3], probabilities=True)
     with pytest.raises(ValueError, match="labels must be"):
         resize_labels(labels[0], (2, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_symmetric_cross_entropy_in_low_precision_and_without_a_pixel(dtype):
+    logits, labels = sample(2, 5, 4, 6, dtype=dtype)
+    own, exact = logits.requires_grad_(), logits.detach().double().requires_grad_()
+    loss, expected = (symmetric_cross_entropy(x, labels) for x in (own, exact))
+    assert loss.dtype == torch.float32 and loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    (slope,), (right,) = grads(1024 * loss, own), grads(1024 * expected, exact)
+    assert slope.dtype == dtype
+    torch.testing.assert_close(slope.double(), right, rtol=2 * torch.finfo(dtype).eps + 1e-4, atol=1e-3)
+    none = symmetric_cross_entropy(own, torch.full_like(labels, 255))
+    assert none.item() == 0 and grads(none, own)[0].abs().max() == 0
+    with pytest.raises(ValueError, match="labels"):
+        symmetric_cross_entropy(logits, labels[0])
+
+
+def test_symmetric_cross_entropy_of_a_hopeless_pixel_is_bounded_in_its_reverse():
+    logits = torch.tensor([[[[80.0]], [[-80.0]]]], dtype=torch.float64, requires_grad=True)
+    wrong = torch.ones(1, 1, 1, dtype=torch.uint8)
+    assert symmetric_cross_entropy(logits, wrong, forward=0.0).item() == pytest.approx(9.210340371976182)
+    assert symmetric_cross_entropy(logits, wrong, reverse=0.0).item() == pytest.approx(16.0)
+    assert grads(symmetric_cross_entropy(logits, wrong, forward=0.0), logits)[0].abs().max() < 1e-60
