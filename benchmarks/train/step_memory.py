@@ -156,6 +156,19 @@ def measure(recipe: Recipe, sizes: Measured, precision: Precision, usual: bool =
     }
 
 
+def keep(path: Path, new: dict) -> None:
+    """Put a record into a JSON list, in the place of earlier ones of the same settings."""
+
+    def settings(record: dict) -> list:
+        names = ("method", "form", "covariance", "precision", "checkpointing", "model", "source", "target", "threads")
+        return [list(value) if isinstance(value, tuple) else value for value in map(record.get, names)]
+
+    records = json.loads(path.read_text()) if path.exists() else []
+    same = settings(new)
+    records = [old for old in records if settings({"method": "sdca", **old}) != same]
+    path.write_text(json.dumps([*records, new], indent=1) + "\n")
+
+
 def papers_recipe(options: argparse.Namespace) -> Recipe:
     """The method's paper preset, which is about GTA5 and Cityscapes, with the options' network."""
     recipe = task_config("gta5_cityscapes", options.method)
@@ -173,7 +186,7 @@ def main() -> None:
     parser.add_argument("--covariance", choices=("full", "diag"), default="diag", help="SDCA's")
     parser.add_argument("--amp", action="store_true")
     parser.add_argument("--checkpointing", action="store_true")
-    parser.add_argument("--output", type=Path, help="append the record to this JSON list")
+    parser.add_argument("--output", type=Path, help="put the record into this JSON list")
     options = parser.parse_args()
     if options.form == "usual" and options.method != "sdca":
         parser.error("--form usual is of --method sdca alone")
@@ -193,8 +206,7 @@ def main() -> None:
     }
     print(json.dumps(record, indent=1))
     if options.output:
-        records = json.loads(options.output.read_text()) if options.output.exists() else []
-        options.output.write_text(json.dumps([*records, record], indent=1) + "\n")
+        keep(options.output, record)
 
 
 if __name__ == "__main__":
