@@ -124,6 +124,8 @@ class Run:
         self.method.eval()
         if stage.prepare:
             passes = DataPasses(self.inputs, stage.name, self.console, self.leave_if_asked)
+            # A student that starts afresh here starts the same in a run that is resumed here; steps count from 0.
+            torch.manual_seed(draw_seed(self.config.seed, self.position.stage, -1))
             with torch.no_grad(), self.precision.autocast():
                 stage.prepare(passes)
         if stage.prepared_row:

@@ -15,11 +15,12 @@ from rich.console import Console
 from fastuda.evaluate import evaluate
 from fastuda.methods.protocol import Stage, poly
 from fastuda.train.config import parse
-from fastuda.train.loop import train
+from fastuda.train.loop import Run, train
 from fastuda.train.meter import Meter, NonFiniteLoss
 from fastuda.train.optimisers import Optimisers, draw_seed
 from fastuda.train.precision import choose_precision
 from fastuda.train.restore import restore
+from fastuda.train.signals import Signals
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +110,19 @@ def test_accumulated_parts_add_up_and_parts_without_gradient_add_nothing():
     optimisers.set_learning_rate(0)
     assert optimisers.step() is False
     torch.testing.assert_close(weight.detach(), -x)
+
+
+def test_what_a_preparation_draws_follows_from_its_position(tiny, tmp_path):
+    drawn = []
+    stage = Stage("distil", 0, dict, lambda source, target: iter(()), prepare=lambda _: drawn.append(torch.rand(4)))
+    with Signals() as signals:
+        config = parse(["--task", str(tiny), "--work-dir", str(tmp_path / "run")])
+        run = Run(config, tmp_path / "run", Console(quiet=True), signals)
+        for before, number in ((1, 2), (7, 2), (7, 3)):
+            torch.manual_seed(before)
+            run.position.stage = number
+            run.prepare(stage)
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[1], drawn[2])
 
 
 def test_meter_names_the_bad_loss(tmp_path):
