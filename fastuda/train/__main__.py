@@ -2,8 +2,9 @@
 
 from fastuda.train.config import parse
 from fastuda.train.loop import train
+from fastuda.train.memory_bundle import bundled
 from fastuda.train.restore import one_sentence
 
 if __name__ == "__main__":
     with one_sentence():
-        train(parse())
+        train(bundled(parse()))

@@ -27,6 +27,8 @@ class Config(Recipe):
     amp: bool = False  # mixed precision: bf16 where the machine computes it, fp16 with a loss scale on older GPUs
     pass_batch: int = 4  # images at a time in passes without gradient (statistics, pseudo labels)
     accumulate: int = 1  # batches whose gradients are added before a step
+    # Settings for a card of so many GiB, of the same effective batch (fastuda/train/memory_bundle.py); "" = none.
+    memory: Literal["", "8g", "11g", "16g", "24g"] = ""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     work_dir: str = ""  # results; "" = a new directory under runs/
     resume: bool = False  # continue the run that work_dir holds, bit for bit

@@ -1,0 +1,99 @@
+"""Forecast peaks of every method with ResNet-101 at the papers' sizes: python benchmarks/train/memory_forecast.py
+
+GTA5 at 1280x720 to Cityscapes at 1024x512, AMP, one image of each domain at once and with each bundle of ``--memory``.
+"usual" is SDCA as it is usually written: its feature statistics by an N x K x A tensor of class-masked features and one
+of their squared deviations, and every operator in plain PyTorch.  Nothing here was measured on a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from step_memory import usual_statistics
+from torch import Tensor
+
+from fastuda.methods.protocol import Method
+from fastuda.ops import _library
+from fastuda.train.config import Config, task_config
+from fastuda.train.memory_bundle import BUNDLES, batches, bundled, split_batches
+from fastuda.train.memory_forecast import forecast, needed
+from fastuda.train.memory_workspaces import inside
+
+METHODS = ("source", "sdca", "spcl", "cpsl", "mlsl", "drsl", "drsl+")
+RESULTS = Path(__file__).resolve().parents[1] / "results/memory_forecast.json"
+
+
+def settings(method: str) -> dict[str, Config]:
+    """Name → configuration: the recipe, one image at once, and each bundle."""
+    config = replace(task_config("gta5_cityscapes", method), amp=True)
+    bundles = {f"--memory {name}": bundled(replace(config, memory=name)) for name in BUNDLES}
+    one = replace(split_batches(config, 1), pass_batch=1)
+    return {"recipe": config, "batch 1+1": one, **bundles}
+
+
+def use_usual_statistics(method: Method) -> None:
+    """Compute SDCA's feature statistics in the usual form as well."""
+    ours = method.feature_statistics.moments
+
+    def moments(features: Tensor, labels: Tensor):
+        with torch.no_grad():
+            usual_statistics(features.movedim(1, -1).flatten(0, -2).float(), labels.flatten())
+        return ours(features, labels)
+
+    method.feature_statistics.moments = moments
+
+
+def record(method: str, name: str, config: Config, usual: bool = False) -> dict:
+    """One row of the results."""
+    start = time.perf_counter()
+    if usual:
+        found = forecast(
+            config, operators=lambda name, _: _library.reference(name), prepare_method=use_usual_statistics
+        )
+    else:
+        found = forecast(config, operators=inside)
+    owner = found.owner
+    return {
+        "method": method,
+        "settings": name,
+        "form": "usual" if usual else "ours",
+        "accumulate": config.accumulate,
+        "batch": batches(config),
+        "checkpointing": config.model.checkpointing,
+        "peak_mib": round(owner.bytes / 2**20),
+        "card_mib": round(needed(owner.bytes) / 2**20),
+        "phase": " ".join(map(str, owner.phase)),
+        "kinds_mib": {kind: round(size / 2**20) for kind, size in owner.kinds.items()},
+        "stages_mib": {
+            stage: round(found.of_stage(stage) / 2**20) for stage in dict.fromkeys(p.stage for p in found.peaks)
+        },
+        "seconds": round(time.perf_counter() - start, 1),
+        "torch": torch.__version__,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    records = json.loads(options.output.read_text()) if options.output.exists() else []
+    for method in options.methods:
+        records = [row for row in records if row["method"] != method]
+        rows = [(name, config, False) for name, config in settings(method).items()]
+        if method == "sdca":
+            rows += [(name, settings(method)[name], True) for name in ("batch 1+1",)]
+        for name, config, usual in rows:
+            row = record(method, name, config, usual)
+            print(f"{method}, {name}, {row['form']}: {row['peak_mib']} MiB in {row['phase']}", flush=True)
+            records.append(row)
+        options.output.write_text(json.dumps(records, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""The walk of ``memory_walk`` on a GPU, watched through CUDA's caching allocator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from fastuda.train.config import Config
+from fastuda.train.memory_forecast import CONTEXT, card_bytes, forecast, remedies
+from fastuda.train.memory_trace import Phase
+from fastuda.train.memory_walk import Walk
+from fastuda.train.precision import choose_device, choose_precision
+
+MIB = 2**20
+HISTORY = 200_000  # allocations and releases that a snapshot tells
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Peaks of one phase in bytes.
+
+    allocated: of tensors; active: with blocks that wait for other streams; reserved: what the allocator holds;
+    card: used on the whole card when the phase ended, by everyone; fragmentation: share of the reserved bytes that lay
+    in free pieces of split blocks; retries: times that the cache was emptied to find room.
+    """
+
+    phase: Phase
+    allocated: int
+    active: int
+    reserved: int
+    card: int
+    fragmentation: float
+    retries: int
+
+
+class Allocator:
+    """A walk's watcher that reads the allocator's statistics at each change of phase."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.phases: list[Measured] = []
+        self.now: Phase | None = None
+        self._retries = 0
+
+    def phase(self, phase: Phase) -> None:
+        """Note the peaks of the phase that ends; the next one starts from what lives now."""
+        self.close()
+        self.now = phase
+        torch.cuda.reset_peak_memory_stats(self.device)
+
+    def close(self) -> None:
+        """Note the peaks of the last phase."""
+        if self.now is None:
+            return
+        torch.cuda.synchronize(self.device)
+        stats = torch.cuda.memory_stats(self.device)
+        free, total = torch.cuda.mem_get_info(self.device)
+        reserved, retries = stats["reserved_bytes.all.peak"], stats["num_alloc_retries"]
+        split = stats["inactive_split_bytes.all.peak"] / max(reserved, 1)
+        self.phases.append(
+            Measured(
+                self.now, stats["allocated_bytes.all.peak"], stats["active_bytes.all.peak"], reserved, total - free,
+                split, retries - self._retries,
+            )
+        )  # fmt: skip
+        self._retries, self.now = retries, None
+
+    def name(self, root: nn.Module) -> None:
+        """Modules have no part in what the allocator tells."""
+
+    def mark(self, kind: str, tensors: Iterable[Tensor], name: str = "") -> None:
+        """Nor have kinds."""
+
+
+def measure(config: Config, card: str = "", snapshot: Path | None = None) -> list[Measured]:
+    """Walk every stage on the GPU.
+
+    card: the allocator may take no more than such a card has beside the context, which proves a fit on a larger one.
+    snapshot: write the allocator's history there, for pytorch.org/memory_viz; out of memory it is always written.
+    Raises ValueError without a usable GPU, for a card larger than the one that is there, and, with advice, out of
+    memory.
+    """
+    device = choose_device("cuda")
+    if card:
+        total = torch.cuda.get_device_properties(device).total_memory
+        if card_bytes(card) > total:
+            raise ValueError(f"--card {card} is more than the {total / 2**30:.1f} GiB of this GPU")
+        torch.cuda.set_per_process_memory_fraction((card_bytes(card) - CONTEXT) / total)
+    watcher = Allocator(device)
+    torch.cuda.memory._record_memory_history(max_entries=HISTORY)
+    try:
+        with out_of_memory(config, snapshot or Path("fastuda_memory.pickle"), watcher):
+            Walk(config, device, choose_precision(device, config.amp), watcher).run()
+            watcher.close()
+        if snapshot:
+            torch.cuda.memory._dump_snapshot(str(snapshot))
+    finally:
+        torch.cuda.memory._record_memory_history(enabled=None)
+    return watcher.phases
+
+
+@contextmanager
+def out_of_memory(config: Config, snapshot: Path | None = None, watcher: Allocator | None = None) -> Iterator[None]:
+    """Turn CUDA's out-of-memory error into a ValueError that says where it was and what would help."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        where = f" in stage {watcher.now.stage}, {watcher.now.part}" if watcher and watcher.now else ""
+        kept = ""
+        if snapshot:
+            torch.cuda.memory._dump_snapshot(str(snapshot))
+            kept = f"; the allocator's snapshot is in {snapshot}"
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"out of GPU memory{where}: {reason}{kept}. {advice(config)}") from error
+
+
+def advice(config: Config) -> str:
+    """What would lower the peak and by how much, forecast; the least first."""
+    found = forecast(config)
+    stage = found.owner.phase.stage
+    before = found.of_stage(stage)
+    best = sorted(remedies(config, found.owner), key=lambda remedy: remedy.bytes)
+    told = "; ".join(f"{r.name} ({r.options}): {r.bytes / MIB:,.0f} MiB" for r in best)
+    return f"Forecast peak of stage {stage}: {before / MIB:,.0f} MiB. {told}; or one of --memory 8g, 11g, 16g, 24g"
+
+
+def print_measured(console: Console, phases: list[Measured]) -> None:
+    """The measurement as a table: first steps are those with step 1, the steady state has step 2."""
+    table = Table(
+        "stage", "part", "step", "allocated", "active", "reserved", "card", "fragmentation", "retries",
+        title="measured peaks, MiB",
+    )  # fmt: skip
+    for m in phases:
+        sizes = (f"{size / MIB:,.0f}" for size in (m.allocated, m.active, m.reserved, m.card))
+        step = str(m.phase.step) if m.phase.step else ""
+        table.add_row(m.phase.stage, m.phase.part, step, *sizes, f"{m.fragmentation:.0%}", str(m.retries))
+    console.print(table)
+    most = max(phases, key=lambda m: m.allocated)
+    console.print(f"Process peak: {most.allocated / MIB:,.0f} MiB of tensors in {most.phase.stage}, {most.phase.part}.")
+
+
+def measured_json(phases: list[Measured]) -> list[dict[str, Any]]:
+    """The measurement as plain values."""
+    return [vars(m) | {"phase": m.phase._asdict()} for m in phases]

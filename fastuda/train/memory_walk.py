@@ -1,0 +1,246 @@
+"""Every stage of a method once over images that need not exist: the steps, passes and evaluations of a run.
+
+What runs is the trainer's: the stage's own generator of losses, ``Optimisers``, ``Photometric``, ``predict_labels``.
+Only the images are made up, in the sizes that the configuration gives.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from fastuda.data.batch import Batch
+from fastuda.data.classes import class_set
+from fastuda.data.config import DatasetConfig
+from fastuda.data.photometric import Photometric, standardise
+from fastuda.evaluate import predict_labels
+from fastuda.methods import build_method
+from fastuda.methods.protocol import Method, Stage, View
+from fastuda.metrics.confusion import ConfusionMatrix
+from fastuda.train.config import Config
+from fastuda.train.memory_trace import Phase
+from fastuda.train.optimisers import Optimisers
+from fastuda.train.precision import Precision
+
+Size = tuple[int, int]
+NATIVE: dict[str, Size] = {
+    "streets": (96, 192), "cityscapes": (1024, 2048), "crosscity": (1024, 2048), "gta5": (1052, 1914),
+    "synthia": (760, 1280), "synscapes": (720, 1440),
+}  # fmt: skip
+STEPS = 2  # of each stage: the first allocates the optimiser's state, the second has it
+
+
+class Watcher(Protocol):
+    """What is told how the walk goes on."""
+
+    def phase(self, phase: Phase) -> None:
+        """What follows belongs to ``phase``."""
+
+    def name(self, root: nn.Module) -> None:
+        """The modules below ``root`` are the walk's."""
+
+    def mark(self, kind: str, tensors: Iterable[Tensor], name: str = "") -> None:
+        """These tensors are of that kind, and belong to what ``name`` names."""
+
+
+def image_size(data: DatasetConfig) -> Size:
+    """(height, width) of a data set's images; ValueError where only the files know."""
+    if data.size != (0, 0):
+        return data.size
+    if data.kind not in NATIVE:
+        raise ValueError(f"the images of a data set of kind {data.kind!r} have no known size: set its size")
+    return NATIVE[data.kind]
+
+
+def view_size(view: View, data: DatasetConfig) -> Size:
+    """(height, width) of the images that a stage sees, the largest where they are scaled."""
+    if view.augment.crop != (0, 0):
+        return view.augment.crop
+    return tuple(round(side * view.augment.scale[1]) for side in image_size(data))
+
+
+def walked_stages(stages: list[Stage]) -> list[Stage]:
+    """One stage of each name without its number: rounds are alike in what they take."""
+    first: dict[str, Stage] = {}
+    for stage in stages:
+        first.setdefault(re.sub(r"_\d+$", "", stage.name), stage)
+    return list(first.values())
+
+
+class Walk:
+    """The walk of one configuration.
+
+    gpu: do on any device what torch does on a GPU.
+    prepare_method: may change the method before its first stage.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        device: torch.device,
+        precision: Precision,
+        watcher: Watcher,
+        gpu: bool = True,
+        prepare_method: Callable[[Method], None] = lambda method: None,
+    ) -> None:
+        # The file of initial weights need not be there, and changes no size.
+        self.config = replace(config, model=replace(config.model, weights=""))
+        self.device, self.precision, self.watcher, self.gpu = device, precision, watcher, gpu
+        self.num_classes = class_set(config.data.classes).num_classes
+        watcher.phase(Phase("build", "build"))
+        self.method = build_method(self.config, self.num_classes).to(device)
+        prepare_method(self.method)
+        watcher.name(self.method)
+        self._mark_state()
+
+    def run(self, only: Callable[[Stage], bool] = lambda stage: True) -> None:
+        """All stages, or those that ``only`` wants."""
+        for stage in filter(only, walked_stages(self.method.stages())):
+            if stage.prepare:
+                self._prepare(stage)
+            if stage.prepared_row:
+                self._evaluate(stage)
+            if stage.iterations:
+                self.steps(stage)
+            if stage.row:
+                self._evaluate(stage)
+
+    def _mark_state(self) -> None:
+        method, teacher = self.method, re.compile(r"^teacher")
+        named = [(name, "parameters", tensor) for name, tensor in method.named_parameters()]
+        named += [(name, "buffers", tensor) for name, tensor in method.named_buffers()]
+        for name, kind, tensor in named:
+            self.watcher.mark("teacher" if teacher.match(name) else kind, [tensor], name)
+
+    def _prepare(self, stage: Stage) -> None:
+        self.watcher.phase(Phase(stage.name, "prepare"))
+        self.method.eval()
+        with torch.no_grad(), self.precision.autocast():
+            stage.prepare(_Passes(self))
+        self._mark_state()
+
+    def _evaluate(self, stage: Stage) -> None:
+        self.watcher.phase(Phase(stage.name, "evaluation"))
+        self.method.eval()
+        data = self.config.data.validation
+        confusion = ConfusionMatrix(self.num_classes).to(self.device)
+        # Labels keep the size of their files, whatever the images are resized to.
+        truth = self.labels(1, NATIVE.get(data.kind, image_size(data)))
+        images = self.images(1, image_size(data))
+        confusion.update(predict_labels(self.method, images, truth.shape[-2:], self.precision), truth)
+
+    def steps(self, stage: Stage, count: int = STEPS) -> None:
+        """The first ``count`` steps of a stage."""
+        optimisers = Optimisers(stage, self.precision, {})
+        if self.gpu:
+            # What torch chooses by itself on a GPU: all tensors of a group at once, with copies of them.
+            for group in (g for o in optimisers.optimisers.values() for g in o.param_groups):
+                group["foreach"] = True
+        self.method.train()
+        for step in range(1, count + 1):
+            optimisers.set_learning_rate(0)
+            # Of the batches that are accumulated the second one meets the gradients of the first: once is enough.
+            for _ in range(min(self.config.accumulate, 2) if step == count else 1):
+                self._backward(stage, step, optimisers)
+            self.watcher.phase(Phase(stage.name, "optimizer", step))
+            optimisers.step()
+            for optimiser in optimisers.optimisers.values():
+                state = optimiser.state.values()
+                self.watcher.mark("optimizer", (v for s in state for v in s.values() if isinstance(v, Tensor)))
+            if stage.after_step:
+                self.watcher.phase(Phase(stage.name, "after step", step))
+                stage.after_step()
+            self._mark_state()
+
+    def _backward(self, stage: Stage, step: int, optimisers: Optimisers) -> None:
+        self.watcher.phase(Phase(stage.name, "inputs", step))
+        source, target = (self._batch(stage, domain) for domain in ("source", "target"))
+        parts = stage.step(source, target)
+        while True:
+            self.watcher.phase(Phase(stage.name, "losses", step))
+            with self._network_is_forward(stage, step), self.precision.autocast():
+                losses = next(parts, None)
+            if losses is None:
+                return
+            self.watcher.phase(Phase(stage.name, "backward", step))
+            optimisers.backward(losses, 1 / self.config.accumulate)
+            self.watcher.mark("gradients", (p.grad for p in self.method.parameters() if p.grad is not None))
+
+    @contextmanager
+    def _network_is_forward(self, stage: Stage, step: int) -> Iterator[None]:
+        """Calls of the networks are the phase "forward", what is around them "losses"."""
+        networks = [m for name, m in self.method.named_children() if name in ("network", "teacher")]
+        watcher = self.watcher
+        hooks = []
+        for network in networks:
+            begin, end = Phase(stage.name, "forward", step), Phase(stage.name, "losses", step)
+            hooks.append(network.register_forward_pre_hook(lambda *_, begin=begin: watcher.phase(begin)))
+            hooks.append(network.register_forward_hook(lambda *_, end=end: watcher.phase(end), always_call=True))
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _batch(self, stage: Stage, domain: str) -> Batch | None:
+        view: View | None = getattr(stage, domain)
+        if view is None:
+            return None
+        size, count = view_size(view, getattr(self.config.data, domain)), view.batch
+        labels = None if view.labels == "none" else self.labels(count, size)
+        scores = None
+        if view.scores:
+            cells = [-(-side // 8) for side in image_size(getattr(self.config.data, domain))]
+            scores = torch.full((count, self.num_classes, *cells), 1 / self.num_classes, device=self.device).half()
+        images = self.images(count, size)
+        # Whether an image is blurred is chance: here all are.
+        augment = replace(view.augment, blur=1.0) if view.augment.blur else view.augment
+        images = self._layout(Photometric(augment)(images, key=(0,)))
+        index = torch.zeros(count, dtype=torch.int64, device=self.device)
+        window = torch.tensor([[0.0, 1.0, 0.0, 1.0]], device=self.device).expand(count, -1)
+        return Batch(images, labels, index, window, scores)
+
+    def plain(self, domain: str) -> Iterator[Batch]:
+        """Two batches of a pass without gradient: the second is made while the first is still there."""
+        data, config = getattr(self.config.data, domain), self.config
+        size, count = image_size(data), 1 if data.size == (0, 0) else config.pass_batch
+        for _ in range(2):
+            labels = self.labels(count, size) if data.labelled else None
+            images = self._layout(standardise(self.images(count, size)))
+            yield Batch(images, labels, torch.zeros(count, dtype=torch.int64, device=self.device))
+
+    def images(self, count: int, size: Size) -> Tensor:
+        """uint8 noise, as loaded images are."""
+        return torch.randint(256, (count, 3, *size), dtype=torch.uint8, device=self.device)
+
+    def labels(self, count: int, size: Size) -> Tensor:
+        """Some class everywhere."""
+        return torch.randint(self.num_classes, (count, *size), dtype=torch.uint8, device=self.device)
+
+    def _layout(self, images: Tensor) -> Tensor:
+        return images.contiguous(memory_format=torch.channels_last) if self.config.model.channels_last else images
+
+
+class _Passes:
+    """fastuda.methods.protocol.Passes over a walk's images; what is saved leaves the device at once."""
+
+    def __init__(self, walk: Walk) -> None:
+        self.walk = walk
+
+    def source(self) -> Iterator[Batch]:
+        return self.walk.plain("source")
+
+    def target(self) -> Iterator[Batch]:
+        return self.walk.plain("target")
+
+    def save_pseudo_labels(self, index: Tensor, labels: Tensor) -> None:
+        pass
+
+    def save_scores(self, index: Tensor, scores: Tensor) -> None:
+        scores.half()
