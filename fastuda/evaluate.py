@@ -16,6 +16,7 @@ from fastuda.methods.protocol import Method
 from fastuda.metrics.confusion import ConfusionMatrix, Scores
 from fastuda.nn.windows import windowed_labels
 from fastuda.ops import pseudo_labels
+from fastuda.ops._ranks import rank, total, world
 from fastuda.train.precision import Precision
 
 Size = tuple[int, int]
@@ -52,6 +53,7 @@ def evaluate(
 ) -> Scores:
     """IoU per class over every image of ``stream``, each at its label's own size.
 
+    Inside ``fastuda.ops.global_batch`` each process takes a share of the images; the scores are those of all.
     window: as of ``predict_labels``.  The method's training flag is restored.  ``poll`` is called before each image and
     may raise to stop.
     """
@@ -59,13 +61,14 @@ def evaluate(
     method.eval()
     confusion = ConfusionMatrix(classes.num_classes).to(device)
     try:
-        for number in range(len(stream)):
+        for number in range(rank(), len(stream), world()):
             poll()
             batch = stream[number].to(device)
             labels = predict_labels(method, batch.images, batch.labels.shape[-2:], precision, window)
             confusion.update(labels, batch.labels)
     finally:
         method.train(training)
+    confusion.matrix = total(confusion.matrix)
     return confusion.scores(classes)
 
 
@@ -86,17 +89,18 @@ def main(arguments: list[str] | None = None) -> None:
     from rich.console import Console
 
     from fastuda.metrics.table import iou_table
+    from fastuda.train import distributed
     from fastuda.train.restore import one_sentence, restore
 
     parser = argparse.ArgumentParser(prog="python -m fastuda.evaluate", description=__doc__)
     parser.add_argument("work_dir", type=Path, help="directory of a training run")
     add_window(parser)
     options = parser.parse_args(arguments)
-    with one_sentence():
-        restored = restore(options.work_dir)
+    with one_sentence(), distributed.ranks("auto"):
+        restored = distributed.together(lambda: restore(options.work_dir))
         stream, classes = restored.inputs.validation_stream(), restored.inputs.classes
         scores = evaluate(restored.method, stream, classes, restored.device, restored.precision, window=options.window)
-        Console().print(iou_table([{"name": "checkpoint", **scores.row()}]))
+        Console(quiet=not distributed.is_first()).print(iou_table([{"name": "checkpoint", **scores.row()}]))
 
 
 if __name__ == "__main__":

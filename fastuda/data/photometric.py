@@ -51,18 +51,19 @@ class Photometric:
         a = augment
         self._colour = any((a.brightness, a.contrast, a.saturation, a.hue, a.greyscale))
 
-    def __call__(self, images: Tensor, *, key: tuple[int, ...]) -> Tensor:
+    def __call__(self, images: Tensor, *, key: tuple[int, ...], first: int = 0) -> Tensor:
         """Augment and standardise.
 
         Args:
             images: (N, 3, H, W) uint8 RGB on any device.
-            key: non-negative integers, such as (seed, stage, iteration, rank, domain); same key, same augmentation.
+            key: non-negative integers, such as (seed, stage, iteration, domain); same key, same augmentation.
+            first: place of the first image in the batch that the key stands for, of which this may be a process's part.
 
         Returns:
             (N, 3, H, W) float32, standardised. A blur's standard deviation is uniform in 0.1..2 pixels of a view of
             512 rows, in proportion for other heights. Extra memory: four float32 images.
         """
-        draws = generator(*key).random((len(images), _DRAWS))
+        draws = generator(*key).random((first + len(images), _DRAWS))[first:]
         # Autocast would multiply colours in bf16, whose 8 bits are fewer than the picture's.
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             return self._apply(images, draws)

@@ -1,6 +1,6 @@
 """Random generators that are functions of where they are used, and of nothing else.
 
-A draw keyed by (seed, stage, iteration, rank, slot) does not depend on what was drawn before it: that makes a resumed
+A draw keyed by (seed, stage, iteration, slot) does not depend on what was drawn before it: that makes a resumed
 run exact and the number of loading processes irrelevant.
 """
 

@@ -1,4 +1,4 @@
-"""Streams of batches: what iteration t of a run sees, as a function of (seed, stage, domain, t, rank) alone."""
+"""Streams of batches: what iteration t of a run sees, as a function of (seed, stage, domain, t) and the slot alone."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class TrainStream:
     """Batches of one domain for training: ``stream[iteration]``, any iteration in any order.
 
     Every image is seen once an epoch, in an order drawn from (seed, stage, domain, epoch); with ``weights`` an epoch is
-    as many draws with replacement. Sample ``slot`` of ``iteration`` on ``rank`` is number
-    (iteration * world + rank) * batch + slot, and its augmentation is drawn from (seed, stage, domain, iteration, rank,
-    slot): nothing depends on what was loaded before or on who loads it.
+    as many draws with replacement. Iteration t sees one batch of world * batch samples, of which this rank loads the
+    slots from rank * batch on: sample ``slot`` is number t * world * batch + slot, and its augmentation is drawn from
+    (seed, stage, domain, t, slot). Nothing depends on what was loaded before, on who loads it or on how many do.
 
     Args:
         dataset: where images and labels come from.
@@ -77,7 +77,8 @@ class TrainStream:
         Raises ValueError, naming the file, for whatever is wrong on disk.
         """
         indices = self.indices(iteration)
-        views = [self._sample(iteration, slot, int(index)) for slot, index in enumerate(indices)]
+        first = self._rank * self._batch
+        views = [self._sample(iteration, first + slot, int(index)) for slot, index in enumerate(indices)]
         batch = _collate(views, indices, self._dataset)
         if self._scores is None:
             return batch
@@ -121,7 +122,8 @@ class TrainStream:
                     f"the given label of {self._dataset.name(index)} is {label.dtype} {label.shape}, "
                     f"but must be uint8 {image.shape[:2]}"
                 )
-        rng = generator(*self._key, iteration, self._rank, slot, _GEOMETRY)
+        # The 0 was the rank's place when ranks drew for themselves: runs of one process stay as they were.
+        rng = generator(*self._key, iteration, 0, slot, _GEOMETRY)
         return geometric(image, label, self._augment, rng)
 
 

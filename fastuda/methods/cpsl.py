@@ -21,6 +21,7 @@ from fastuda.nn.feature_bank import FeatureBank
 from fastuda.nn.losses import cross_entropy, resize_labels, symmetric_cross_entropy
 from fastuda.nn.statistics import ClassStatistics
 from fastuda.nn.strong_views import StrongView, crop_scores, cut_mix, cut_out, random_augment
+from fastuda.ops._ranks import divisor, gather, share, total
 from fastuda.ops.class_balanced_sample import class_balanced_sample
 from fastuda.ops.prototype_rectify import prototype_rectify
 from fastuda.ops.pseudo_labels import pseudo_labels
@@ -86,6 +87,7 @@ class CPSL(Source):
             output = self.run(batch.images, "target")
             passes.save_scores(batch.index, output.logits.float().softmax(1))
             prototypes.update(F.normalize(output.features.float(), dim=1), pseudo_labels(output.logits))
+        prototypes.all_reduce()
         self.head.weight.copy_(F.normalize(self.first_prototypes(prototypes), dim=1))
         self.share.copy_(prototypes.count / prototypes.count.sum())
         self.bank.reset()
@@ -149,7 +151,8 @@ class CPSL(Source):
     def self_label_loss(self, features: Tensor, labels: Tensor) -> Tensor:
         """L_SL of M pixels of each image, whose labels Sinkhorn finds beside the bank's (Eq. 4-6)."""
         config = self.config
-        pixels = self.sample(resize_labels(labels, features.shape[-2:]))
+        # Drawn for the images of all processes, so that how many there are decides nothing.
+        pixels = share(self.sample(gather(resize_labels(labels, features.shape[-2:]))))
         # An image with fewer valid pixels shows them several times; one without any counts nothing.
         valid = (pixels >= 0).sum(1, keepdim=True)
         turn = torch.arange(config.samples, device=pixels.device) % valid.clamp(min=1)
@@ -157,16 +160,19 @@ class CPSL(Source):
         rows = features.flatten(2).gather(2, pixels).transpose(1, 2).flatten(0, 1)
         with torch.no_grad():
             weight = F.normalize(self.head.weight, dim=1)
-            scores = self.bank.scores(weight, rows)
+            # Every process has the same bank and labels the rows of all: the bank is most of what there is to do.
+            everyone = gather(rows)
+            scores = self.bank.scores(weight, everyone)
             wanted = sinkhorn(
-                scores, marginal=self.share, epsilon=config.epsilon, iterations=config.iterations, current=len(rows)
+                scores, marginal=self.share, epsilon=config.epsilon, iterations=config.iterations, current=len(everyone)
             )
-            self.bank.insert(rows)
+            wanted = share(wanted)
+            self.bank.insert(everyone)
         with torch.autocast(rows.device.type, enabled=False):
             logits = rows @ F.normalize(self.head.weight, dim=1).T / config.temperature
         counted = (valid > 0).expand(-1, config.samples).flatten()
         loss = -(wanted * logits.log_softmax(1)).sum(1)
-        return loss.where(counted, 0.0).sum() / counted.sum().clamp(min=1)
+        return loss.where(counted, 0.0).sum() / divisor(counted.sum()).to(loss.dtype)
 
     def sample(self, labels: Tensor) -> Tensor:
         """M pixels of each image (N, M), by the image's own class distribution (Eq. 8-9) or, as released, uniformly."""
@@ -181,20 +187,25 @@ class CPSL(Source):
         """δ_pseudo <- α δ_pseudo + (1 - α) δ_n, image by image of the batch at once (Eq. 8, 11)."""
         counts = torch.stack([(labels == k).sum((1, 2)) for k in range(self.num_classes)], 1)
         valid = counts.sum(1, keepdim=True)
-        of_batch = (counts / valid.clamp(min=1)).sum(0) / (valid > 0).sum().clamp(min=1)
-        keep = torch.where((valid > 0).any(), self.config.share_keep, 1.0)
+        images = total((valid > 0).sum())
+        of_batch = total((counts / valid.clamp(min=1)).sum(0)) / images.clamp(min=1)
+        keep = torch.where(images > 0, self.config.share_keep, 1.0)
         self.share.mul_(keep).add_((1 - keep) * of_batch)
 
     @torch.no_grad()
     def strong_view(self, images: Tensor, logits: Tensor) -> StrongView:
-        """RandAugment, colour jitter and blur of standardised images, then CutMix and Cutout (Sec. 3.4)."""
+        """RandAugment, colour jitter and blur of standardised images, then CutMix and Cutout (Sec. 3.4).
+
+        Of all processes' images, among which CutMix mixes; each keeps its own.
+        """
         config = self.config
+        images, logits = gather(images), gather(logits)
         mean, std = (images.new_tensor(v).view(1, 3, 1, 1) * 255 for v in (IMAGENET_MEAN, IMAGENET_STD))
         key = (int(torch.randint(1 << 31, ())),)
         strong = self.strong(random_augment(images * std + mean, config.random_operations), key=key)
         mask = torch.ones(len(images), *logits.shape[-2:], dtype=torch.bool, device=images.device)
         view = cut_mix(StrongView(strong, logits, mask), config.cut_mix)
-        return cut_out(view, config.cut_out)
+        return StrongView(*map(share, cut_out(view, config.cut_out)))
 
     @torch.no_grad()
     def follow(self) -> None:

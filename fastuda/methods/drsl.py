@@ -17,6 +17,7 @@ from fastuda.metrics.confidence import ConfidenceHistogram
 from fastuda.models.deeplab import ASPP
 from fastuda.nn.fourier import swap_amplitude
 from fastuda.nn.losses import cross_entropy, resize_labels
+from fastuda.ops._ranks import gather, share, total, world
 from fastuda.ops.class_balanced_sample import class_balanced_sample, sample_per_class
 from fastuda.ops.mode_losses import ModeLosses, mode_losses
 from fastuda.ops.pseudo_labels import select_balanced
@@ -79,6 +80,7 @@ class DRSL(Source):
         histogram = ConfidenceHistogram(self.num_classes).to(self.target_statistics_known.device)
         for batch in passes.target():
             histogram.update(self.predict(batch.images), size=batch.images.shape[-2:])
+        histogram.counts = total(histogram.counts)
         ranked = histogram if config.balanced else histogram.pooled()
         thresholds = ranked.thresholds(rule="portion", portion=portion).expand(self.num_classes)
         for batch in passes.target():
@@ -114,7 +116,7 @@ class DRSL(Source):
             return source
         partners = torch.arange(len(source), device=source.device) % len(target)
         styled = swap_amplitude(source, target[partners], self.config.style_beta)
-        chosen = torch.rand(len(source), device=source.device) < self.config.style
+        chosen = share(torch.rand(len(source) * world(), device=source.device)) < self.config.style
         return torch.where(chosen.view(-1, 1, 1, 1), styled, source)
 
     def sample(self, features: Tensor, labels: Tensor) -> Embeddings:
@@ -124,7 +126,8 @@ class DRSL(Source):
         """
         height, width = (max(size // 2, 1) for size in labels.shape[-2:])
         half = resize_labels(labels, (height, width))
-        pixels = sample_per_class(half, self.config.per_class, self.num_classes)
+        # Drawn for the images of all processes, so that how many there are decides nothing.
+        pixels = share(sample_per_class(gather(half), self.config.per_class, self.num_classes))
         drawn = pixels.clamp(min=0).flatten(1)
         x = (drawn % width) * (2 / max(width - 1, 1)) - 1
         y = (drawn // width) * (2 / max(height - 1, 1)) - 1
@@ -160,8 +163,10 @@ class DRSLPlus(DRSL):
         yield {"network": losses | more | {"consistency": self.config.consistency * loss}}
 
     def consistency(self, source: Embeddings, source_mode: Tensor, target: Embeddings, target_mode: Tensor) -> Tensor:
-        """L_mcl over N_e random target embeddings (Eq. 6)."""
+        """L_mcl over N_e random target embeddings (Eq. 6), with partners from the images of all processes."""
         config = self.config
+        source, target = (Embeddings(*map(gather, of_domain)) for of_domain in (source, target))
+        source_mode, target_mode = gather(source_mode), gather(target_mode)
         drawn = class_balanced_sample(target.labels.unsqueeze(0), config.triplets, self.num_classes).squeeze(0)
         rows = drawn.clamp(min=0)
         labels = torch.where(drawn >= 0, target.labels[rows], 255).to(target.labels.dtype)

@@ -16,6 +16,7 @@ from fastuda.metrics.confidence import ConfidenceHistogram
 from fastuda.models.output import Output
 from fastuda.models.presence import PresenceHead
 from fastuda.nn.losses import cross_entropy
+from fastuda.ops._ranks import gather, total
 from fastuda.ops.aggregate_patches import aggregate_patches
 
 BINS = 1024
@@ -77,9 +78,8 @@ class MLSL(Source):
                 found = self.composite(image, number, index, None)
                 histogram.counts += found.histogram
                 presence[index] = shares(found.label, self.num_classes)[0] > config.least_share * self.mean_share
-        self.presence = torch.zeros(1 + max(presence), self.num_classes, dtype=torch.bool)
-        for index, classes in presence.items():
-            self.presence[index] = classes.cpu()
+        histogram.counts = total(histogram.counts)
+        self.presence = self.of_all_images(presence)
         portion = min(config.portion + number * config.portion_step, config.portion_most)
         ranked = histogram if config.balanced else histogram.pooled()
         thresholds = ranked.thresholds(rule="portion", portion=portion).clamp(min=1 / BINS).expand(self.num_classes)
@@ -92,11 +92,21 @@ class MLSL(Source):
     @torch.no_grad()
     def know_shares(self, passes: Passes) -> None:
         """h_s: the mean share of the image that a class covers, over the source images that hold it (Eq. 4)."""
-        total = torch.zeros(2, self.num_classes, dtype=torch.float64, device=self.mean_share.device)
+        summed = torch.zeros(2, self.num_classes, dtype=torch.float64, device=self.mean_share.device)
         for batch in passes.source():
             share = shares(batch.labels, self.num_classes)
-            total += torch.stack([share.sum(0, dtype=torch.float64), (share > 0).sum(0)])
-        self.mean_share.copy_(total[0] / total[1].clamp(min=1))
+            summed += torch.stack([share.sum(0, dtype=torch.float64), (share > 0).sum(0)])
+        summed = total(summed)
+        self.mean_share.copy_(summed[0] / summed[1].clamp(min=1))
+
+    def of_all_images(self, presence: dict[int, Tensor]) -> Tensor:
+        """(images, K) bool on the CPU, of the rows (K,) that this process and the others know by image."""
+        device = self.mean_share.device
+        images = gather(torch.tensor([1 + max(presence, default=-1)], device=device)).max()
+        rows = torch.zeros(int(images), self.num_classes, dtype=torch.int64, device=device)
+        for index, classes in presence.items():
+            rows[index] = classes
+        return total(rows).bool().cpu()
 
     def composite(self, image: Tensor, number: int, index: int, thresholds: Tensor | None):
         """The mean softmax of K random patches of one image (1, 3, H, W); divided by ``thresholds`` if they are given.

@@ -27,13 +27,17 @@ class View:
 
     augment: Augment
     labels: str = "none"  # "truth", "pseudo" (saved through Passes) or "none": then the file is never opened
-    batch: int = 1  # images a step and process
+    batch: int = 1  # images a step, of all processes together
     rare_first: bool = False  # draw images with weight 1/log(1.01 + class frequency) instead of by permutation
     scores: bool = False  # also the scores that were saved through Passes
 
 
 class Passes(Protocol):
-    """Passes over the training images without augmentation or gradient, in the data sets' order, with progress."""
+    """Passes over the training images without augmentation or gradient, in the data sets' order, with progress.
+
+    Of several processes each sees its share, which may have a batch more than another's: what is gathered is summed
+    over them after a pass, never in it.
+    """
 
     def source(self) -> Iterator[Batch]:
         """Labelled, standardised source batches on the device."""

@@ -14,7 +14,8 @@ from fastuda.methods.self_training import SelfTraining
 from fastuda.methods.source import learning_rate
 from fastuda.models.output import Output
 from fastuda.nn.losses import resize_labels
-from fastuda.nn.statistics import ClassStatistics
+from fastuda.nn.statistics import ClassStatistics, all_reduce
+from fastuda.ops.class_moments import Moments
 from fastuda.ops.contrastive_bound import contrastive_bound
 from fastuda.ops.pseudo_labels import pseudo_labels
 
@@ -50,18 +51,22 @@ class SDCA(SelfTraining):
         """The target's batch-norm statistics, then (n_k, μ_k, Σ_k) of the source (Algorithm 1, line 2)."""
         self.know_target(passes)
         for batch in passes.source():
-            self.update_statistics(self.run(batch.images, "source"), batch.labels)
+            for statistics, moments in self.moments(self.run(batch.images, "source"), batch.labels):
+                statistics.merge(moments)
+        self.feature_statistics.all_reduce()
+        self.output_statistics.all_reduce()
 
-    def update_statistics(self, output: Output, labels: Tensor) -> None:
-        """Merge a batch of source pixels into both levels' statistics (Eq. 3-4)."""
+    def moments(self, output: Output, labels: Tensor) -> list[tuple[ClassStatistics, Moments]]:
+        """What a batch of source pixels adds to both levels' statistics (Eq. 3-4)."""
         labels = resize_labels(labels, output.features.shape[-2:])
-        self.feature_statistics.update(output.features, labels)
-        self.output_statistics.update(output.logits, labels)
+        levels = (self.feature_statistics, output.features), (self.output_statistics, output.logits)
+        return [(statistics, statistics.moments(pixels, labels)) for statistics, pixels in levels]
 
     def adapt(self, source: Batch, target: Batch) -> Iterator[Losses]:
         """Algorithm 1, lines 4-8: statistics first, then the losses with the new statistics."""
         output = self.run(source.images, "source")
-        self.update_statistics(output, source.labels)
+        for statistics, moments in self.moments(output, source.labels):
+            statistics.merge(all_reduce(moments))
         labels = resize_labels(source.labels, output.features.shape[-2:])
         yield {"network": self.supervised(output.logits, source.labels) | self.bounds(output, labels, "source")}
 

@@ -15,6 +15,7 @@ from fastuda.methods.source import Source, learning_rate
 from fastuda.metrics.confidence import ConfidenceHistogram
 from fastuda.models import build_model
 from fastuda.nn.losses import cross_entropy
+from fastuda.ops._ranks import total
 from fastuda.ops.pseudo_labels import pseudo_labels
 
 
@@ -54,6 +55,7 @@ class SelfTraining(Source):
         histogram = ConfidenceHistogram(self.num_classes).to(self.target_statistics_known.device)
         for batch in passes.target():
             histogram.update(self.looks(batch.images), size=batch.images.shape[-2:])
+        histogram.counts = total(histogram.counts)
         thresholds = histogram.quantile(config.quantile).clamp(max=config.threshold_cap)
         for batch in passes.target():
             labels = pseudo_labels(self.looks(batch.images), size=batch.images.shape[-2:], threshold=thresholds)

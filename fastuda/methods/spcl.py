@@ -16,7 +16,8 @@ from fastuda.methods.source import learning_rate
 from fastuda.models.discriminator import PatchDiscriminator
 from fastuda.models.output import Output
 from fastuda.nn.losses import resize_labels
-from fastuda.nn.statistics import ClassStatistics
+from fastuda.nn.statistics import ClassStatistics, all_reduce
+from fastuda.ops._ranks import gather
 from fastuda.ops.class_thresholds import class_thresholds
 from fastuda.ops.contrastive_bound import contrastive_bound
 from fastuda.ops.pseudo_labels import pseudo_labels
@@ -94,12 +95,14 @@ class SPCL(SelfTraining):
             for features, of_image in zip(output.features.split(1), labels.split(1), strict=True):
                 moments = self.prototypes.moments(features, of_image)
                 self.prototypes.merge(moments._replace(count=moments.count.clamp(max=1)))
+        self.prototypes.all_reduce()
 
     def contrast(self, source: Batch, target: Batch) -> Iterator[Losses]:
         """L_seg + λ (L_cl^s + L_cl^t), the prototypes moved first (Eq. 3, 8)."""
         output = self.run(source.images, "source")
         labels = self.source_mask(output, source.labels)
-        self.prototypes.update_exponential(output.features, labels, self.config.keep)
+        moments = all_reduce(self.prototypes.moments(output.features, labels))
+        self.prototypes.merge_exponential(moments, self.config.keep)
         yield {"network": self.supervised(output.logits, source.labels) | self.attraction(output, labels, "source")}
 
         output = self.run(target.images, "target")
@@ -116,8 +119,9 @@ class SPCL(SelfTraining):
     def target_mask(self, logits: Tensor) -> Tensor:
         """Predictions above σ_c = min(median confidence of class c in this batch, the cap), 255 elsewhere (Eq. 5)."""
         labels, confidence = pseudo_labels(logits, return_confidence=True)
+        # A median is no sum: it is found of the pixels of all processes.
         thresholds = class_thresholds(
-            confidence, labels, self.num_classes, rule="median", cap=self.config.confidence_cap
+            gather(confidence), gather(labels), self.num_classes, rule="median", cap=self.config.confidence_cap
         )
         return pseudo_labels(logits, threshold=thresholds)
 

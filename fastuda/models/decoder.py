@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fastuda.models.backbone import Backbone
 from fastuda.models.deeplab import RATES, DeepLab
+from fastuda.models.dropout import Dropout2d
 from fastuda.models.norm import Norm
 from fastuda.models.output import Output
 from fastuda.models.resnet import scaled
@@ -55,7 +56,7 @@ class SqueezeExciteASPP(nn.Module):
         self.bottleneck = nn.Sequential(
             SqueezeExcite(joined), _conv(joined, self.width, rate=1), _group_norm(self.width)
         )
-        self.head = nn.Sequential(nn.Dropout2d(_DROPOUT), nn.Conv2d(self.width, num_classes, 1, bias=False))
+        self.head = nn.Sequential(Dropout2d(_DROPOUT), nn.Conv2d(self.width, num_classes, 1, bias=False))
         nn.init.normal_(self.head[1].weight, std=0.01)
 
     def forward(self, x: Tensor) -> Output:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from fastuda.models.backbone import Backbone
+from fastuda.models.dropout import Dropout
 from fastuda.models.output import Output
 
 Classifier = Callable[[int, int], nn.Module]
@@ -45,7 +46,7 @@ class DeepLab(nn.Module):
         super().__init__()
         self.backbone = backbone
         # Between features and classifier, so that whoever reads the features sees none of its noise.
-        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.dropout = Dropout(dropout) if dropout else nn.Identity()
         self.classifier = classifier(backbone.channels, num_classes)
         self.feature_channels = backbone.channels
 

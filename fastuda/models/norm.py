@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastuda.ops._ranks import total, world
+
 Mode = Literal["trained", "frozen", "per_domain"]
 Domain = Literal["source", "target"]
 Norm = Callable[[int], nn.Module]
@@ -28,7 +30,8 @@ class BatchNorm(nn.Module):
       "per_domain": shared weight and bias, one set of running statistics a domain (AdaBN, Li et al. 2016). The source
       keeps torch's buffer names, the target has the same ones prefixed ``target_``; ``use_domain`` chooses.
 
-    Statistics stay float32 under autocast. Running variances are unbiased, as torch's are.
+    Statistics stay float32 under autocast. Running variances are unbiased, as torch's are. Inside
+    ``fastuda.ops.global_batch`` the batch is that of all processes, as with ``torch.nn.SyncBatchNorm``.
     """
 
     def __init__(self, channels: int, mode: Mode = "per_domain", eps: float = 1e-5, momentum: float = 0.1) -> None:
@@ -63,10 +66,61 @@ class BatchNorm(nn.Module):
         else:
             # Clones, not None: gradient checkpointing compares what the two passes saved for backward.
             mean, var = mean.clone(), var.clone()
+        if world() > 1:
+            return self._over_processes(x, mean, var)
         return F.batch_norm(x, mean, var, self.weight, self.bias, True, self.momentum, self.eps)
+
+    def _over_processes(self, x: Tensor, running_mean: Tensor, running_var: Tensor) -> Tensor:
+        out, mean, var, count = _SplitBatchNorm.apply(x, self.weight, self.bias, self.eps)
+        with torch.no_grad():
+            running_mean.lerp_(mean, self.momentum)
+            running_var.lerp_(var * (count / (count - 1).clamp(min=1)).to(var.dtype), self.momentum)
+        return out
 
     def extra_repr(self) -> str:
         return f"{self.channels}, mode={self.mode}, eps={self.eps}, momentum={self.momentum}"
+
+
+class _SplitBatchNorm(torch.autograd.Function):
+    """Batch norm by the statistics of the pixels of all processes, on any device; torch's own wants GPUs.
+
+        dx = w r (dy - sum dy / n - x^ sum(dy x^) / n),  x^ = r (x - mean),  r = (var + eps)^-1/2
+
+    with the sums over all processes; those of this one alone are the gradients of bias and weight, which are averaged
+    with all others.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, eps):
+        var, mean = torch.var_mean(x.float(), dim=(0, 2, 3), correction=0)
+        count, mean, var = _pooled(x.numel() // x.shape[1], mean, var)
+        ctx.save_for_backward(x, weight, mean, var, count)
+        ctx.eps = eps
+        ctx.mark_non_differentiable(mean, var, count)
+        return F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps), mean, var, count
+
+    @staticmethod
+    def backward(ctx, grad, *_):
+        x, weight, mean, var, count = ctx.saved_tensors
+        slope, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+            grad, x, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
+        )
+        all_weight, all_bias = (total(torch.stack([of_weight, of_bias]).double()) / count).to(mean.dtype)
+        scale = (var + ctx.eps).rsqrt()
+        factor = scale * scale * weight * all_weight
+        offset = scale * weight * all_bias - factor * mean
+        slope = slope - torch.addcmul(offset.view(1, -1, 1, 1), x, factor.view(1, -1, 1, 1)).to(slope.dtype)
+        return slope, of_weight, of_bias, None
+
+
+def _pooled(pixels: int, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Number of pixels (), mean and population variance (C,) of all processes' pixels, from this one's."""
+    # In float64 the variance survives the subtraction of squares.
+    mean64, var64 = mean.double(), var.double()
+    pixel, first, second = total(pixels * torch.stack([torch.ones_like(mean64), mean64, var64 + mean64.square()]))
+    count = pixel[0]
+    first, second = first / count.clamp(min=1), second / count.clamp(min=1)
+    return count, first.to(mean.dtype), (second - first.square()).clamp(min=0).to(var.dtype)
 
 
 class _Recorder:
@@ -93,12 +147,21 @@ class _Recorder:
         return F.batch_norm(x, mean, var, layer.weight, layer.bias, False, 0.0, layer.eps or 1e-5)
 
     def write(self, domain: Domain) -> None:
+        if world() > 1:
+            self.pool()
         if self.mean is None:
             return
         mean, var, batches = self.layer.statistics(domain)
         mean.copy_(self.mean)
         var.copy_(self.var.clamp(min=torch.finfo(self.var.dtype).tiny))
         batches.fill_(self.batches)
+
+    def pool(self) -> None:
+        """Take in what the other processes have seen; one with fewer batches than processes may have seen nothing."""
+        zero = torch.zeros_like(self.layer.weight, dtype=torch.float32)
+        mean, var = (zero, zero) if self.mean is None else (self.mean, self.var)
+        _, self.mean, self.var = _pooled(self.pixels, mean, var)
+        self.batches = total(zero.new_tensor(self.batches, dtype=torch.int64))
 
 
 def norm_factory(mode: Mode = "per_domain", eps: float = 1e-5) -> Norm:
@@ -181,7 +244,7 @@ def recompute_statistics(model: nn.Module, batches: Iterable[Tensor], domain: Do
             layer._recorder = None
         for module, training in flags:
             module.training = training
-    if not seen:
+    if not total(torch.tensor(int(seen))):
         raise ValueError(f"batch-norm statistics of the {domain} domain need at least one batch, got none")
     for recorder in recorders:
         recorder.write(domain)

@@ -7,6 +7,7 @@ from itertools import pairwise
 from torch import nn
 
 from fastuda.models.backbone import Backbone
+from fastuda.models.dropout import Dropout
 from fastuda.models.resnet import scaled
 
 # Convolutions of each of the five stages, and their channels.
@@ -47,7 +48,7 @@ class VGG16(Backbone):
         self.fc6 = nn.Conv2d(inputs, self.channels, 3, 1, 4, 4)
         self.fc7 = nn.Conv2d(self.channels, self.channels, 3, 1, 4, 4)
         self.relu = nn.ReLU(inplace=True)
-        self.dropout = nn.Identity() if released else nn.Dropout(0.5)
+        self.dropout = nn.Identity() if released else Dropout(0.5)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")

@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastuda.models.backbone import Backbone
+from fastuda.models.dropout import Dropout
 from fastuda.models.norm import Norm
-from fastuda.models.resnet import scaled
+from fastuda.models.resnet import conv1x1, scaled
 
 # Blocks 2 to 7: units, channels of each unit's convolutions, stride of the first unit, dilation, dropout.
 _BLOCKS = (
@@ -35,13 +36,13 @@ class PreActivation(nn.Module):
             if number:
                 layers += [norm(before), nn.ReLU(inplace=True)]
             if number and number == len(channels) - 1 and dropout:
-                layers.append(nn.Dropout(dropout))
+                layers.append(Dropout(dropout))
             step, reach = (stride if number == 0 else 1), (dilation if size == 3 else 1)
             layers.append(nn.Conv2d(before, outputs, size, step, reach * (size // 2), reach, bias=False))
             before = outputs
         self.convs = nn.Sequential(*layers)
         same = stride == 1 and inputs == before
-        self.projection = None if same else nn.Conv2d(inputs, before, 1, stride, bias=False)
+        self.projection = None if same else conv1x1(inputs, before, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         activated = F.relu(self.bn1(x))

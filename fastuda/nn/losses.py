@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastuda import ops
+from fastuda.ops import _ranks
 
 IGNORE = 255
 _LOG_FLOOR = math.log(1e-4)  # what symmetric cross entropy takes for the logarithm of a label's zeros
@@ -50,7 +51,7 @@ def symmetric_cross_entropy(
     valid = (labels != ignore_index) & (labels >= 0) & (labels < logits.shape[1])
     # The map is 0 where a pixel is ignored, and so is its reverse.
     total = (forward * loss + reverse * _LOG_FLOOR * torch.expm1(-loss)).sum()
-    return total / valid.sum().clamp(min=1)
+    return total / _ranks.divisor(valid.sum()).to(total.dtype)
 
 
 def lovasz_softmax(
@@ -66,6 +67,8 @@ def lovasz_softmax(
     logits: (N, K, h, w), upsampled to the labels' size in float32 and put through a softmax; with ``probabilities``
         they are taken as (N, K, H, W) probabilities instead.
     labels: (N, H, W) uint8, int32 or int64; ``ignore_index`` and labels outside 0..K-1 are ignored.
+    Inside ``fastuda.ops.global_batch`` "the batch" is that of all processes: each gathers logits and labels, a few MiB
+    at the network's resolution, and computes the one loss, since ranks of errors are no sums.
     Returns a float32 (float64) scalar: ``fastuda.ops.lovasz_softmax``, exact.  No host synchronisation; deterministic.
     Raises ValueError for shapes that do not fit.
     """
@@ -74,6 +77,7 @@ def lovasz_softmax(
         raise ValueError(
             f"probabilities must have the labels' size {tuple(labels.shape[-2:])}, got {tuple(logits.shape[-2:])}"
         )
+    logits, labels = _ranks.gather(logits), _ranks.gather(labels)
     return ops.lovasz_softmax(logits, labels, probabilities=probabilities, ignore_index=ignore_index)
 
 

@@ -3,6 +3,7 @@
 from fastuda import _ext as _ext  # loads the compiled kernels
 from fastuda.ops._backend import backend_report, build_facts
 from fastuda.ops._dispatch import backends, use_backend
+from fastuda.ops._ranks import global_batch
 from fastuda.ops.aggregate_patches import Aggregated, aggregate_patches
 from fastuda.ops.class_balanced_sample import class_balanced_sample, sample_per_class
 from fastuda.ops.class_moments import Moments, class_moments, downsample_labels
@@ -40,6 +41,7 @@ __all__ = [
     "contrastive_bound",
     "distillation_kl",
     "downsample_labels",
+    "global_batch",
     "lovasz_softmax",
     "low_rank",
     "mode_losses",

@@ -6,6 +6,8 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
+from fastuda.ops import _ranks
+
 Reduction = Literal["mean", "sum", "none"]
 
 
@@ -18,7 +20,7 @@ def reduce(loss: Tensor, valid: Tensor, reduction: Reduction) -> Tensor:
     """``loss``, 0 where not ``valid``: its mean over the valid ones (exactly 0 without any), its sum, or itself."""
     if reduction == "none":
         return loss
-    return loss.sum() / valid.sum().clamp(min=1) if reduction == "mean" else loss.sum()
+    return loss.sum() / _ranks.divisor(valid.sum()).to(loss.dtype) if reduction == "mean" else loss.sum()
 
 
 def as_image(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

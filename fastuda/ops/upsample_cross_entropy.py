@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fastuda.ops import _checks, _dispatch, _library, _losses
+from fastuda.ops import _checks, _dispatch, _library, _losses, _ranks
 from fastuda.reference import upsample_cross_entropy as _reference
 from fastuda.reference._pixels import compute_dtype
 from fastuda.reference.class_moments import nearest_labels
@@ -113,4 +113,4 @@ def upsample_cross_entropy(
         return _Map.apply(logits, target, weight, pixel_weight, options)
     with_slope = torch.is_grad_enabled() and logits.requires_grad
     total, divisor = _Total.apply(logits, target, weight, pixel_weight, options, with_slope)
-    return total if reduction == "sum" else total / divisor.where(divisor > 0, 1.0)
+    return total if reduction == "sum" else total / _ranks.divisor(divisor).to(total.dtype)

@@ -26,7 +26,9 @@ class Config(Recipe):
     seed: int = 0
     amp: bool = False  # mixed precision: bf16 where the machine computes it, fp16 with a loss scale on older GPUs
     pass_batch: int = 4  # images at a time in passes without gradient (statistics, pseudo labels)
-    accumulate: int = 1  # batches whose gradients are added before a step
+    # Batches whose gradients are averaged before a step: the large batch's gradient where each has as many valid pixels
+    # and no term looks at a batch as a whole, as batch norm, Lovász, moving statistics and a batch's medians do.
+    accumulate: int = 1
     # Settings for a card of so many GiB, of the same effective batch (fastuda/train/memory_bundle.py); "" = none.
     memory: Literal["", "8g", "11g", "16g", "24g"] = ""
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -20,6 +20,7 @@ from fastuda.data.loader import auto_workers, loader
 from fastuda.data.photometric import Photometric, standardise
 from fastuda.data.stream import EvalStream, TrainStream, image_weights
 from fastuda.methods.protocol import Stage, View
+from fastuda.ops._ranks import rank, world
 from fastuda.train.checkpoint import write_atomically
 from fastuda.train.config import Config
 
@@ -56,7 +57,9 @@ class Inputs:
         stream = TrainStream(
             dataset,
             size=cache.size,
-            batch=view.batch,
+            batch=view.batch // world(),
+            rank=rank(),
+            world=world(),
             seed=self.config.seed,
             stage=number,
             domain=DOMAINS.index(domain),
@@ -69,16 +72,37 @@ class Inputs:
         steps = self.config.accumulate
         return loader(stream, start * steps, stage.iterations * steps, self.workers)
 
+    def check_split(self, stages: list[Stage]) -> None:
+        """Raises ValueError for a batch that cannot be split over the ranks, or whose images differ in size."""
+        for stage in (stage for stage in stages if stage.iterations and world() > 1):
+            for domain in DOMAINS:
+                view: View | None = getattr(stage, domain)
+                if view is None:
+                    continue
+                if view.batch % world():
+                    raise ValueError(
+                        f"the batch of {view.batch} images of stage {stage.name} cannot be split evenly over "
+                        f"{world()} processes: change the schedule's batch or their number"
+                    )
+                if self.caches[domain].size == (0, 0) and view.augment.crop == (0, 0):
+                    raise ValueError(
+                        f"several processes need {domain} images of one size: set data.{domain}.size or a crop"
+                    )
+
     def on_device(self, batch: Batch | None, view: View | None, key: tuple[int, ...]) -> Batch | None:
         """The batch on the device, photometrically augmented with draws from ``key`` and standardised."""
         if batch is None:
             return None
         batch = batch.to(self.device)
-        images = Photometric(view.augment)(batch.images, key=(self.config.seed, *key))
+        first = rank() * len(batch.images)
+        images = Photometric(view.augment)(batch.images, key=(self.config.seed, *key), first=first)
         return replace(batch, images=self._layout(images))
 
     def plain(self, domain: str) -> Iterator[Batch]:
-        """Every training sample once, in order, not augmented; labels, if the domain has them, at the image's size."""
+        """Every training sample once, in order, not augmented; labels, if the domain has them, at the image's size.
+
+        Of several ranks each sees every world-th batch, the same batches as a single one.
+        """
         stream = _InOrder(self.caches[domain], self.config.pass_batch)
         for item in loader(stream, 0, len(stream), self.workers):
             item = item.to(self.device)
@@ -172,17 +196,19 @@ class Inputs:
 
 
 class _InOrder:
-    """Batches of the cache's data set in its own order; the last one may be smaller."""
+    """This rank's batches of the cache's data set in its own order; the last one may be smaller."""
 
     def __init__(self, cache: ImageCache, batch: int) -> None:
         self.cache = cache
         # Images of native size need not agree in size, so they cannot share a batch.
         self.batch = 1 if cache.size == (0, 0) else batch
+        self.numbers = range(rank(), -(-len(cache.dataset) // self.batch), world())
 
     def __len__(self) -> int:
-        return -(-len(self.cache.dataset) // self.batch)
+        return len(self.numbers)
 
-    def __getitem__(self, number: int) -> Batch:
+    def __getitem__(self, place: int) -> Batch:
+        number = self.numbers[place]
         indices = range(number * self.batch, min((number + 1) * self.batch, len(self.cache.dataset)))
         images, labels = zip(*(self.cache.load(index) for index in indices), strict=True)
         stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)

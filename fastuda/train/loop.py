@@ -15,7 +15,9 @@ from fastuda.evaluate import evaluate, predict_labels
 from fastuda.methods import build_method
 from fastuda.methods.protocol import Stage
 from fastuda.metrics.table import iou_table
+from fastuda.ops._ranks import world
 from fastuda.predict import save_comparison
+from fastuda.train import distributed
 from fastuda.train.checkpoint import load_checkpoint, save_checkpoint, write_json
 from fastuda.train.config import Config, difference, to_dict
 from fastuda.train.inputs import Inputs
@@ -24,7 +26,7 @@ from fastuda.train.optimisers import Optimisers, draw_seed
 from fastuda.train.passes import DataPasses
 from fastuda.train.precision import choose_device, choose_precision
 from fastuda.train.signals import Interrupted, Signals
-from fastuda.train.work_dir import choose_work_dir, create_work_dir
+from fastuda.train.work_dir import after_restart, choose_work_dir, create_work_dir
 
 
 @dataclass
@@ -54,16 +56,17 @@ class Result:
 def train(config: Config, console: Console | None = None) -> Result:
     """Run, or resume, what ``config`` describes and leave everything in its working directory.
 
-    Raises ValueError for bad input, NonFiniteLoss for NaN, OSError when the directory cannot be written, and
-    Interrupted after a signal; the last checkpoint is then intact.
+    Raises ValueError for bad input, NonFiniteLoss for NaN, OSError when the directory cannot be written, LostRank when
+    another process of the run ended, and Interrupted after a signal; the last checkpoint is then intact.
     """
-    console = console or Console()
-    work_dir = choose_work_dir(config)
-    with Signals() as signals:
-        run = Run(config, work_dir, console, signals)
+    with distributed.ranks(config.device), Signals() as signals:
+        console = (console or Console()) if distributed.is_first() else Console(quiet=True)
+        config = distributed.first_decides(lambda: after_restart(config))
+        work_dir = distributed.first_decides(lambda: choose_work_dir(config))
+        run = distributed.together(lambda: Run(config, work_dir, console, signals))
         console.print(
-            f"{config.method} ({config.preset}) on {config.task}, seed {config.seed}: {run.device}, "
-            f"{run.precision.reason}, results in {work_dir}",
+            f"{config.method} ({config.preset}) on {config.task}, seed {config.seed}: {run.device}"
+            f"{f' x {world()}' if world() > 1 else ''}, {run.precision.reason}, results in {work_dir}",
             soft_wrap=True,
             highlight=False,
         )
@@ -83,15 +86,16 @@ class Run:
         self.inputs = Inputs(config, self.device, work_dir / "pseudo_labels")
         torch.manual_seed(config.seed)
         self.method = build_method(config, self.inputs.classes.num_classes).to(self.device)
+        self.inputs.check_split(self.method.stages())
         self.checkpoint = work_dir / "checkpoint.pt"
         self.position, self.optimisers_state = Position(), {}
         # Whatever is wrong with the data or the network has shown by now: a mistake leaves no directory behind.
         if config.resume:
             self.restore()
-        else:
+        elif distributed.is_first():
             create_work_dir(work_dir, config)
         self.clock = time.monotonic() - self.position.seconds
-        self.log = Log(work_dir, config.tensorboard)
+        self.log = Log(work_dir if distributed.is_first() else None, config.tensorboard)
         self.log.write("start", {"stage": self.position.stage, "iteration": self.position.iteration})
         if not config.resume:
             self.save()
@@ -128,6 +132,7 @@ class Run:
             torch.manual_seed(draw_seed(self.config.seed, self.position.stage, -1))
             with torch.no_grad(), self.precision.autocast():
                 stage.prepare(passes)
+            distributed.wait()
         if stage.prepared_row:
             self.evaluate(stage.prepared_row)
         self.position.prepared = True
@@ -139,6 +144,7 @@ class Run:
         self.optimisers_state = {}
         meter = Meter(stage.name, self.device, self.checkpoint)
         loaders = self.inputs.loaders(stage, position.stage, position.iteration)
+        averaging = distributed.Averaging(self.method)
         self.method.train()
         with LiveLine(self.console, stage.name, stage.iterations, position.iteration) as line:
             for iteration in range(position.iteration, stage.iterations):
@@ -147,21 +153,32 @@ class Run:
                 optimisers.set_learning_rate(iteration)
                 for part in range(config.accumulate):
                     batches = [meter.waiting(loader) if loader else None for loader in loaders]
-                    self.backward(stage, batches, iteration * config.accumulate + part, optimisers, meter)
+                    with averaging.local(until_later=part + 1 < config.accumulate):
+                        self.backward(
+                            stage, batches, iteration * config.accumulate + part, optimisers, meter, averaging
+                        )
                 meter.skipped += optimisers.step()
                 if stage.after_step:
                     stage.after_step()
                 position.iteration = iteration + 1
                 self.report(line, meter, optimisers.learning_rate())
-                if self.signals.received or position.iteration % config.checkpoint_every == 0:
+                # Ranks that leave at different iterations would wait for each other.
+                asked = distributed.largest(self.signals.received or 0)
+                if asked or position.iteration % config.checkpoint_every == 0:
                     meter.check(position.iteration)
                     self.save(optimisers.state())
-                self.leave_if_asked()
+                self.leave_if_asked(asked)
         # The evaluation that follows can be long: what was learnt is safe before it starts.
         self.save()
 
     def backward(
-        self, stage: Stage, batches: list[Batch | None], draw: int, optimisers: Optimisers, meter: Meter
+        self,
+        stage: Stage,
+        batches: list[Batch | None],
+        draw: int,
+        optimisers: Optimisers,
+        meter: Meter,
+        averaging: distributed.Averaging,
     ) -> None:
         """Gradients of one batch of each domain, one part of the losses after the other."""
         views = (stage.source, stage.target)
@@ -178,7 +195,7 @@ class Run:
                 return
             for terms in losses.values():
                 meter.add(terms)
-            optimisers.backward(losses, 1 / self.config.accumulate)
+            optimisers.backward(averaging(losses), 1 / self.config.accumulate)
 
     def report(self, line: LiveLine, meter: Meter, learning_rate: float) -> None:
         """Check the losses and, every so often, log them and redraw the live line."""
@@ -193,11 +210,15 @@ class Run:
                 meter.check(iteration)
             line.update(iteration)
 
-    def leave_if_asked(self) -> None:
-        if self.signals.received:
+    def leave_if_asked(self, asked: int | None = None) -> None:
+        """End on a signal: ``asked``, on which the ranks agree, or between two collectives whatever came here."""
+        number = self.signals.received if asked is None else asked
+        if number:
+            if asked:
+                distributed.wait()
             where = f"stage {self.position.stage} at iteration {self.position.iteration}"
             raise Interrupted(
-                self.signals.received,
+                number,
                 f"interrupted in {where}; the run is saved, continue it with: "
                 f"python -m fastuda.train --work-dir {self.work_dir} --resume",
             )
@@ -221,7 +242,8 @@ class Run:
             "position": asdict(self.position),
             "optimisers": optimisers or {},
         }
-        save_checkpoint(self.checkpoint, state)
+        if distributed.is_first():
+            save_checkpoint(self.checkpoint, state)
 
     def finish(self) -> Result:
         """result.json, coloured predictions and the table."""
@@ -235,8 +257,9 @@ class Run:
             peak_mib=round(peak_mib(self.device), 1),
             stages=self.position.rows,
         )
-        write_json(self.work_dir / "result.json", asdict(result))
-        self.save_predictions(config.predictions)
+        if distributed.is_first():
+            write_json(self.work_dir / "result.json", asdict(result))
+            self.save_predictions(config.predictions)
         self.log.close()
         self.console.print(iou_table(result.stages))
         return result

@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
+from fastuda.ops._ranks import total, world
+
 
 class NonFiniteLoss(RuntimeError):
     """A loss that is NaN or infinite."""
@@ -30,11 +32,13 @@ def peak_mib(device: torch.device) -> float:
 
 
 class Log:
-    """log.jsonl, one JSON object a line, and the same scalars to TensorBoard."""
+    """log.jsonl, one JSON object a line, and the same scalars to TensorBoard; nothing at all without a directory."""
 
-    def __init__(self, work_dir: Path, tensorboard: bool) -> None:
+    def __init__(self, work_dir: Path | None, tensorboard: bool) -> None:
+        self.file = self.writer = None
+        if work_dir is None:
+            return
         self.file = open(work_dir / "log.jsonl", "a", buffering=1, encoding="utf-8")
-        self.writer = None
         if tensorboard:
             try:
                 from tensorboardX import SummaryWriter
@@ -43,14 +47,16 @@ class Log:
             self.writer = SummaryWriter(str(work_dir / "tensorboard"))
 
     def write(self, event: str, values: Mapping[str, Any], step: int | None = None) -> None:
-        self.file.write(json.dumps({"event": event, **values}) + "\n")
+        if self.file is not None:
+            self.file.write(json.dumps({"event": event, **values}) + "\n")
         if self.writer is not None and step is not None:
             for name, value in values.items():
                 if isinstance(value, float):
                     self.writer.add_scalar(f"{event}/{name}", value, step)
 
     def close(self) -> None:
-        self.file.close()
+        if self.file is not None:
+            self.file.close()
         if self.writer is not None:
             self.writer.close()
 
@@ -89,8 +95,14 @@ class Meter:
         return item
 
     def check(self, iteration: int) -> dict[str, float]:
-        """The summed losses as numbers; NonFiniteLoss names the loss, the stage and the iteration."""
-        values = {name: loss.item() for name, loss in self.losses.items()}
+        """The summed losses, the mean over the ranks, as numbers; NonFiniteLoss names loss, stage and iteration.
+
+        All ranks learn of a bad loss on one of them: its gradient has reached them all.
+        """
+        losses = self.losses
+        if losses and world() > 1:
+            losses = dict(zip(losses, (total(torch.stack([*losses.values()])) / world()).unbind(), strict=True))
+        values = {name: loss.item() for name, loss in losses.items()}
         for name, value in values.items():
             if not abs(value) < float("inf"):
                 raise NonFiniteLoss(
@@ -108,7 +120,7 @@ class Meter:
             "iteration": iteration,
             "loss": sum(values.values()) / max(self.steps, 1),
             **{f"loss_{name}": value / max(self.steps, 1) for name, value in values.items()},
-            "images_per_s": self.images / seconds,
+            "images_per_s": self.images * world() / seconds,
             "data_share": self.waited / seconds,
             "skipped_steps": self.skipped,
             "peak_mib": peak_mib(self.device),

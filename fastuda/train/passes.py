@@ -8,12 +8,16 @@ from rich.console import Console
 from torch import Tensor
 
 from fastuda.data.batch import Batch
+from fastuda.ops._ranks import world
 from fastuda.train.inputs import Inputs
 from fastuda.train.meter import LiveLine
 
 
 class DataPasses:
-    """fastuda.methods.protocol.Passes over a run's data; ``poll`` is called between batches and may raise."""
+    """fastuda.methods.protocol.Passes over this rank's share of a run's data.
+
+    ``poll`` is called between batches and may raise.
+    """
 
     def __init__(self, inputs: Inputs, name: str, console: Console, poll: Callable[[], None]) -> None:
         self.inputs, self.name, self.console, self.poll = inputs, name, console, poll
@@ -39,5 +43,6 @@ class DataPasses:
             for batch in self.inputs.plain(domain):
                 self.poll()
                 yield batch
-                seen += len(batch.index)
+                # The other ranks have come about as far.
+                seen = min(seen + len(batch.index) * world(), total)
                 line.update(seen, f"{seen} images")

@@ -14,6 +14,7 @@ from fastuda.methods import build_method
 from fastuda.methods.protocol import Method
 from fastuda.train.checkpoint import load_checkpoint
 from fastuda.train.config import config_from_dict
+from fastuda.train.distributed import LostRank
 from fastuda.train.inputs import Inputs
 from fastuda.train.meter import NonFiniteLoss
 from fastuda.train.precision import Precision, choose_device, choose_precision
@@ -52,6 +53,6 @@ def one_sentence() -> Iterator[None]:
     except Interrupted as interrupted:
         print(interrupted.message, file=sys.stderr)
         raise
-    except (ValueError, OSError, NonFiniteLoss) as error:
+    except (ValueError, OSError, NonFiniteLoss, LostRank) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from error

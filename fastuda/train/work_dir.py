@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from pathlib import Path
 
 import yaml
@@ -22,6 +24,18 @@ def choose_work_dir(config: Config) -> Path:
     if held and not config.resume:
         raise ValueError(f"{path} already holds a run: continue it with --resume or choose another --work-dir")
     return path
+
+
+def after_restart(config: Config) -> Config:
+    """The configuration with ``resume`` set where ``torchrun --max-restarts`` has restarted the run and it was saved.
+
+    Raises ValueError where restarts are allowed but no directory is named: the restarted run could not find it.
+    """
+    if os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0" and not config.work_dir:
+        raise ValueError("torchrun --max-restarts needs --work-dir: the directory that a restarted run continues in")
+    restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    held = config.work_dir and (Path(config.work_dir).expanduser() / "checkpoint.pt").exists()
+    return dataclasses.replace(config, resume=True) if restarted and held else config
 
 
 def create_work_dir(path: Path, config: Config) -> None:
