@@ -108,7 +108,7 @@ class MemoryTrace(TorchDispatchMode):
         self._modules.pop()
 
     def mark(self, kind: str, tensors: Iterable[Tensor], name: str = "") -> None:
-        """Call the storages of ``tensors`` of that kind from their birth on; name: of their module, if that is known."""
+        """Call the storages of ``tensors`` of that kind from their birth on; name: what they belong to, if known."""
         for tensor in tensors:
             if found := self._live.get(tensor.untyped_storage()._cdata):
                 found[0].kind, found[0].module = kind, name or found[0].module

@@ -1,7 +1,7 @@
 """What the GPU kernels of this package allocate beside their results, and give back before they return.
 
-One row an operator, with the sizes of csrc/cuda written out for a card of 144 multiprocessors: never less than CUDA C++
-takes.  Triton's launchers take about as much; tests/train/test_memory_workspaces.py runs them and holds both to this.
+One row an operator: the larger of what CUDA C++ takes on a card of 144 multiprocessors and what Triton's launcher
+does.  tests/cuda/test_workspaces.py and tests/kernels/test_workspaces.py ask both.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from fastuda.ops._dispatch import TABLE
 
 MULTIPROCESSORS = 144  # of the largest card: most workspaces grow with them
 MIB = 2**20
+_GAPS = 16 * 256  # parts of a workspace begin at multiples of 256 bytes
 _GROUP = 64 * MIB  # kPartialBytes, kGroupBytes: what the full forms cut their work to
 
 
@@ -23,7 +24,7 @@ def inside(name: str, arguments: tuple) -> int | Callable:
     """Bytes of a call of torch.ops.fastuda.<name> on a GPU, or the reference where no GPU kernel serves it."""
     if name not in TABLE or (name == "lovasz_softmax" and not arguments[2]):
         return _library.reference(name)
-    return WORKSPACES[name](*arguments) if name in WORKSPACES else 0
+    return WORKSPACES[name](*arguments) + _GAPS if name in WORKSPACES else 0
 
 
 def _wide(x: Tensor) -> int:
@@ -42,9 +43,10 @@ def _class_moments_full(features, labels, classes, ignore):
     panels = min(512, ceil(pixels / 256)) + classes
     width = 64 if channels <= 192 or wide == 8 else 128
     squares = ceil(channels / width)
-    partials = (
-        panels * width**2 * wide * min(squares * (squares + 1) // 2, max(1, _GROUP // (panels * width**2 * wide)))
-    )
+    square = panels * width**2 * wide
+    partials = min(square * (squares * (squares + 1) // 2), max(_GROUP, square))
+    # Triton: partial triangles of at most a tenth of the features.
+    partials = max(partials, pixels * channels * wide // 10)
     lists = 8 * pixels + 4 * ceil(pixels / 256) * classes
     return lists + (2 * classes + panels) * channels * wide + partials
 
@@ -98,17 +100,24 @@ def _triplet_backward(grad, target, source, *partners):
 
 def _draw(labels, classes, lists):
     images, pixels = labels.shape[0], labels[0].numel()
-    return images * (classes * (16 + 4 * 256) + 24 + 4 * lists * ceil(pixels / 1024))
+    # Triton: as many candidates of each block of pixels as there are other classes.
+    candidates = 8 * (classes - 1) if lists == 1 else 0
+    return images * (classes * (16 + 4 * 2048) + 24 + (8 * lists + candidates) * ceil(pixels / 1024))
 
 
 def _cells(scores, target, with_slope):
-    """Sums of an upsampled loss that go back to the nodes, two sides of each cell (``cut_cells``)."""
+    """Sums of an upsampled loss that go back to the nodes, two sides of each cell (``cut_cells``, ``partial_sums``)."""
     images, classes, height, width = scores.shape
     size = max(1, target.shape[-1])
     tile = min(max(1, (127 - ceil(size / (2 * width))) * width // size), width, 128)
     tiles, parts = ceil(width / tile), max(1, target.shape[-2] // height // 16)
     blocks = images * height * parts * tiles
-    return 16 * blocks + (blocks * 2 * classes * (tile + 1) * _wide(scores) if with_slope else 0)
+    if not with_slope:
+        return 16 * blocks
+    strips, rows = ceil(target.shape[-2] / 32), max(1, target.shape[-2] - 1)
+    slots = min(31 * max(height, 1) // rows + 3, height + 1)
+    nodes = max(blocks * (tile + 1), images * strips * slots * width)
+    return 16 * blocks + nodes * 2 * classes * _wide(scores)
 
 
 def _cross_entropy(logits, target, weight, pixel_weight, align, ignore, smoothing, with_map, with_slope):
