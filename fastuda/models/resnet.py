@@ -46,6 +46,22 @@ def _conv3x3(inputs: int, outputs: int, stride: int, dilation: int) -> nn.Conv2d
     return nn.Conv2d(inputs, outputs, 3, stride, dilation, dilation, bias=False)
 
 
+class SubsampledConv1x1(nn.Conv2d):
+    """Strided 1x1 convolution as one of stride 1 on the pixels it reads."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, columns = self.stride
+        return F.conv2d(x[:, :, ::rows, ::columns], self.weight, self.bias)
+
+
+def conv1x1(inputs: int, outputs: int, stride: int) -> nn.Conv2d:
+    # Below 16 inputs in channels_last, oneDNN (3.12, in torch 2.13) computes the weight's gradient of a strided 1x1
+    # convolution outside its workspace: wrong values, heap corruption or a crash
+    # (https://github.com/uxlfoundation/oneDNN/issues/6035).
+    kind = SubsampledConv1x1 if stride > 1 and inputs < 16 else nn.Conv2d
+    return kind(inputs, outputs, 1, stride, bias=False)
+
+
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions; the stride is in the first."""
 
@@ -77,7 +93,7 @@ class Bottleneck(nn.Module):
     ) -> None:
         super().__init__()
         first, second = (stride, 1) if graph.stride_in == "conv1" else (1, stride)
-        self.conv1 = nn.Conv2d(inputs, planes, 1, first, bias=False)
+        self.conv1 = conv1x1(inputs, planes, first)
         self.bn1 = norm(planes)
         self.conv2 = _conv3x3(planes, planes, second, dilations[0])
         self.bn2 = norm(planes)
@@ -95,7 +111,7 @@ class Bottleneck(nn.Module):
 def _projection(inputs: int, outputs: int, stride: int, norm: Norm) -> nn.Sequential | None:
     if stride == 1 and inputs == outputs:
         return None
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), norm(outputs))
+    return nn.Sequential(conv1x1(inputs, outputs, stride), norm(outputs))
 
 
 class ResNet(Backbone):
