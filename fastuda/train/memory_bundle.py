@@ -36,7 +36,8 @@ def bundled(config: Config) -> Config:
     Smaller batches are accumulated so that every stage of the method sees as many images a step as before: batches
     are divided by one number, a divisor of them all.  Losses are means over the valid pixels of a batch, so they weigh
     images with few labels a little differently, and batch norm that is not frozen sees the smaller batch.  CPSL keeps
-    two images, of which CutMix makes one.  UNet has no checkpointing.
+    two images, of which CutMix makes one.  UNet has no checkpointing.  Passes without gradient see fewer images at a
+    time, which batch-norm statistics gathered over batches notice.
     """
     if not config.memory:
         return config
