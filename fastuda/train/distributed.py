@@ -24,6 +24,7 @@ from typing import TypeVar
 
 import torch
 from torch import distributed, nn
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from fastuda.methods.protocol import Losses, Method
@@ -55,9 +56,9 @@ def ranks(device: str) -> Iterator[None]:
         if local >= found:
             raise ValueError(f"process {local + 1} of this machine finds no GPU of its own: there are {found}")
         torch.cuda.set_device(local)
-    # What the hosts tell each other never waits for a device.
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=TIMEOUT)
     try:
+        # What the hosts tell each other never waits for a device.
+        _meet("cpu:gloo,cuda:nccl" if cuda else "gloo")
         with global_batch():
             yield
     except NonFiniteLoss:
@@ -68,10 +69,18 @@ def ranks(device: str) -> Iterator[None]:
     except RuntimeError as error:
         if is_communication(error):
             raise LostRank(
-                f"rank {distributed.get_rank()} ends because another process of this run did: its message says why"
+                f"rank {os.environ['RANK']} ends because another process of this run did: its message says why"
             ) from error
         raise
     distributed.destroy_process_group()
+
+
+def _meet(backend: str) -> None:
+    # torchrun may keep one store over all restarts, in which the addresses of processes that are gone still stand.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store, number, count = next(rendezvous("env://", timeout=TIMEOUT))
+    store = distributed.PrefixStore(f"attempt_{attempt}", store)
+    distributed.init_process_group(backend, store=store, rank=number, world_size=count, timeout=TIMEOUT)
 
 
 def is_communication(error: BaseException) -> bool:
