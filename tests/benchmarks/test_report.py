@@ -99,3 +99,10 @@ def test_the_terminal_table_names_every_provider(row):
     assert "read 20.0 GB/s" in text[0] and text[1] == "class_moments, diag A=256, forward:"
     assert text[2].split()[0] == "usual" and "not deterministic" in text[2] and "7 launches" in text[2]
     assert text[3].split()[0] == "cpu" and "50.0% of ceiling" in text[3]
+
+
+def test_a_run_that_waited_for_the_processor_states_what_it_used():
+    assert report.spent({"seconds": 600.0}) == "10 min"  # of before processor time was recorded
+    assert report.spent({"seconds": 600.0, "cpu_seconds": 590.0}) == "10 min"
+    assert report.spent({"seconds": 900.0, "cpu_seconds": 540.0}) == "9 min of CPU"
+    assert report.spent({"seconds": None}) == "–"
