@@ -33,6 +33,7 @@ from fastuda.methods import build_method
 from fastuda.methods.config import Recipe
 from fastuda.methods.protocol import Method, Stage
 from fastuda.nn.losses import resize_labels
+from fastuda.ops.class_moments import Moments
 from fastuda.train.config import task_config
 from fastuda.train.precision import Precision, choose_precision
 
@@ -70,14 +71,14 @@ def usual_statistics(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 def use_usual_statistics(method: Method) -> None:
     """Compute SDCA's feature statistics in the usual form as well."""
-    ours = method.feature_statistics.update
+    ours = method.feature_statistics.moments
 
-    def update(features: Tensor, labels: Tensor) -> None:
+    def moments(features: Tensor, labels: Tensor) -> Moments:
         with torch.no_grad():
             usual_statistics(features.movedim(1, -1).flatten(0, -2).float(), labels.flatten())
-        ours(features, labels)
+        return ours(features, labels)
 
-    method.feature_statistics.update = update
+    method.feature_statistics.moments = moments
 
 
 def batch(size: Size, labelled: float) -> Batch:
