@@ -14,10 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from step_memory import usual_statistics
-from torch import Tensor
+from step_memory import use_usual_statistics
 
-from fastuda.methods.protocol import Method
 from fastuda.ops import _library
 from fastuda.train.config import Config, task_config
 from fastuda.train.memory_bundle import BUNDLES, batches, bundled, split_batches
@@ -35,18 +33,6 @@ def settings(method: str) -> dict[str, Config]:
     # The comparison with the usual form is of a step: passes of one image, so that theirs are not the peak.
     one = {"batch 1+1": replace(split_batches(config, 1), pass_batch=1)} if method == "sdca" else {}
     return {"recipe": config, **one, **bundles}
-
-
-def use_usual_statistics(method: Method) -> None:
-    """Compute SDCA's feature statistics in the usual form as well."""
-    ours = method.feature_statistics.moments
-
-    def moments(features: Tensor, labels: Tensor):
-        with torch.no_grad():
-            usual_statistics(features.movedim(1, -1).flatten(0, -2).float(), labels.flatten())
-        return ours(features, labels)
-
-    method.feature_statistics.moments = moments
 
 
 def record(method: str, name: str, config: Config, usual: bool = False) -> dict:
