@@ -180,21 +180,28 @@ def _check_domain(domain: str) -> None:
 
 
 @contextmanager
+def _every_layer(model: nn.Module, name: str, value: Domain | bool) -> Iterator[None]:
+    """Give the attribute ``name`` of every ``BatchNorm`` of the model that value inside the block."""
+    layers = [module for module in model.modules() if isinstance(module, BatchNorm)]
+    before = [getattr(layer, name) for layer in layers]
+    try:
+        for layer in layers:
+            setattr(layer, name, value)
+        yield
+    finally:
+        for layer, old in zip(layers, before, strict=True):
+            setattr(layer, name, old)
+
+
+@contextmanager
 def use_domain(model: nn.Module, domain: Domain) -> Iterator[None]:
     """Let every ``BatchNorm`` of the model use the statistics of ``domain`` inside the block.
 
     Without effect on "trained" and "frozen" layers. Backward may run outside the block.
     """
     _check_domain(domain)
-    layers = [module for module in model.modules() if isinstance(module, BatchNorm)]
-    before = [layer.domain for layer in layers]
-    try:
-        for layer in layers:
-            layer.domain = domain
+    with _every_layer(model, "domain", domain):
         yield
-    finally:
-        for layer, old in zip(layers, before, strict=True):
-            layer.domain = old
 
 
 @contextmanager
@@ -204,15 +211,8 @@ def untracked(model: nn.Module) -> Iterator[None]:
     For views that the network only trains on: statistics gathered from distorted colours are not those of the images
     that it is asked about later.
     """
-    layers = [module for module in model.modules() if isinstance(module, BatchNorm)]
-    before = [layer.tracking for layer in layers]
-    try:
-        for layer in layers:
-            layer.tracking = False
+    with _every_layer(model, "tracking", False):
         yield
-    finally:
-        for layer, old in zip(layers, before, strict=True):
-            layer.tracking = old
 
 
 @torch.no_grad()

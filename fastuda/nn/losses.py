@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastuda import ops
-from fastuda.ops import _ranks
+from fastuda.ops import _losses, _ranks
 
 IGNORE = 255
 _LOG_FLOOR = math.log(1e-4)  # what symmetric cross entropy takes for the logarithm of a label's zeros
@@ -50,8 +50,7 @@ def symmetric_cross_entropy(
     loss = ops.upsample_cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none")
     valid = (labels != ignore_index) & (labels >= 0) & (labels < logits.shape[1])
     # The map is 0 where a pixel is ignored, and so is its reverse.
-    total = (forward * loss + reverse * _LOG_FLOOR * torch.expm1(-loss)).sum()
-    return total / _ranks.divisor(valid.sum()).to(total.dtype)
+    return _losses.reduce(forward * loss + reverse * _LOG_FLOOR * torch.expm1(-loss), valid, "mean")
 
 
 def lovasz_softmax(
