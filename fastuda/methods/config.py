@@ -52,14 +52,20 @@ class WarmUpConfig:
 
 
 @dataclass(frozen=True)
-class SelfTrainingConfig:
+class Looks:
+    """How often a target image is looked at to label it: the labels are those of the mean softmax (the papers: once)."""
+
+    flip: bool = False  # the image and its mirror image
+    scales: tuple[float, ...] = (1.0,)  # over these sizes of the image
+
+
+@dataclass(frozen=True)
+class SelfTrainingConfig(Looks):
     """Rounds of fixed pseudo labels on the target training images (SDCA Eq. 19-20)."""
 
     schedule: Schedule = Schedule(20_000, 2.5e-4)  # of one round
     rounds: int = 1  # the labels are made anew before each; the papers use one
     quantile: float = 0.5  # a class's threshold is this quantile of its confidence: the paper's median
-    flip: bool = False  # label by the mean of an image's and its mirror image's softmax (the papers: one look)
-    scales: tuple[float, ...] = (1.0,)  # and over these sizes of the image
     threshold_cap: float = 1.0  # upper bound of the thresholds (released: 0.9)
     source: bool = False  # keep the supervised source loss beside the pseudo labels (the paper: target only)
     restart: bool = False  # from the initial weights instead of the adapted ones (released)
@@ -118,7 +124,7 @@ class SPCLConfig:
 
 
 @dataclass(frozen=True)
-class DRSLConfig:
+class DRSLConfig(Looks):
     """Distribution regularised self-supervised learning; rounds of pseudo labels with class-balanced selection.
 
     Where the paper is silent: width of the embedding, α, N_e and the number of rounds. Their defaults are this
@@ -140,6 +146,7 @@ class DRSLConfig:
     portion: float = 0.2  # p: share of each class that is labelled in the first round
     portion_step: float = 0.05  # and more in each further one
     portion_most: float = 0.5
+    threshold_cap: float = 1.0  # upper bound of the classes' thresholds k_c; below 1 the sure classes are labelled almost whole
     balanced: bool = True  # p of each class's pixels (CBST); False: of all pixels, whatever their classes (ablation)
     # The swap stands in for translated images: 0 is what one sets where data.source.translated gives them.
     style: float = 0.5  # share of source images shown in the target's low frequencies (FDA); 0 = none
@@ -164,6 +171,7 @@ class MLSLConfig:
     portion: float = 0.2  # p: share of each class that is labelled in the first round
     portion_step: float = 0.05  # and more in each further one
     portion_most: float = 0.5
+    threshold_cap: float = 1.0  # upper bound of the classes' thresholds k_c; below 1 the sure classes are labelled almost whole
     balanced: bool = True  # p of each class's pixels (CBST); False: of all pixels, whatever their classes (ablation)
     presence: float = 0.025  # λ_Fcl of the image-level loss; 0 is SISC alone
     head_width: int = 2048  # channels of the image-level head

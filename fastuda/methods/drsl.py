@@ -79,12 +79,12 @@ class DRSL(Source):
         portion = min(config.portion + number * config.portion_step, config.portion_most)
         histogram = ConfidenceHistogram(self.num_classes).to(self.target_statistics_known.device)
         for batch in passes.target():
-            histogram.update(self.predict(batch.images), size=batch.images.shape[-2:])
+            histogram.update(self.looks(batch.images, config), size=batch.images.shape[-2:])
         histogram.counts = total(histogram.counts)
         ranked = histogram if config.balanced else histogram.pooled()
-        thresholds = ranked.thresholds(rule="portion", portion=portion).expand(self.num_classes)
+        thresholds = ranked.thresholds(rule="portion", portion=portion, cap=config.threshold_cap).expand(self.num_classes)
         for batch in passes.target():
-            labels = select_balanced(self.predict(batch.images), thresholds, size=batch.images.shape[-2:])
+            labels = select_balanced(self.looks(batch.images, config), thresholds, size=batch.images.shape[-2:])
             passes.save_pseudo_labels(batch.index, labels)
 
     def warm_up(self, source: Batch, target: None) -> Iterator[Losses]:
@@ -131,8 +131,10 @@ class DRSL(Source):
         drawn = pixels.clamp(min=0).flatten(1)
         x = (drawn % width) * (2 / max(width - 1, 1)) - 1
         y = (drawn // width) * (2 / max(height - 1, 1)) - 1
+        embedded = self.embedding(features)
         with torch.autocast(features.device.type, enabled=False):
-            embedded = self.embedding(features.float())
+            # The four convolutions compute as the network does; places between pixels, and all distances, in full.
+            embedded = embedded.float()
             points = torch.stack([x, y], -1).unsqueeze(2).to(embedded.dtype)
             rows = F.grid_sample(embedded, points, mode="bilinear", padding_mode="border", align_corners=True)
         classes = torch.arange(self.num_classes, device=pixels.device, dtype=labels.dtype)

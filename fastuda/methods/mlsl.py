@@ -82,7 +82,8 @@ class MLSL(Source):
         self.presence = self.of_all_images(presence)
         portion = min(config.portion + number * config.portion_step, config.portion_most)
         ranked = histogram if config.balanced else histogram.pooled()
-        thresholds = ranked.thresholds(rule="portion", portion=portion).clamp(min=1 / BINS).expand(self.num_classes)
+        thresholds = ranked.thresholds(rule="portion", portion=portion, cap=config.threshold_cap)
+        thresholds = thresholds.clamp(min=1 / BINS).expand(self.num_classes)
         for batch in passes.target():
             for index, image in zip(batch.index.tolist(), batch.images.split(1), strict=True):
                 found = self.composite(image, number, index, thresholds)

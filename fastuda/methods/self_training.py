@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from fastuda.data.batch import Batch
 from fastuda.methods.config import Recipe, SelfTrainingConfig
@@ -54,31 +53,14 @@ class SelfTraining(Source):
         config = self.labelling
         histogram = ConfidenceHistogram(self.num_classes).to(self.target_statistics_known.device)
         for batch in passes.target():
-            histogram.update(self.looks(batch.images), size=batch.images.shape[-2:])
+            histogram.update(self.looks(batch.images, config), size=batch.images.shape[-2:])
         histogram.counts = total(histogram.counts)
         thresholds = histogram.quantile(config.quantile).clamp(max=config.threshold_cap)
         for batch in passes.target():
-            labels = pseudo_labels(self.looks(batch.images), size=batch.images.shape[-2:], threshold=thresholds)
+            labels = pseudo_labels(self.looks(batch.images, config), size=batch.images.shape[-2:], threshold=thresholds)
             passes.save_pseudo_labels(batch.index, labels)
         if config.restart:
             self.network.load_state_dict(build_model(self.recipe.model, self.num_classes).state_dict())
-
-    def looks(self, images: Tensor) -> Tensor:
-        """log of the mean softmax over the configured looks at the images, fp32 (N, K, h, w) of the largest look.
-
-        Of a single look, upsampling it gives what upsampling its logits gives: both differ by a number a pixel.
-        """
-        config = self.labelling
-        looks = []
-        for scale in config.scales:
-            scaled = images if scale == 1.0 else F.interpolate(images, scale_factor=scale, mode="bilinear")
-            for mirror in (False, True) if config.flip else (False,):
-                logits = self.predict(scaled.flip(-1) if mirror else scaled).float()
-                looks.append((logits.flip(-1) if mirror else logits).softmax(1))
-        size = max(look.shape[-2:] for look in looks)
-        looks = [F.interpolate(look, size=size, mode="bilinear", align_corners=True) for look in looks]
-        # An impossible class stays finite: half of infinity is no score to interpolate with.
-        return torch.stack(looks).mean(0).clamp(min=torch.finfo(torch.float32).tiny).log()
 
     def self_training(self, source: Batch | None, target: Batch) -> Iterator[Losses]:
         if source is not None:

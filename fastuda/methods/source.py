@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from fastuda.data.batch import Batch
-from fastuda.methods.config import Recipe, Schedule
+from fastuda.methods.config import Looks, Recipe, Schedule
 from fastuda.methods.protocol import Losses, Method, Passes, Stage, View, poly
 from fastuda.models import build_model
 from fastuda.models.norm import batch_norms, recompute_statistics, use_domain
@@ -83,6 +84,22 @@ class Source(Method):
 
     def predict(self, images: Tensor) -> Tensor:
         return self.run(images, "target" if self.target_statistics_known else "source").logits
+
+    def looks(self, images: Tensor, config: Looks) -> Tensor:
+        """log of the mean softmax over the configured looks at the images, fp32 (N, K, h, w) of the largest look.
+
+        Of a single look, upsampling it gives what upsampling its logits gives: both differ by a number a pixel.
+        """
+        looks = []
+        for scale in config.scales:
+            scaled = images if scale == 1.0 else F.interpolate(images, scale_factor=scale, mode="bilinear")
+            for mirror in (False, True) if config.flip else (False,):
+                logits = self.predict(scaled.flip(-1) if mirror else scaled).float()
+                looks.append((logits.flip(-1) if mirror else logits).softmax(1))
+        size = max(look.shape[-2:] for look in looks)
+        looks = [F.interpolate(look, size=size, mode="bilinear", align_corners=True) for look in looks]
+        # An impossible class stays finite: half of infinity is no score to interpolate with.
+        return torch.stack(looks).mean(0).clamp(min=torch.finfo(torch.float32).tiny).log()
 
     def optimisers(self, schedule: Schedule, norm: str = "same") -> dict[str, torch.optim.Optimizer]:
         """The optimiser of a stage that trains with batch norm in mode ``norm``."""

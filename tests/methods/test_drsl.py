@@ -196,6 +196,22 @@ def test_pseudo_labels_keep_a_share_of_every_class(number, portion):
     assert kept.any() and kept.float().mean() < min(1.0, portion + 0.25)
 
 
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_cap_labels_every_pixel_above_it_by_the_mean_of_the_looks(flip):
+    drsl = method(portion=0.1, threshold_cap=0.3, flip=flip).eval()
+    drsl.know_target(MemoryPasses())
+    passes = MemoryPasses()
+    drsl.label_target(passes, 0)
+    for batch in MemoryPasses().target():
+        looks = [drsl.predict(batch.images).softmax(1)]
+        if flip:
+            looks.append(drsl.predict(batch.images.flip(-1)).softmax(1).flip(-1))
+        mean = F.interpolate(torch.stack(looks).mean(0).log(), (32, 48), mode="bilinear", align_corners=True).softmax(1)
+        labels = torch.stack([passes.saved[i] for i in batch.index.tolist()])
+        sure = mean.amax(1) > 0.3 + 1e-4
+        assert sure.any() and (labels[sure] != 255).all()
+
+
 def test_plain_selection_keeps_the_surest_pixels_of_all_classes_together():
     drsl = method(balanced=False, portion=0.3).eval()
     drsl.know_target(MemoryPasses())

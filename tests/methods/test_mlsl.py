@@ -76,8 +76,9 @@ def test_composites_are_the_mean_softmax_of_random_patches(whole):
     assert whole == bool((votes > 0).all())
 
 
-def test_pseudo_labels_are_the_largest_quotients_of_at_least_one():
-    mlsl, passes = prepared(portion=0.3)
+@pytest.mark.parametrize("cap", [1.0, 0.3])
+def test_pseudo_labels_are_the_largest_quotients_of_at_least_one(cap):
+    mlsl, passes = prepared(portion=0.3, threshold_cap=cap)
     with torch.no_grad():
         images = {
             int(i): image for b in MemoryPasses().target() for i, image in zip(b.index, b.images.split(1), strict=True)
@@ -90,7 +91,7 @@ def test_pseudo_labels_are_the_largest_quotients_of_at_least_one():
     for k in range(K):
         ranked = confidence[voted & (label == k)].sort(descending=True).values
         if len(ranked):
-            thresholds[k] = ranked[max(1, int(0.3 * len(ranked))) - 1]
+            thresholds[k] = ranked[max(1, int(0.3 * len(ranked))) - 1].clamp(max=cap)
     quotient, wanted = (mean / thresholds.view(-1, 1, 1)).max(1)
     found = torch.stack([passes.saved[i] for i in sorted(volumes)]).squeeze(1)
     # The thresholds are at most a bin, 1/1024, below the exact ones; quotients are upsampled, not logits.

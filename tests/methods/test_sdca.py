@@ -127,7 +127,7 @@ def test_pseudo_labels_keep_the_confident_half_of_each_class(cap):
     passes = MemoryPasses()
     sdca.pseudo_label(passes)
     assert sorted(passes.saved) == [0, 1, 2, 3]
-    logits = torch.cat([full_size(sdca.looks(b.images), b.images) for b in MemoryPasses().target()]).detach()
+    logits = torch.cat([full_size(sdca.looks(b.images, sdca.labelling), b.images) for b in MemoryPasses().target()]).detach()
     confidence, predicted = logits.double().softmax(1).max(1)
     labels = torch.stack([passes.saved[i] for i in range(4)])
     for k in range(K):
@@ -147,21 +147,21 @@ def test_pseudo_labels_of_a_mirrored_image_mirror():
     sdca = method(self_training=replace(SelfTrainingConfig(), flip=True, scales=(0.5, 1.0))).eval()
     sdca.know_domains(MemoryPasses())
     images = batch(1).images
-    both = sdca.looks(images)
-    torch.testing.assert_close(sdca.looks(images.flip(-1)), both.flip(-1))
+    both = sdca.looks(images, sdca.labelling)
+    torch.testing.assert_close(sdca.looks(images.flip(-1), sdca.labelling), both.flip(-1))
     plain = method().eval()
     plain.load_state_dict(sdca.state_dict())
     logits = plain.predict(images)
     torch.testing.assert_close(both.exp().sum(1), torch.ones(2, *logits.shape[-2:]))
-    assert not torch.allclose(plain.looks(images).exp(), both.exp(), atol=1e-4)
-    once = full_size(plain.looks(images), images).softmax(1)
+    assert not torch.allclose(plain.looks(images, plain.labelling).exp(), both.exp(), atol=1e-4)
+    once = full_size(plain.looks(images, plain.labelling), images).softmax(1)
     torch.testing.assert_close(once, full_size(logits, images).softmax(1))
 
 
 def test_an_impossible_class_stays_finite():
     sdca = method().eval()
     sdca.predict = lambda images: torch.tensor([0.0, 200.0, -200.0]).view(1, 3, 1, 1).expand(2, 3, 4, 6)
-    assert sdca.looks(batch(1).images).isfinite().all()
+    assert sdca.looks(batch(1).images, sdca.labelling).isfinite().all()
 
 
 def test_restart_and_norm_of_self_training_survive_the_state_dict():
