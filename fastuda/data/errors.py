@@ -17,3 +17,7 @@ class SizeMismatch(DataError):
 
 class UnknownId(DataError):
     """A label holds an id that the id table does not know."""
+
+
+class LostWorker(RuntimeError):
+    """A data loading process that was killed."""

@@ -12,7 +12,12 @@ import torch
 from torch.utils.data import DataLoader
 
 from fastuda.data.batch import Batch
-from fastuda.data.errors import DataError
+from fastuda.data.errors import DataError, LostWorker
+
+LOST_WORKER = (
+    "a data loading process was killed: it ran out of memory, or of shared memory in a container "
+    "(docker run --shm-size=8g); data.workers=0 loads without processes"
+)
 
 
 class Stream(Protocol):
@@ -63,7 +68,7 @@ def loader(stream: Stream, start: int, stop: int, workers: int = 0) -> Iterator[
 
     Raises:
         ValueError: whatever is wrong on disk, in the one sentence of the stream, also from a worker.
-        RuntimeError: a worker was killed.
+        LostWorker: a worker was killed.
     """
     if workers == 0:
         for iteration in range(start, stop):
@@ -89,15 +94,18 @@ def loader(stream: Stream, start: int, stop: int, workers: int = 0) -> Iterator[
         except StopIteration:
             return
         except RuntimeError as error:
-            if "worker" not in str(error):
+            if not is_lost_worker(error):
                 raise
-            raise RuntimeError(
-                "a data loading process was killed: it ran out of memory, or of shared memory in a container "
-                "(docker run --shm-size=8g); data.workers=0 loads without processes"
-            ) from error
+            raise LostWorker(LOST_WORKER) from error
         if isinstance(batch, _Failure):
             raise DataError(batch.message)
         yield batch
+
+
+def is_lost_worker(error: BaseException) -> bool:
+    """Whether an error says that a worker was killed: torch may raise it from a signal, in the middle of anything."""
+    # What a worker itself raises comes as "Caught ... in DataLoader worker process 0".
+    return isinstance(error, LostWorker) or str(error).startswith("DataLoader worker (pid")
 
 
 def _as_is(batch: Batch) -> Batch:

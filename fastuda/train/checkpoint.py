@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+from torch import nn
 
 FORMAT = 1
+_UNFINISHED = ".tmp"
 
 
 class CheckpointError(ValueError):
@@ -21,9 +24,13 @@ class CheckpointError(ValueError):
 def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
     """Write through a temporary file in the same directory, fsync, rename: ``path`` is old or new, never half.
 
-    Raises OSError naming ``path``; what was there before is then intact and nothing is left behind.
+    Raises OSError naming ``path``; what was there before is then intact and nothing is left behind.  Only a killed
+    process leaves something: ``remove_unfinished`` finds it.
     """
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_UNFINISHED, dir=path.parent)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
     try:
         with os.fdopen(handle, "wb") as file:
             write(file)
@@ -32,9 +39,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
         os.replace(temporary, path)
     # torch.save turns a failed write of the underlying file into a RuntimeError.
     except (OSError, RuntimeError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
-        previous = "; the previous one is intact" if path.exists() else ""
-        raise OSError(f"cannot write {path}: {reason}{previous}") from error
+        raise _cannot_write(path, error) from error
     finally:
         if os.path.exists(temporary):
             os.unlink(temporary)
@@ -45,6 +50,19 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
         os.close(directory)
 
 
+def _cannot_write(path: Path, error: OSError | RuntimeError) -> OSError:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+    previous = "; the previous one is intact" if path.exists() else ""
+    return OSError(f"cannot write {path}: {reason}{previous}")
+
+
+def remove_unfinished(directory: Path) -> None:
+    """Delete what a process that was killed had begun to write in ``directory`` or a directory in it."""
+    for pattern in (f".*{_UNFINISHED}", f"*/.*{_UNFINISHED}"):
+        for path in directory.glob(pattern):
+            path.unlink()
+
+
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Save a nested dict of tensors and plain values, atomically."""
     write_atomically(path, lambda file: torch.save({"format": FORMAT, **state}, file))
@@ -53,9 +71,13 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Load what ``save_checkpoint`` wrote, on the CPU, executing nothing from the file.
 
-    Raises CheckpointError naming the file when it is missing, truncated or something else.
+    Raises CheckpointError naming the file when it is missing, truncated, changed in a single bit or something else.
     """
     try:
+        # torch.load does not look at the archive's checksums: weights that the disk corrupted would go unnoticed.
+        with zipfile.ZipFile(path) as archive:
+            if member := archive.testzip():
+                raise zipfile.BadZipFile(f"checksum of {member}")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"there is no checkpoint {path}") from None
@@ -65,6 +87,23 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path} is no checkpoint of this version of fastuda")
     return state
+
+
+def load_run(path: Path) -> dict[str, Any]:
+    """``load_checkpoint`` of what a training run saved; CheckpointError also where a part of that is missing."""
+    state = load_checkpoint(path)
+    if missing := sorted({"config", "method", "position", "optimisers"} - state.keys()):
+        raise CheckpointError(f"{path} is no checkpoint of a training run: it lacks {', '.join(missing)}")
+    return state
+
+
+def fill_method(method: nn.Module, state: dict[str, Any], path: Path) -> None:
+    """Load the method's state that ``path`` holds; CheckpointError where it is that of another method or version."""
+    try:
+        method.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{path} does not fit the method that it names: {reason[:300]}") from error
 
 
 def write_json(path: Path, value: Any) -> None:

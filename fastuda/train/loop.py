@@ -18,7 +18,7 @@ from fastuda.metrics.table import iou_table
 from fastuda.ops._ranks import world
 from fastuda.predict import save_comparison
 from fastuda.train import distributed
-from fastuda.train.checkpoint import load_checkpoint, save_checkpoint, write_json
+from fastuda.train.checkpoint import fill_method, load_run, save_checkpoint, write_json
 from fastuda.train.config import Config, difference, to_dict
 from fastuda.train.inputs import Inputs
 from fastuda.train.meter import LiveLine, Log, Meter, one_line, peak_mib
@@ -101,10 +101,10 @@ class Run:
             self.save()
 
     def restore(self) -> None:
-        state = load_checkpoint(self.checkpoint)
+        state = load_run(self.checkpoint)
         if name := difference(state["config"], to_dict(self.config)):
             raise ValueError(f"--resume: {self.checkpoint} is of another run, they differ in {name}")
-        self.method.load_state_dict(state["method"])
+        fill_method(self.method, state["method"], self.checkpoint)
         self.position = Position(**state["position"])
         self.optimisers_state = state["optimisers"]
         if self.position.prepared:

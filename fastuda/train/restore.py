@@ -10,9 +10,10 @@ from pathlib import Path
 
 import torch
 
+from fastuda.data.loader import LOST_WORKER, is_lost_worker
 from fastuda.methods import build_method
 from fastuda.methods.protocol import Method
-from fastuda.train.checkpoint import load_checkpoint
+from fastuda.train.checkpoint import fill_method, load_run
 from fastuda.train.config import config_from_dict
 from fastuda.train.distributed import LostRank
 from fastuda.train.inputs import Inputs
@@ -34,14 +35,14 @@ class Restored:
 def restore(work_dir: Path) -> Restored:
     """Open the last checkpoint of ``work_dir``; ValueError says what is wrong with it."""
     path = work_dir / "checkpoint.pt"
-    state = load_checkpoint(path)
+    state = load_run(path)
     config = config_from_dict(state["config"], str(path))
     # The checkpoint holds the weights: the file that the run started from need not be there any more.
     config = replace(config, model=replace(config.model, weights=""))
     device = choose_device(config.device)
     inputs = Inputs(config, device, work_dir / "pseudo_labels")
     method = build_method(config, inputs.classes.num_classes)
-    method.load_state_dict(state["method"])
+    fill_method(method, state["method"], path)
     return Restored(method.to(device).eval(), inputs, device, choose_precision(device, config.amp))
 
 
@@ -55,4 +56,9 @@ def one_sentence() -> Iterator[None]:
         raise
     except (ValueError, OSError, NonFiniteLoss, LostRank) as error:
         print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from error
+    except RuntimeError as error:
+        if not is_lost_worker(error):
+            raise
+        print(f"error: {LOST_WORKER}", file=sys.stderr)
         raise SystemExit(1) from error

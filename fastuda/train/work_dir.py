@@ -8,12 +8,12 @@ from pathlib import Path
 
 import yaml
 
-from fastuda.train.checkpoint import write_atomically
+from fastuda.train.checkpoint import remove_unfinished, write_atomically
 from fastuda.train.config import Config, to_dict
 
 
 def choose_work_dir(config: Config) -> Path:
-    """The working directory of a run, which is not touched yet.
+    """The working directory of a run, which is not touched yet: only what a killed run left half written is removed.
 
     Raises ValueError when it holds another run that would be overwritten, or nothing to resume.
     """
@@ -23,6 +23,7 @@ def choose_work_dir(config: Config) -> Path:
         raise ValueError(f"--resume: there is no checkpoint in {path}")
     if held and not config.resume:
         raise ValueError(f"{path} already holds a run: continue it with --resume or choose another --work-dir")
+    remove_unfinished(path)
     return path
 
 

@@ -13,6 +13,7 @@ from fastuda.data.build import build_dataset
 from fastuda.data.cache import ImageCache
 from fastuda.data.classes import class_set
 from fastuda.data.config import Augment, DatasetConfig
+from fastuda.data.errors import LostWorker
 from fastuda.data.loader import auto_workers, available_cores, loader
 from fastuda.data.stream import EvalStream, TrainStream, image_weights
 
@@ -150,8 +151,18 @@ def test_a_killed_worker_is_reported_in_a_sentence(dataset):
         def __getitem__(self, iteration):
             os.kill(os.getpid(), 9)
 
-    with pytest.raises(RuntimeError, match="a data loading process was killed"):
+    with pytest.raises(LostWorker, match="a data loading process was killed"):
         list(loader(Deadly(), 0, 4, 1))
+
+
+def test_a_mistake_in_a_worker_is_not_taken_for_a_kill(dataset):
+    class Wrong:
+        def __getitem__(self, iteration):
+            raise RuntimeError("a shape of the worker's own")
+
+    with pytest.raises(RuntimeError, match="a shape of the worker's own") as caught:
+        list(loader(Wrong(), 0, 4, 1))
+    assert not isinstance(caught.value, LostWorker)
 
 
 def test_leaving_early_ends_the_workers(dataset):
