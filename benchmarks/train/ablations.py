@@ -19,8 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,7 +28,7 @@ from pathlib import Path
 import torch
 from label_quality import coverage, label_quality
 from run import machine, run
-from warm_up import hand_over
+from warm_up import SHARED, share
 
 from fastuda.data.build import build_dataset
 from fastuda.data.classes import class_set
@@ -104,13 +102,10 @@ def train(place: Place, variant: Variant) -> dict:
     work_dir = place.directory(variant.name)
     arguments = [*place.arguments(variant), "--work-dir", str(work_dir)]
     check_same(work_dir, arguments)
-    if variant.warm_up and not (work_dir / "checkpoint.pt").exists() and not (work_dir / "result.json").exists():
-        warm = place.directory(f"{variant.method}-warm_up")
-        script = Path(__file__).with_name("warm_up.py")
-        plain = [*place.arguments(Variant("", variant.method)), "--work-dir", str(warm)]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(place.threads), "MKL_NUM_THREADS": str(place.threads)}
-        subprocess.run([sys.executable, str(script), *plain], check=True, env=environment)
-        hand_over(warm, arguments)
+    if variant.warm_up:
+        method = SHARED.get(variant.method, variant.method)
+        warm = place.directory(f"{method}-warm_up")
+        share([*place.arguments(Variant("", method)), "--work-dir", str(warm)], arguments, place.threads)
     return run(arguments, place.threads)
 
 

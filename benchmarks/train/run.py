@@ -5,7 +5,8 @@
 
 A run gives the rows of its stages: source (the source alone), target_statistics (the control), its own stages, adapted;
 the method oracle is the same network and schedule of supervised training on labelled target images.  One process at a
-time: what is written says how long each run took, on how many threads, and with which command it is repeated.
+time: what is written says how long each run took, on how many threads, and with which command it is repeated.  Methods
+that warm up alike do so once (warm_up.py); its time counts in each of them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+
+from warm_up import SHARED, children_seconds, share
 
 TASKS = ("streets", "carla_camvid", "day_dusk")
 METHODS = ("sdca", "spcl", "cpsl", "mlsl", "drsl", "drsl+", "oracle")
@@ -35,26 +38,25 @@ def run(arguments: list[str], threads: int) -> dict:
 def record(task: str, method: str, seed: int, work: Path, threads: int) -> dict:
     """The JSON record of a run."""
     shown = ["--task", task, "--method", method, "--seed", str(seed), "--amp"]
-    before = children_seconds()
-    result = run([*shown, "--work-dir", str(work / f"{task}-{method}-{seed}")], threads)
+    before, earlier = children_seconds(), 0.0
+    arguments = [*shown, "--work-dir", str(work / f"{task}-{seed}-{method}")]
+    if alike := SHARED.get(method, method if method in SHARED.values() else ""):
+        warm = work / f"{task}-{seed}-{alike}-warm_up"
+        plain = ["--task", task, "--method", alike, "--seed", str(seed), "--amp", "--work-dir", str(warm)]
+        earlier = share(plain, arguments, threads)
+    result = run(arguments, threads)
     return {
         "task": task,
         "method": method,
         "seed": seed,
         "rows": result["stages"],
         "seconds": result["seconds"],
-        "cpu_seconds": round(children_seconds() - before, 1),
+        "cpu_seconds": round(children_seconds() - before + earlier, 1),
         "peak_mib": result["peak_mib"],
         "command": " ".join(["python -m fastuda.train", *shown]),
         "threads": threads,
         "machine": machine(),
     }
-
-
-def children_seconds() -> float:
-    """Processor time of the processes that this one has waited for: a run that got less than its time had company."""
-    times = os.times()
-    return times.children_user + times.children_system
 
 
 def machine() -> str:

@@ -2,25 +2,35 @@
 
     python benchmarks/train/warm_up.py ARGUMENTS        those of fastuda.train, with --work-dir
 
-trains the first stage of that run and leaves its checkpoint; ``hand_over`` starts other runs from there.  What follows
-is bit for bit what such a run computes alone: all draws are functions of the seed and the position.
+trains the first stage of that run and leaves its checkpoint; ``hand_over`` starts other runs from there, those of
+other methods with the same warm-up too.  What follows is bit for bit what such a run computes alone: all draws are
+functions of the seed and the position.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from rich.console import Console
+from torch import Tensor
 
-from fastuda.methods import METHODS
-from fastuda.train.checkpoint import load_checkpoint, save_checkpoint
-from fastuda.train.config import difference, parse, to_dict
+from fastuda.data.classes import class_set
+from fastuda.methods import METHODS, build_method
+from fastuda.train.checkpoint import load_checkpoint, save_checkpoint, write_json
+from fastuda.train.config import Config, config_from_dict, difference, parse, to_dict
 from fastuda.train.loop import Run
 from fastuda.train.restore import one_sentence
 from fastuda.train.signals import Signals
 from fastuda.train.work_dir import choose_work_dir, create_work_dir
+
+SHARED = {"cpsl": "spcl", "mlsl": "spcl", "drsl+": "drsl"}
+"""Methods that warm up as another one does: the same losses of the same network."""
 
 
 def warm_up(arguments: list[str]) -> None:
@@ -36,23 +46,68 @@ def warm_up(arguments: list[str]) -> None:
         run.log.close()
 
 
+def share(plain: list[str], arguments: list[str], threads: int) -> float:
+    """Let the run of ``arguments`` start from the warm-up of ``plain``, trained unless it is there.
+
+    Returns the CPU seconds of a warm-up that an earlier call trained; a run that has begun goes on as it is.
+    """
+    work_dir, warm = (Path(given[given.index("--work-dir") + 1]) for given in (arguments, plain))
+    if any((work_dir / name).exists() for name in ("checkpoint.pt", "result.json")):
+        return 0.0
+    spent = warm / "cpu_seconds.json"
+    earlier = json.loads(spent.read_text()) if spent.exists() else 0.0
+    if not spent.exists():
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        before = children_seconds()
+        subprocess.run([sys.executable, __file__, *plain], check=True, env=environment)
+        write_json(spent, children_seconds() - before)
+    hand_over(warm, arguments)
+    return earlier
+
+
+def children_seconds() -> float:
+    """Processor time of the processes that this one has waited for: a run that got less than its time had company."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
 def hand_over(warm: Path, arguments: list[str]) -> None:
     """Put the checkpoint of directory ``warm`` into the directory of a run that has not begun.
 
-    Raises ValueError where the two differ in anything but the methods' own fields: the warm-up might be another.
+    Raises ValueError where the two differ in anything but what comes after the warm-up: it might be another.
     """
     config = parse(arguments)
     work_dir = Path(config.work_dir)
     if (work_dir / "checkpoint.pt").exists():
         return
     state = load_checkpoint(warm / "checkpoint.pt")
-    saved, now = ({k: v for k, v in d.items() if k not in METHODS} for d in (state["config"], to_dict(config)))
+    own = {"method", *METHODS}
+    saved, now = ({k: v for k, v in d.items() if k not in own} for d in (state["config"], to_dict(config)))
     if name := difference(saved, now):
         raise ValueError(f"{work_dir} cannot start from the warm-up {warm}, they differ in {name}")
     if state["position"]["stage"] != 1:
         raise ValueError(f"{warm} is not at the end of a warm-up")
+    memory = carried_over(config_from_dict(state["config"], str(warm)), state["method"], config)
     create_work_dir(work_dir, config)
-    save_checkpoint(work_dir / "checkpoint.pt", state | {"config": to_dict(config)})
+    save_checkpoint(work_dir / "checkpoint.pt", state | {"config": to_dict(config), "method": memory})
+
+
+def carried_over(held: Config, memory: dict, config: Config) -> dict:
+    """What a method remembers after another's warm-up: its own beginning with what that changed."""
+    if held.method == config.method:
+        return memory
+    before, own = fresh(held), fresh(config)
+    if type(before).warm_up is not type(own).warm_up:
+        raise ValueError(f"the warm-up of {held.method} is not that of {config.method}")
+    beginning, result = before.state_dict(), own.state_dict()
+    changed = {name: v for name, v in memory.items() if isinstance(v, Tensor) and not torch.equal(v, beginning[name])}
+    return result | changed
+
+
+def fresh(config: Config) -> torch.nn.Module:
+    """A method as a run begins with it."""
+    torch.manual_seed(config.seed)
+    return build_method(config, class_set(config.data.classes).num_classes)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import ablations
 import label_quality
 import numpy as np
 import pytest
+import run
 import torch
 import warm_up
 import yaml
@@ -19,7 +20,7 @@ from rich.console import Console
 
 from fastuda.data.classes import class_set
 from fastuda.train.checkpoint import load_checkpoint, save_checkpoint
-from fastuda.train.config import parse, to_dict
+from fastuda.train.config import parse, task_config, to_dict
 from fastuda.train.loop import train
 
 STREETS = {"kind": "streets", "split": "train", "count": 5, "size": [32, 64]}
@@ -31,8 +32,13 @@ TINY = {
         "target": STREETS | {"look": "camera", "labelled": False},
         "validation": STREETS | {"look": "camera", "split": "val", "count": 2},
     },
-    "model": {"name": "unet", "width": 0.25},
+    "model": {"name": "unet", "width": 0.25, "norm": "per_domain"},
+    "optimiser": {"name": "adamw", "weight_decay": 0.01, "classifier_factor": 1.0},
+    "views": {
+        name: {"crop": [32, 48], "scale": [0.9, 1.1], "flip": 0.5} for name in ("source", "target", "self_training")
+    },
     "warm_up": {"schedule": SCHEDULE},
+    "cpsl": {"schedule": SCHEDULE, "bank": 64, "samples": 16, "distillation": SCHEDULE, "distillations": 1},
     "drsl": {"schedule": SCHEDULE, "rounds": 1, "channels": 8},
     "mlsl": {"schedule": SCHEDULE, "patches": 3, "patch": [16, 32], "whole_image": True, "head_width": 8},
     "predictions": 1,
@@ -54,22 +60,28 @@ def quietly(config):
     return train(config, Console(quiet=True))
 
 
-def test_a_handed_over_warm_up_changes_no_bit(tiny, tmp_path):
+def equal(one, other):
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(value, other[name]) for name, value in one.items())
+    return torch.equal(one, other) if torch.is_tensor(one) else one == other
+
+
+@pytest.mark.parametrize(("of", "method"), [("drsl", "drsl"), *((b, a) for a, b in warm_up.SHARED.items())])
+def test_a_handed_over_warm_up_changes_no_bit(tiny, tmp_path, of, method):
     options = ("--drsl.no-balanced", "--drsl.portion", "0.4")
-    warm_up.warm_up(arguments(tiny, tmp_path / "warm", "drsl"))
-    shared = arguments(tiny, tmp_path / "shared", "drsl", *options)
+    warm_up.warm_up(arguments(tiny, tmp_path / "warm", of))
+    shared = arguments(tiny, tmp_path / "shared", method, *options)
     warm_up.hand_over(tmp_path / "warm", shared)
     quietly(parse(["--work-dir", str(tmp_path / "shared"), "--resume"]))
-    quietly(parse(arguments(tiny, tmp_path / "alone", "drsl", *options)))
+    quietly(parse(arguments(tiny, tmp_path / "alone", method, *options)))
     one, other = (load_checkpoint(tmp_path / name / "checkpoint.pt") for name in ("shared", "alone"))
-    assert one["position"]["rows"] == other["position"]["rows"] and len(one["position"]["rows"]) == 3
+    assert one["position"]["rows"] == other["position"]["rows"] and len(one["position"]["rows"]) >= 3
     assert one["config"]["drsl"] == other["config"]["drsl"] and not one["config"]["drsl"]["balanced"]
     assert one["method"].keys() == other["method"].keys()
     for name, value in one["method"].items():
-        same = torch.equal(value, other["method"][name]) if torch.is_tensor(value) else value == other["method"][name]
-        assert same, name
+        assert equal(value, other["method"][name]), name
     when = (tmp_path / "warm" / "checkpoint.pt").stat().st_mtime_ns
-    warm_up.warm_up(arguments(tiny, tmp_path / "warm", "drsl"))
+    warm_up.warm_up(arguments(tiny, tmp_path / "warm", of))
     assert (tmp_path / "warm" / "checkpoint.pt").stat().st_mtime_ns == when
     begun = load_checkpoint(tmp_path / "warm" / "checkpoint.pt")["position"]
     assert begun["stage"] == 1 and [row["name"] for row in begun["rows"]] == ["source"]
@@ -78,7 +90,7 @@ def test_a_handed_over_warm_up_changes_no_bit(tiny, tmp_path):
 def test_another_warm_up_is_refused(tiny, tmp_path):
     warm, new = tmp_path / "warm", tmp_path / "new"
     warm.mkdir()
-    state = {"config": to_dict(parse(arguments(tiny, warm, "drsl"))), "position": {"stage": 1}}
+    state = {"config": to_dict(parse(arguments(tiny, warm, "drsl"))), "position": {"stage": 1}, "method": {}}
     save_checkpoint(warm / "checkpoint.pt", state)
     for options, field in (
         (("--seed", "1"), "seed"),
@@ -87,12 +99,20 @@ def test_another_warm_up_is_refused(tiny, tmp_path):
     ):
         with pytest.raises(ValueError, match=f"differ in {field}"):
             warm_up.hand_over(warm, arguments(tiny, new, "drsl", *options))
-    with pytest.raises(ValueError, match="differ in method"):
+    with pytest.raises(ValueError, match="warm-up of drsl is not that of mlsl"):
         warm_up.hand_over(warm, arguments(tiny, new, "mlsl"))
     save_checkpoint(warm / "checkpoint.pt", state | {"position": {"stage": 2}})
     with pytest.raises(ValueError, match="end of a warm-up"):
         warm_up.hand_over(warm, arguments(tiny, new, "drsl"))
     assert not new.exists()
+
+
+@pytest.mark.parametrize("task", run.TASKS)
+def test_methods_that_share_a_warm_up_are_trained_alike(task):
+    for method, of in warm_up.SHARED.items():
+        one, other = (to_dict(task_config(task, name)) for name in (method, of))
+        for field in ("model", "optimiser", "views", "warm_up"):
+            assert one[field] == other[field], (method, field)
 
 
 @pytest.mark.parametrize("name", ablations.VARIANTS)
