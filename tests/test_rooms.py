@@ -28,10 +28,11 @@ MAY_IMPORT = {
     "__init__": set(),
 }
 # The top floor: command lines and the loop.
-TOP = {"train", "evaluate", "predict", "analyse", "memory"}
+TOP = {"train", "evaluate", "predict", "analyse", "memory", "export"}
 MAY_IMPORT |= {room: TOP | {"ops", "nn", "models", "data", "metrics", "methods"} for room in TOP}
 # Rooms whose third-party imports are listed; the others are bound by pyproject.toml alone.
 LIBRARIES = {"reference": {"torch"}, "kernels": {"torch", "triton"}, "ops": {"torch"}, "_ext": {"torch"}}
+UNPICKLERS = {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 # C++ may include the stable ABI, the CUDA runtime, its own helpers and the standard library; library.cpp also pybind11.
 INCLUDES = re.compile(r"(torch/csrc/stable/|torch/headeronly/|common/|cuda|cooperative_groups|mma\.h$|[a-z_0-9]+$)")
 
@@ -126,7 +127,47 @@ def operator_violations(root: Path) -> list[str]:
     return found
 
 
-CHECKS = {f.__name__: f for f in (import_violations, native_violations, length_violations, operator_violations)}
+def dotted(node: ast.AST) -> str:
+    """``a.b.c`` of an expression that is nothing but names; "" of any other."""
+    if isinstance(node, ast.Attribute):
+        base = dotted(node.value)
+        return f"{base}.{node.attr}" if base else ""
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def trusting(call: ast.Call, safe_loaders: set[str]) -> str:
+    """What a call would execute of a file's content; "" if nothing."""
+    name, given = dotted(call.func), {keyword.arg: keyword.value for keyword in call.keywords}
+    constants = {key: value.value for key, value in given.items() if isinstance(value, ast.Constant)}
+    if name == "torch.load" and constants.get("weights_only") is not True:
+        return "torch.load without weights_only=True"
+    if name in ("np.load", "numpy.load") and constants.get("allow_pickle", "allow_pickle" in given):
+        return f"{name} with allow_pickle"
+    if name == "yaml.load" and dotted(given.get("Loader", call)) not in safe_loaders | {"yaml.SafeLoader"}:
+        return "yaml.load without a safe loader"
+    if re.fullmatch(r"yaml\.(full|unsafe)_load(_all)?|torch\.(jit\.load|hub\.\w+|package\.\w+)|eval|exec", name):
+        return name
+    return ""
+
+
+def trust_violations(root: Path) -> list[str]:
+    """Nothing in a file from outside is executed: no pickle, no loader that would unpickle."""
+    found = []
+    for path in sorted(p for f in ("fastuda", "kernels", "benchmarks") for p in (root / f).rglob("*.py")):
+        tree, where = ast.parse(path.read_text()), path.relative_to(root)
+        classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+        safe = {node.name for node in classes if "yaml.SafeLoader" in map(dotted, node.bases)}
+        for name, line, _ in imports(path, ""):
+            if name.split(".")[0] in UNPICKLERS or name in ("torch.load", "numpy.load", "yaml.load"):
+                found.append(f"{where}:{line}: imports {name}")
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and (what := trusting(node, safe)):
+                found.append(f"{where}:{node.lineno}: {what}")
+    return found
+
+
+ROOMS = (import_violations, native_violations, length_violations, operator_violations, trust_violations)
+CHECKS = {check.__name__: check for check in ROOMS}
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -149,6 +190,8 @@ def plant(root: Path, files: dict[str, str]) -> Path:
         "csrc/cpu/op.cpp": '#include <vector>\n#include <torch/csrc/stable/library.h>\n#include "common/simd.h"\n',
         "csrc/library.cpp": "#include <pybind11/pybind11.h>\n",
         "fastuda/train/loop.py": "import numpy\nfrom fastuda.methods import source\nfrom . import meter\n",
+        "fastuda/data/safe.py": "class L(yaml.SafeLoader): ...\nyaml.load('x', Loader=L)\nnp.load('x')\n"
+        "np.load('x', allow_pickle=False)\ntorch.load('x', weights_only=True)\nmodel.eval()\nyaml.safe_load('x')\n",
         "tests/ops/test_op.py": "",
         "benchmarks/ops/test_op.py": "",
     }
@@ -190,6 +233,22 @@ def test_a_clean_house_passes(tmp_path):
         ("fastuda/ops/other.py", "", "operator other has no fastuda/reference/other.py"),
         ("fastuda/ops/other.py", "", "operator other has no tests/ops/test_other.py"),
         ("csrc/cuda/lost.cu", "", "kernel lost has no fastuda/ops/lost.py"),
+        (
+            "fastuda/train/a.py",
+            "import torch\ntorch.load('x', 'cpu')\n",
+            "a.py:2: torch.load without weights_only=True",
+        ),
+        ("fastuda/train/a.py", "torch.load('x', weights_only=False)\n", "torch.load without weights_only=True"),
+        ("fastuda/train/a.py", "torch.load('x', weights_only=flag)\n", "torch.load without weights_only=True"),
+        ("fastuda/train/a.py", "from torch import load\n", "imports torch.load"),
+        ("fastuda/train/a.py", "torch.hub.load('x')\n", "torch.hub.load"),
+        ("fastuda/data/a.py", "def f():\n    import pickle\n", "imports pickle"),
+        ("fastuda/data/a.py", "np.load('x', allow_pickle=True)\n", "np.load with allow_pickle"),
+        ("fastuda/data/a.py", "np.load('x', allow_pickle=flag)\n", "np.load with allow_pickle"),
+        ("fastuda/data/a.py", "yaml.load('x', Loader=yaml.Loader)\n", "yaml.load without a safe loader"),
+        ("fastuda/data/a.py", "yaml.load('x')\n", "yaml.load without a safe loader"),
+        ("benchmarks/a.py", "yaml.unsafe_load('x')\n", "yaml.unsafe_load"),
+        ("fastuda/data/a.py", "eval('1')\n", "eval"),
     ],
 )
 def test_a_planted_violation_is_found(tmp_path, path, text, message):

@@ -15,7 +15,7 @@ from fastuda.models.norm import norm_factory
 from fastuda.models.resnet import GRAPHS, resnet
 from fastuda.models.unet import UNet
 from fastuda.models.vgg import vgg16
-from fastuda.models.weights import load_weights
+from fastuda.models.weights import GRAPH, load_weights
 from fastuda.models.wide_resnet import TwoConvolutions, WideResNet38
 
 
@@ -34,6 +34,11 @@ def build_model(config: ModelConfig, num_classes: int) -> nn.Module:
         model = model.to(memory_format=torch.channels_last)
     if config.weights:
         report = load_weights(model, os.path.expandvars(os.path.expanduser(config.weights)))
+        for name, saved in report.network.items():
+            if name in GRAPH and saved != getattr(config, name):
+                raise ValueError(
+                    f"{config.weights} is of a network with model.{name} {saved}, not {getattr(config, name)}"
+                )
         if report.family in ("sdca", "cpsl") and report.family != config.graph:
             raise ValueError(
                 f"{config.weights} is a checkpoint of the {report.family} family, which computes something else in "

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from fastuda.models.config import ModelConfig
 from fastuda.models.norm import batch_norms, copy_source_statistics
 
 Family = Literal["bare", "sdca", "cpsl", "adaptsegnet"]
 
 MIN_SHARE = 0.9
+GRAPH = ("name", "width", "graph", "decoder")  # settings of a network that its weights are of no use without
 _PREFIXES = ("module.", "Scale.", "backbone.", "feature_extractor.")
 _IMAGENET_HEAD = re.compile(r"(fc|classifier\.\d+)\.(weight|bias)")
 _NUMBERED = re.compile(r"(?:features\.)?(\d+)\.(weight|bias)")
@@ -31,6 +34,7 @@ class Report:
 
     share: matched backbone tensors over the backbone's own (step counters, statistics of the target domain and layers
     that no ImageNet network has are left out of both).
+    network: ``GRAPH`` of the network that ``save_weights`` was told of; empty for any other file.
     """
 
     matched: tuple[str, ...]
@@ -39,6 +43,7 @@ class Report:
     shape_mismatch: tuple[str, ...]
     share: float
     family: Family
+    network: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return (
@@ -59,7 +64,8 @@ def load_weights(model: nn.Module, path: str | Path) -> Report:
     else or non-finite numbers, or fills less than 90 % of the backbone.
     """
     path = Path(path)
-    state, family = _unwrap(_read(path), path)
+    content, network = _read(path)
+    state, family = _unwrap(content, path)
     own = model.state_dict()
     named = _rename(state, own)
     fit = {key: value for key, (_, value) in named.items() if own[key].shape == value.shape}
@@ -74,6 +80,7 @@ def load_weights(model: nn.Module, path: str | Path) -> Report:
         shape_mismatch=mismatch,
         share=len(matched) / max(1, len(backbone)),
         family=family,
+        network=network,
     )
     if report.share < MIN_SHARE:
         raise ValueError(_refusal(path, report, backbone, len(matched)))
@@ -88,16 +95,25 @@ def load_weights(model: nn.Module, path: str | Path) -> Report:
     return report
 
 
-def _read(path: Path) -> object:
+def _read(path: Path) -> tuple[object, dict[str, Any]]:
+    """What the file holds, and what it says of its network."""
     if not path.is_file():
         raise FileNotFoundError(f"weights file {path} does not exist")
     try:
         if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+            with safetensors.safe_open(path, framework="pt") as file:
+                return {key: file.get_tensor(key) for key in file.keys()}, _network(file.metadata())
+        return torch.load(path, map_location="cpu", weights_only=True), {}
     except Exception as error:  # torch.load raises whatever a broken file makes of the unpickler
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"{path} cannot be read as weights: {reason}") from error
+
+
+def _network(metadata: Mapping[str, str] | None) -> dict[str, Any]:
+    network = json.loads((metadata or {}).get("network", "{}"))
+    if not isinstance(network, dict):
+        raise ValueError("its metadata names no network")
+    return network
 
 
 def _unwrap(content: object, path: Path) -> tuple[dict[str, Tensor], Family]:
@@ -179,14 +195,20 @@ def _refusal(path: Path, report: Report, backbone: list[str], matched: int) -> s
     )
 
 
-def save_weights(model: nn.Module, path: str | Path) -> None:
+def save_weights(
+    model: nn.Module, path: str | Path, network: ModelConfig | None = None, about: Mapping[str, str] | None = None
+) -> None:
     """Write the model's state dict as safetensors; the file at ``path`` is the old one or the whole new one, always.
 
+    network: what the model was built of; then ``build_model`` refuses the file for another one.  about: more metadata.
     OSError naming the file if it cannot be written.
     """
     path = Path(path)
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    data = safetensors.torch.save(state, metadata={"format": "pt"})
+    metadata = {"format": "pt", **(about or {})}
+    if network is not None:
+        metadata["network"] = json.dumps({name: getattr(network, name) for name in GRAPH})
+    data = safetensors.torch.save(state, metadata=metadata)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
