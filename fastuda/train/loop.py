@@ -122,6 +122,8 @@ class Run:
         if stage.row:
             self.evaluate(stage.row)
         position.stage, position.iteration, position.prepared = position.stage + 1, 0, False
+        # A run that was left after the last step of a stage has restored them, and no step took them.
+        self.optimisers_state = {}
         self.save()
 
     def prepare(self, stage: Stage) -> None:

@@ -6,10 +6,16 @@ import json
 import random
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from rich.console import Console
+
+from fastuda.train import loop
+from fastuda.train.config import Config, from_dict
 
 
 def wait_for_line(log: Path, event: str, count: int, process, seconds: float = 120) -> None:
@@ -71,6 +77,32 @@ def test_kill_and_resume_is_bit_identical(tiny, command, tmp_path, steps):
     assert_same_state(final_state(whole), final_state(broken))
     rows = [json.loads((d / "result.json").read_text())["stages"] for d in (whole, broken)]
     assert rows[0] == rows[1]
+
+
+def test_optimisers_of_a_stage_are_not_the_next_ones(tiny_task, tmp_path, monkeypatch):
+    """A run that was left between the last step of a stage and its evaluation had the next stage start with them."""
+
+    class Killed(BaseException):
+        pass
+
+    save = loop.save_checkpoint
+
+    def dying(path, state):
+        save(path, state)
+        if state["optimisers"] and state["position"]["iteration"] == 4:
+            raise Killed
+
+    whole, broken = (
+        from_dict(Config, yaml.safe_load(tiny_task) | {"work_dir": str(tmp_path / name)}, "tiny")
+        for name in ("whole", "broken")
+    )
+    loop.train(whole, Console(quiet=True))
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(loop, "save_checkpoint", dying)
+        loop.train(broken, Console(quiet=True))
+    assert final_state(tmp_path / "broken")["position"]["stage"] == 0
+    loop.train(replace(broken, resume=True), Console(quiet=True))
+    assert_same_state(final_state(tmp_path / "whole"), final_state(tmp_path / "broken"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
