@@ -77,7 +77,7 @@ def forecast_growth(config: Config, stage: str) -> int:
     """Bytes by which one step of a stage grows over what lives before it, its images included."""
     trace = MemoryTrace(block=1)
     with tracing(trace):
-        walk = Walk(config, CPU, precision(config), trace, gpu=False)
+        walk = Walk(config, CPU, precision(config), trace)
         before = trace.alive()
         walk.steps(stage_of(walk, stage), 1)
     peak = max(trace.peaks().values(), key=lambda peak: peak.bytes if peak.phase.stage == stage else 0)
@@ -93,7 +93,7 @@ def images_bytes(config: Config) -> int:
 def measured_growth(config: Config, stage: str) -> tuple[int, int]:
     """The same as ``forecast_growth`` of a real step: without and with the scratch of convolutions."""
     torch.manual_seed(0)
-    walk = Walk(config, CPU, precision(config), Nobody(), gpu=False)
+    walk = Walk(config, CPU, precision(config), Nobody())
     if config.method == "mlsl":
         walk.method.presence = torch.ones(1, walk.num_classes, dtype=torch.bool)  # as the stage's preparation leaves it
     return most_allocated(lambda: walk.steps(stage_of(walk, stage), 1))

@@ -33,7 +33,7 @@ class MLSL(Source):
         self.head = PresenceHead(self.network.feature_channels, num_classes, self.config.head_width)
         self.register_buffer("mean_share", torch.zeros(num_classes))  # h_s
         # Which classes each target image shows, (images, K) bool; its length is known once the images are seen.
-        self.presence = torch.zeros(0, num_classes, dtype=torch.bool)
+        self.register_buffer("presence", torch.zeros(0, num_classes, dtype=torch.bool), persistent=False)
 
     def stages(self) -> list[Stage]:
         return [self.warm_up_stage(), *(self.round_stage(number) for number in range(self.config.rounds))]
@@ -101,13 +101,13 @@ class MLSL(Source):
         self.mean_share.copy_(summed[0] / summed[1].clamp(min=1))
 
     def of_all_images(self, presence: dict[int, Tensor]) -> Tensor:
-        """(images, K) bool on the CPU, of the rows (K,) that this process and the others know by image."""
+        """(images, K) bool, of the rows (K,) that this process and the others know by image."""
         device = self.mean_share.device
         images = gather(torch.tensor([1 + max(presence, default=-1)], device=device)).max()
         rows = torch.zeros(int(images), self.num_classes, dtype=torch.int64, device=device)
         for index, classes in presence.items():
             rows[index] = classes
-        return total(rows).bool().cpu()
+        return total(rows).bool()
 
     def composite(self, image: Tensor, number: int, index: int, thresholds: Tensor | None):
         """The mean softmax of K random patches of one image (1, 3, H, W); divided by ``thresholds`` if they are given.
@@ -149,7 +149,7 @@ class MLSL(Source):
 
         output = self.run(target.images, "target")
         losses = {"pseudo_ce": cross_entropy(output.logits, target.labels)}
-        yield {"network": losses | self.presence_term(output, self.presence[target.index.cpu()], "target")}
+        yield {"network": losses | self.presence_term(output, self.presence[target.index], "target")}
 
     def presence_term(self, output: Output, shown: Tensor, domain: str) -> dict[str, Tensor]:
         """λ_Fcl times the binary cross entropy of the image's classes (Eq. 5)."""
@@ -160,11 +160,11 @@ class MLSL(Source):
         return {f"presence_{domain}": self.config.presence * loss}
 
     def get_extra_state(self) -> dict:
-        return {**super().get_extra_state(), "presence": self.presence}
+        return {**super().get_extra_state(), "presence": self.presence.cpu()}
 
     def set_extra_state(self, state: dict) -> None:
         super().set_extra_state(state)
-        self.presence = state["presence"].cpu()
+        self.presence = state["presence"].to(self.presence.device)
 
 
 def shares(labels: Tensor, num_classes: int) -> Tensor:

@@ -111,8 +111,9 @@ class Source(Method):
             {"params": self.network.classifier_parameters(), "lr": schedule.learning_rate * config.classifier_factor},
         ]
         if config.name == "adamw":
-            return {"network": torch.optim.AdamW(groups, weight_decay=config.weight_decay)}
-        return {"network": torch.optim.SGD(groups, momentum=config.momentum, weight_decay=config.weight_decay)}
+            return {"network": torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)}
+        sgd = torch.optim.SGD(groups, momentum=config.momentum, weight_decay=config.weight_decay, fused=True)
+        return {"network": sgd}
 
     def set_norm(self, mode: str) -> None:
         """Put every batch norm of the network into ``mode``, which the state dict remembers."""

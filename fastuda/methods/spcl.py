@@ -62,7 +62,7 @@ class SPCL(SelfTraining):
 
     def adversaries(self, schedule: Schedule) -> dict[str, torch.optim.Optimizer]:
         rate = self.config.adversarial.learning_rate
-        adam = torch.optim.Adam(self.discriminator.parameters(), rate, betas=(0.9, 0.99))
+        adam = torch.optim.Adam(self.discriminator.parameters(), rate, betas=(0.9, 0.99), fused=True)
         return self.optimisers(schedule) | {"discriminator": adam}
 
     def align(self, source: Batch, target: Batch) -> Iterator[Losses]:

@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 
-from fastuda.data.batch import Batch
 from fastuda.evaluate import evaluate, predict_labels
 from fastuda.methods import build_method
-from fastuda.methods.protocol import Stage
+from fastuda.methods.protocol import Losses, Stage
 from fastuda.metrics.table import iou_table
-from fastuda.ops._ranks import world
+from fastuda.ops._ranks import rank, world
 from fastuda.predict import save_comparison
 from fastuda.train import distributed
 from fastuda.train.checkpoint import fill_method, load_run, save_checkpoint, write_json
 from fastuda.train.config import Config, difference, to_dict
 from fastuda.train.inputs import Inputs
+from fastuda.train.memory_measure import out_of_memory, record_history
 from fastuda.train.meter import LiveLine, Log, Meter, one_line, peak_mib
+from fastuda.train.nonfinite import Batches, Taken, Watch, fail
 from fastuda.train.optimisers import Optimisers, draw_seed
 from fastuda.train.passes import DataPasses
 from fastuda.train.precision import choose_device, choose_precision
 from fastuda.train.signals import Interrupted, Signals
 from fastuda.train.work_dir import after_restart, choose_work_dir, create_work_dir
+
+NOT_FINITE = 1 << 16  # what ranks tell each other in a signal's place; larger than all of them
 
 
 @dataclass
@@ -83,6 +88,8 @@ class Run:
         self.config, self.work_dir, self.console, self.signals = config, work_dir, console, signals
         self.device = choose_device(config.device)
         self.precision = choose_precision(self.device, config.amp)
+        if self.device.type == "cuda":
+            record_history()
         self.inputs = Inputs(config, self.device, work_dir / "pseudo_labels")
         torch.manual_seed(config.seed)
         self.method = build_method(config, self.inputs.classes.num_classes).to(self.device)
@@ -115,16 +122,26 @@ class Run:
     def stage(self, stage: Stage) -> None:
         """Prepare, train and evaluate one stage, continuing where the position says."""
         position = self.position
-        if not position.prepared:
-            self.prepare(stage)
-        if position.iteration < stage.iterations:
-            self.steps(stage)
-        if stage.row:
-            self.evaluate(stage.row)
+        snapshot = self.work_dir / f"out_of_memory_{rank()}.pickle" if self.device.type == "cuda" else None
+        with out_of_memory(self.config, lambda: f" in {self.phase(stage)}", snapshot, self.checkpoint):
+            if not position.prepared:
+                self.prepare(stage)
+            if position.iteration < stage.iterations:
+                self.steps(stage)
+            if stage.row:
+                self.evaluate(stage.row)
         position.stage, position.iteration, position.prepared = position.stage + 1, 0, False
         # A run that was left after the last step of a stage has restored them, and no step took them.
         self.optimisers_state = {}
         self.save()
+
+    def phase(self, stage: Stage) -> str:
+        """What a stage is at, for a sentence."""
+        if not self.position.prepared:
+            return f"the preparation of stage {stage.name}"
+        iteration = self.position.iteration
+        at = f"at iteration {iteration + 1}" if iteration < stage.iterations else "while it is evaluated"
+        return f"stage {stage.name} {at}"
 
     def prepare(self, stage: Stage) -> None:
         self.method.eval()
@@ -144,7 +161,7 @@ class Run:
         config, position = self.config, self.position
         optimisers = Optimisers(stage, self.precision, self.optimisers_state)
         self.optimisers_state = {}
-        meter = Meter(stage.name, self.device, self.checkpoint)
+        meter, watch = Meter(stage.name, self.device), Watch()
         loaders = self.inputs.loaders(stage, position.stage, position.iteration)
         averaging = distributed.Averaging(self.method)
         self.method.train()
@@ -153,63 +170,79 @@ class Run:
                 # Dropout and every other draw follow from the position, so a resumed run draws the same.
                 torch.manual_seed(draw_seed(config.seed, position.stage, iteration))
                 optimisers.set_learning_rate(iteration)
+                watch.begin(iteration + 1)
                 for part in range(config.accumulate):
                     batches = [meter.waiting(loader) if loader else None for loader in loaders]
+                    watch.batches(iteration * config.accumulate + part, batches)
                     with averaging.local(until_later=part + 1 < config.accumulate):
-                        self.backward(
-                            stage, batches, iteration * config.accumulate + part, optimisers, meter, averaging
-                        )
+                        for losses in self.losses(stage, *watch.steps[-1].batches[-1]):
+                            for terms in losses.values():
+                                meter.add(terms)
+                                watch.losses(terms)
+                            optimisers.backward(averaging(losses), 1 / config.accumulate)
+                    meter.count(sum(len(batch.images) for batch in batches if batch is not None))
                 meter.skipped += optimisers.step()
+                watch.end(optimisers.scale.broken)
                 if stage.after_step:
                     stage.after_step()
                 position.iteration = iteration + 1
-                self.report(line, meter, optimisers.learning_rate())
-                # Ranks that leave at different iterations would wait for each other.
-                asked = distributed.largest(self.signals.received or 0)
+                asked = self.agree(stage, watch, position.iteration % config.checkpoint_every == 0)
+                self.report(line, meter, optimisers)
                 if asked or position.iteration % config.checkpoint_every == 0:
-                    meter.check(position.iteration)
                     self.save(optimisers.state())
                 self.leave_if_asked(asked)
         # The evaluation that follows can be long: what was learnt is safe before it starts.
         self.save()
 
-    def backward(
-        self,
-        stage: Stage,
-        batches: list[Batch | None],
-        draw: int,
-        optimisers: Optimisers,
-        meter: Meter,
-        averaging: distributed.Averaging,
-    ) -> None:
-        """Gradients of one batch of each domain, one part of the losses after the other."""
-        views = (stage.source, stage.target)
-        source, target = (
-            self.inputs.on_device(batch, view, (self.position.stage, draw, domain))
-            for domain, (batch, view) in enumerate(zip(batches, views, strict=True))
-        )
-        meter.count(sum(len(batch.images) for batch in (source, target) if batch is not None))
-        parts = stage.step(source, target)
+    def losses(self, stage: Stage, draw: int, batches: Batches) -> Iterator[Losses]:
+        """The losses of one batch of each domain, one part after the other."""
+        parts = stage.step(*self.on_device(stage, draw, batches))
         while True:
             with self.precision.autocast():
                 losses = next(parts, None)
             if losses is None:
                 return
-            for terms in losses.values():
-                meter.add(terms)
-            optimisers.backward(averaging(losses), 1 / self.config.accumulate)
+            yield losses
 
-    def report(self, line: LiveLine, meter: Meter, learning_rate: float) -> None:
-        """Check the losses and, every so often, log them and redraw the live line."""
-        iteration, last = self.position.iteration, self.position.iteration == line.total
-        if iteration % self.config.log_every == 0 or last:
-            row = meter.read(iteration) | {"learning_rate": learning_rate}
+    def on_device(self, stage: Stage, draw: int, batches: Batches) -> Batches:
+        """Source and target as the network sees them."""
+        return [
+            self.inputs.on_device(batch, view, (self.position.stage, draw, domain))
+            for domain, (batch, view) in enumerate(zip(batches, (stage.source, stage.target), strict=True))
+        ]
+
+    def agree(self, stage: Stage, watch: Watch, saves: bool) -> int:
+        """The signal that one of the ranks received, or 0; ends on a loss of one of them that is not finite.
+
+        saves: a checkpoint follows.  Ranks that left at different iterations would wait for each other.
+        """
+        iteration = self.position.iteration
+        wait = saves or iteration % self.config.log_every == 0 or iteration == stage.iterations
+        asked = distributed.largest(NOT_FINITE if watch.first_bad(wait) else self.signals.received or 0)
+        if asked and not wait:
+            asked = distributed.largest(NOT_FINITE if watch.first_bad(wait=True) else asked)
+        if asked == NOT_FINITE:
+            about = {"stage": stage.name, "seed": self.config.seed, "precision": self.precision.reason}
+            fail(watch, about, partial(self.on_device, stage), partial(self.again, stage), self.checkpoint)
+        return asked
+
+    @torch.no_grad()
+    def again(self, stage: Stage, step: Taken) -> None:
+        """Take a step once more, with the same draws, but for the gradients."""
+        torch.manual_seed(draw_seed(self.config.seed, self.position.stage, step.iteration - 1))
+        for draw, batches in step.batches:
+            for _ in self.losses(stage, draw, batches):
+                pass
+
+    def report(self, line: LiveLine, meter: Meter, optimisers: Optimisers) -> None:
+        """Every so often, log the losses and redraw the live line."""
+        iteration = self.position.iteration
+        if iteration % self.config.log_every == 0 or iteration == line.total:
+            row = meter.read(iteration) | {"learning_rate": optimisers.learning_rate()}
             self.log.write("train", row, iteration)
             line.update(iteration, one_line(row))
+            optimisers.check(meter.stage, iteration, self.checkpoint)
         else:
-            # Reading a number off a GPU would stop it; off a CPU it costs nothing.
-            if self.device.type == "cpu":
-                meter.check(iteration)
             line.update(iteration)
 
     def leave_if_asked(self, asked: int | None = None) -> None:

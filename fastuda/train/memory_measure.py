@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from fastuda.ops._ranks import world
 from fastuda.train.config import Config
 from fastuda.train.memory_forecast import CONTEXT, card_bytes, forecast, remedies
 from fastuda.train.memory_trace import Phase
@@ -56,6 +57,10 @@ class Allocator:
         self.now = phase
         torch.cuda.reset_peak_memory_stats(self.device)
 
+    def where(self) -> str:
+        """The phase that is under way, for a sentence."""
+        return f" in stage {self.now.stage}, {self.now.part}" if self.now else ""
+
     def close(self) -> None:
         """Note the peaks of the last phase."""
         if self.now is None:
@@ -95,9 +100,9 @@ def measure(config: Config, card: str = "", snapshot: Path | None = None) -> lis
             raise ValueError(f"--card {card} is more than the {total / 2**30:.1f} GiB of this GPU")
         torch.cuda.set_per_process_memory_fraction((card_bytes(card) - CONTEXT) / total)
     watcher = Allocator(device)
-    torch.cuda.memory._record_memory_history(max_entries=HISTORY)
+    record_history()
     try:
-        with out_of_memory(config, snapshot or Path("fastuda_memory.pickle"), watcher):
+        with out_of_memory(config, watcher.where, snapshot or Path("fastuda_memory.pickle")):
             Walk(config, device, choose_precision(device, config.amp), watcher).run()
             watcher.close()
         if snapshot:
@@ -107,29 +112,53 @@ def measure(config: Config, card: str = "", snapshot: Path | None = None) -> lis
     return watcher.phases
 
 
+def record_history() -> None:
+    """From here on the allocator remembers what it gave to whom, for a snapshot."""
+    # Python's frames alone: those of C++ cost a step more than what it is about.
+    torch.cuda.memory._record_memory_history(max_entries=HISTORY, stacks="python")
+
+
 @contextmanager
-def out_of_memory(config: Config, snapshot: Path | None = None, watcher: Allocator | None = None) -> Iterator[None]:
-    """Turn CUDA's out-of-memory error into a ValueError that says where it was and what would help."""
+def out_of_memory(
+    config: Config, where: Callable[[], str] = str, snapshot: Path | None = None, saved: Path | None = None
+) -> Iterator[None]:
+    """Turn CUDA's out-of-memory error into a ValueError that says where it was, what is left and what would help.
+
+    where: asked when it has happened; snapshot: where the allocator's goes; saved: the last checkpoint.
+    """
     try:
         yield
     except torch.OutOfMemoryError as error:
-        where = f" in stage {watcher.now.stage}, {watcher.now.part}" if watcher and watcher.now else ""
-        kept = ""
-        if snapshot:
-            torch.cuda.memory._dump_snapshot(str(snapshot))
-            kept = f"; the allocator's snapshot is in {snapshot}"
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"out of GPU memory{where}: {reason}{kept}. {advice(config)}") from error
+        told = [f"out of GPU memory{where()}: {str(error).splitlines()[0].rstrip('.')}"]
+        told += [f"the last good state is in {saved}"] if saved else []
+        told += [_write_snapshot(snapshot)] if snapshot else []
+        raise ValueError(f"{'; '.join(told)}. {advice(config)}") from error
+
+
+def _write_snapshot(path: Path) -> str:
+    try:
+        torch.cuda.memory._dump_snapshot(str(path))
+    except (OSError, RuntimeError) as error:
+        return f"the allocator's snapshot could not be written to {path}: {error}"
+    return f"the allocator's snapshot is in {path}"
 
 
 def advice(config: Config) -> str:
-    """What would lower the peak and by how much, forecast; the least first."""
-    found = forecast(config)
+    """What would lower the peak, and by how much where that can be forecast; the least first."""
+    bundles = "one of --memory 8g, 11g, 16g, 24g"
+    try:
+        if world() > 1:
+            raise ValueError("one rank cannot take a step without the others")
+        found = forecast(config)
+        best = sorted(remedies(config, found.owner), key=lambda remedy: remedy.bytes)
+    except ValueError as error:
+        return (
+            "What would lower the peak: --model.checkpointing, --amp, smaller batches and --accumulate, smaller crops, "
+            f"or {bundles} (no forecast: {error})"
+        )
     stage = found.owner.phase.stage
-    before = found.of_stage(stage)
-    best = sorted(remedies(config, found.owner), key=lambda remedy: remedy.bytes)
     told = "; ".join(f"{r.name} ({r.options}): {r.bytes / MIB:,.0f} MiB" for r in best)
-    return f"Forecast peak of stage {stage}: {before / MIB:,.0f} MiB. {told}; or one of --memory 8g, 11g, 16g, 24g"
+    return f"Forecast peak of stage {stage}: {found.of_stage(stage) / MIB:,.0f} MiB. {told}; or {bundles}"
 
 
 def print_measured(console: Console, phases: list[Measured]) -> None:

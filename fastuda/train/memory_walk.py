@@ -76,7 +76,6 @@ def walked_stages(stages: list[Stage]) -> list[Stage]:
 class Walk:
     """The walk of one configuration.
 
-    gpu: do on any device what torch does on a GPU.
     prepare_method: may change the method before its first stage.
     """
 
@@ -86,12 +85,11 @@ class Walk:
         device: torch.device,
         precision: Precision,
         watcher: Watcher,
-        gpu: bool = True,
         prepare_method: Callable[[Method], None] = lambda method: None,
     ) -> None:
         # The file of initial weights need not be there, and changes no size.
         self.config = replace(config, model=replace(config.model, weights=""))
-        self.device, self.precision, self.watcher, self.gpu = device, precision, watcher, gpu
+        self.device, self.precision, self.watcher = device, precision, watcher
         self.num_classes = class_set(config.data.classes).num_classes
         watcher.phase(Phase("build", "build"))
         self.method = build_method(self.config, self.num_classes).to(device)
@@ -138,10 +136,6 @@ class Walk:
     def steps(self, stage: Stage, count: int = STEPS) -> None:
         """The first ``count`` steps of a stage."""
         optimisers = Optimisers(stage, self.precision, {})
-        if self.gpu:
-            # What torch chooses by itself on a GPU: all tensors of a group at once, with copies of them.
-            for group in (g for o in optimisers.optimisers.values() for g in o.param_groups):
-                group["foreach"] = True
         self.method.train()
         for step in range(1, count + 1):
             optimisers.set_learning_rate(0)

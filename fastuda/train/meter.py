@@ -64,16 +64,17 @@ class Log:
 class Meter:
     """Losses and timings of one stage between two log lines.
 
-    Losses are summed on the device, so a step never waits for the host; ``read`` does, and checks them.
+    Losses and left-out steps are summed on the device, so a step never waits for the host; ``read`` does.
     """
 
-    def __init__(self, stage: str, device: torch.device, checkpoint: Path) -> None:
-        self.stage, self.device, self.checkpoint = stage, device, checkpoint
+    def __init__(self, stage: str, device: torch.device) -> None:
+        self.stage, self.device = stage, device
         self.reset()
 
     def reset(self) -> None:
         self.losses: dict[str, Tensor] = {}
-        self.steps = self.images = self.skipped = 0
+        self.steps = self.images = 0
+        self.skipped: Tensor | int = 0
         self.waited = 0.0
         self.start = time.perf_counter()
 
@@ -94,26 +95,16 @@ class Meter:
         self.waited += time.perf_counter() - start
         return item
 
-    def check(self, iteration: int) -> dict[str, float]:
-        """The summed losses, the mean over the ranks, as numbers; NonFiniteLoss names loss, stage and iteration.
-
-        All ranks learn of a bad loss on one of them: its gradient has reached them all.
-        """
+    def values(self) -> dict[str, float]:
+        """The summed losses, the mean over the ranks, as numbers."""
         losses = self.losses
         if losses and world() > 1:
             losses = dict(zip(losses, (total(torch.stack([*losses.values()])) / world()).unbind(), strict=True))
-        values = {name: loss.item() for name, loss in losses.items()}
-        for name, value in values.items():
-            if not abs(value) < float("inf"):
-                raise NonFiniteLoss(
-                    f"the loss '{name}' is {value} in stage {self.stage} at iteration {iteration}; "
-                    f"the last good state is in {self.checkpoint}"
-                )
-        return values
+        return {name: loss.item() for name, loss in losses.items()}
 
     def read(self, iteration: int) -> dict[str, Any]:
         """Mean losses and rates since the last reset, which follows."""
-        values = self.check(iteration)
+        values = self.values()
         seconds = max(time.perf_counter() - self.start, 1e-9)
         row = {
             "stage": self.stage,
@@ -122,7 +113,7 @@ class Meter:
             **{f"loss_{name}": value / max(self.steps, 1) for name, value in values.items()},
             "images_per_s": self.images * world() / seconds,
             "data_share": self.waited / seconds,
-            "skipped_steps": self.skipped,
+            "skipped_steps": int(self.skipped),
             "peak_mib": peak_mib(self.device),
         }
         self.reset()

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
 from fastuda.methods.protocol import Losses, Stage
+from fastuda.train.meter import NonFiniteLoss
 from fastuda.train.precision import Precision
+
+HOPELESS = 100  # steps in a row that were left out; no loss scale needs as many to come down
 
 
 class Optimisers:
@@ -15,15 +23,15 @@ class Optimisers:
     def __init__(self, stage: Stage, precision: Precision, saved: dict[str, Any]) -> None:
         self.factor = stage.learning_rate
         self.optimisers = stage.optimisers()
-        self.scaler = precision.scaler()
+        self.scale = precision.loss_scale()
         self.rates = {name: [group["lr"] for group in o.param_groups] for name, o in self.optimisers.items()}
         if saved:
-            self.scaler.load_state_dict(saved["scaler"])
+            self.scale.load_state_dict(saved["scaler"])
             for name, optimiser in self.optimisers.items():
-                optimiser.load_state_dict(saved[name])
+                optimiser.load_state_dict(_as_built(saved[name], optimiser))
 
     def state(self) -> dict[str, Any]:
-        return {"scaler": self.scaler.state_dict()} | {name: o.state_dict() for name, o in self.optimisers.items()}
+        return {"scaler": self.scale.state_dict()} | {name: o.state_dict() for name, o in self.optimisers.items()}
 
     def set_learning_rate(self, iteration: int) -> None:
         for name, optimiser in self.optimisers.items():
@@ -38,18 +46,54 @@ class Optimisers:
         """Add the gradients of ``factor`` times the losses; a part without any term that needs one adds none."""
         for terms in losses.values():
             total = sum(terms.values())
+            self.scale.watch(total)
             if total.requires_grad:
-                self.scaler.scale(total * factor).backward()
+                self.scale.scale(total * factor).backward()
 
-    def step(self) -> bool:
-        """Update the parameters; whether the loss scale skipped the step."""
+    def step(self) -> Tensor:
+        """Update the parameters; 1.0 if a loss or a gradient that is not finite forbade it, else 0.0, on the device."""
+        parameters = [p for o in self.optimisers.values() for g in o.param_groups for p in g["params"]]
+        left_out = self.scale.unscale([p.grad for p in parameters if p.grad is not None])
         for optimiser in self.optimisers.values():
-            self.scaler.step(optimiser)
-        before = self.scaler.get_scale()
-        self.scaler.update()
+            if all(group.get("fused") for group in optimiser.param_groups):
+                _begin_momentum(optimiser)
+                optimiser.found_inf = left_out
+                optimiser.step()
+            # Only a fused optimiser decides on the device.
+            elif not left_out.item():
+                optimiser.step()
+        self.scale.update()
         for optimiser in self.optimisers.values():
             optimiser.zero_grad(set_to_none=True)
-        return self.scaler.get_scale() < before
+        return left_out
+
+    def check(self, stage: str, iteration: int, checkpoint: Path) -> None:
+        """End a run that only leaves its steps out; reads a number off the device."""
+        if (left_out := int(self.scale.in_a_row)) >= HOPELESS:
+            raise NonFiniteLoss(
+                f"the gradients of the last {left_out} steps are not finite in stage {stage} at iteration {iteration}; "
+                f"the last good state is in {checkpoint}"
+            )
+
+
+def _begin_momentum(optimiser: Optimizer) -> None:
+    """Momentum 0 wherever there is a gradient but no momentum yet, which is what a first step makes of none.
+
+    A fused SGD whose first step is left out would go on with whatever its new buffers hold.
+    """
+    for group in optimiser.param_groups:
+        for parameter in group["params"] if group.get("momentum") else ():
+            if parameter.grad is not None and optimiser.state[parameter].get("momentum_buffer") is None:
+                optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+
+def _as_built(saved: dict[str, Any], optimiser: Optimizer) -> dict[str, Any]:
+    """A saved state whose groups are computed as ``optimiser`` computes them, not as they were on another machine."""
+    groups = [
+        old | {key: now[key] for key in ("fused", "foreach") if key in now}
+        for old, now in zip(saved["param_groups"], optimiser.param_groups, strict=True)
+    ]
+    return saved | {"param_groups": groups}
 
 
 def draw_seed(*position: int) -> int:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from fastuda.train.loss_scale import LossScale
+
 
 @dataclass(frozen=True)
 class Precision:
@@ -22,8 +24,8 @@ class Precision:
             return nullcontext()
         return torch.autocast(self.device, self.dtype)
 
-    def scaler(self) -> torch.amp.GradScaler:
-        return torch.amp.GradScaler(self.device, enabled=self.scaled)
+    def loss_scale(self) -> LossScale:
+        return LossScale(self.device, self.scaled)
 
 
 def choose_precision(device: torch.device, amp: bool) -> Precision:

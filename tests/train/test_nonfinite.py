@@ -1,0 +1,173 @@
+"""A loss that is not finite ends the run, and leaves a file that says what it came of."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+from rich.console import Console
+
+from fastuda.ops.upsample_cross_entropy import upsample_cross_entropy
+from fastuda.train.checkpoint import load_checkpoint
+from fastuda.train.config import parse
+from fastuda.train.inputs import Inputs
+from fastuda.train.loop import Run, train
+from fastuda.train.meter import NonFiniteLoss
+from fastuda.train.nonfinite import KEPT, Recorder, Watch
+from fastuda.train.signals import Signals
+
+OPTIONS = ["--method", "source", "--model.norm", "frozen"]
+
+
+@pytest.fixture
+def arguments(tiny, tmp_path) -> list[str]:
+    return ["--task", str(tiny), "--work-dir", str(tmp_path / "run"), *OPTIONS]
+
+
+@pytest.fixture
+def run(arguments, tmp_path):
+    """A run that is about to take its first step."""
+    with Signals() as signals:
+        run = Run(parse(arguments), tmp_path / "run", Console(quiet=True), signals)
+        run.position.prepared = True
+        yield run
+
+
+def dumped(tmp_path) -> dict:
+    return torch.load(tmp_path / "run" / "nonfinite.pt", weights_only=True)
+
+
+def test_nan_in_an_image(arguments, tmp_path, monkeypatch):
+    """In the third step, the second image: the file holds that batch, and the run goes on from the second step."""
+    own, shown = Inputs.on_device, []
+
+    def planted(self, batch, view, key):
+        found = own(self, batch, view, key)
+        if key == (0, 2, 0):
+            found.images[1, 0, 5, 7] = float("nan")
+            shown.append(found)
+        return found
+
+    monkeypatch.setattr(Inputs, "on_device", planted)
+    with pytest.raises(
+        NonFiniteLoss, match=r"'ce' is nan in stage warm_up at iteration 3; .*checkpoint.pt; .*nonfinite.pt"
+    ):
+        train(parse(arguments), Console(quiet=True))
+    found = dumped(tmp_path)
+    assert (found["stage"], found["iteration"], found["seed"], found["precision"]) == ("warm_up", 3, 0, "fp32")
+    assert set(found["losses"]) == {"ce", "lovasz"} and found["losses"]["ce"] != found["losses"]["ce"]
+    (part,) = found["batches"]
+    assert part["draw"] == 2 and part["target"] is None
+    images = part["source"].pop("images")
+    assert images.isnan().nonzero().tolist() == [[1, 0, 5, 7]]
+    assert torch.equal(images.nan_to_num(), shown[0].images.nan_to_num())
+    assert all(torch.equal(part["source"][name], getattr(shown[0], name)) for name in part["source"])
+    assert set(part["source"]) >= {"labels", "index"}
+    last = found["operators"][-1]
+    assert found["error"] == "" and not last["finite_inputs"] and last["inputs"]["logits"].isnan().any()
+    assert torch.equal(last["inputs"]["target"], part["source"]["labels"])
+
+    state = load_checkpoint(tmp_path / "run" / "checkpoint.pt")
+    assert state["position"]["iteration"] == 2
+    assert all(v.isfinite().all() for v in state["method"].values() if isinstance(v, torch.Tensor))
+    monkeypatch.undo()
+    assert train(parse([*arguments[2:4], "--resume"]), Console(quiet=True)).stages[0]["name"] == "source"
+
+
+def test_nan_in_a_weight(run, tmp_path):
+    """No other weight is touched by the step that finds it."""
+    stage, network = run.method.stages()[0], run.method.network
+    weight = network.classifier.weight.data
+    weight[3] = float("nan")
+    before = {name: value.clone() for name, value in run.method.named_parameters()}
+    with pytest.raises(NonFiniteLoss, match="at iteration 1;"):
+        run.steps(stage)
+    for name, value in run.method.named_parameters():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0, equal_nan=True)
+    found = dumped(tmp_path)
+    logits = found["operators"][-1]["inputs"]["logits"]
+    assert logits[:, 3].isnan().all() and logits[:, :3].isfinite().all()
+    assert [call["finite_inputs"] for call in found["operators"]].count(False) == 1
+
+
+def test_a_full_disk_hides_no_loss(run, tmp_path, monkeypatch):
+    def full(handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    run.method.network.classifier.weight.data[0] = float("inf")
+    with pytest.raises(NonFiniteLoss, match=r"loss '.*' is .*; cannot write .*nonfinite.pt: No space left on device"):
+        run.steps(run.method.stages()[0])
+    assert not (tmp_path / "run" / "nonfinite.pt").exists()
+
+
+def test_a_step_that_cannot_be_taken_again_hides_no_loss(run, tmp_path, monkeypatch):
+    def gone(stage, step):
+        raise RuntimeError("gone")
+
+    monkeypatch.setattr(run, "again", gone)
+    run.method.network.classifier.weight.data[0] = float("inf")
+    with pytest.raises(NonFiniteLoss, match="iteration 1"):
+        run.steps(run.method.stages()[0])
+    found = dumped(tmp_path)
+    assert found["error"] == "RuntimeError: gone" and found["operators"] == [] and len(found["batches"]) == 1
+
+
+def test_accumulated_batches_are_all_there(arguments, tmp_path):
+    with Signals() as signals:
+        config = replace(parse(arguments), accumulate=2)
+        run = Run(config, tmp_path / "run", Console(quiet=True), signals)
+        run.method.network.classifier.weight.data[0] = float("nan")
+        with pytest.raises(NonFiniteLoss):
+            run.steps(run.method.stages()[0])
+    assert [part["draw"] for part in dumped(tmp_path)["batches"]] == [0, 1]
+
+
+def test_the_recorder_stops_at_the_first_bad_number_and_at_its_size():
+    labels = torch.zeros(1, 8, 8, dtype=torch.uint8)
+    good, bad = torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 4)
+    bad[0, 1, 2, 3] = float("inf")
+    with Recorder() as recorder:
+        for logits in (good, bad, good):
+            upsample_cross_entropy(logits, labels)
+    names = {call["operator"] for call in recorder.calls}
+    assert names == {"upsample_cross_entropy"} and len(recorder.calls) == 2
+    assert [call["finite_inputs"] for call in recorder.calls] == [True, False]
+    assert torch.equal(recorder.calls[1]["inputs"]["logits"], bad)
+    with Recorder(most=100) as recorder:
+        upsample_cross_entropy(good, labels)
+    inputs = recorder.calls[0]["inputs"]
+    assert inputs["logits"] == "left out: torch.float32 (1, 3, 4, 4), 192 bytes" and torch.equal(
+        inputs["target"], labels
+    )
+
+
+class Event:
+    """A CUDA event, as far as the watch asks it."""
+
+    def __init__(self) -> None:
+        self.done, self.waited = False, 0
+
+    def query(self) -> bool:
+        return self.done
+
+    def synchronize(self) -> None:
+        self.waited, self.done = self.waited + 1, True
+
+
+def test_a_flag_under_way_is_not_waited_for_until_its_step_would_be_forgotten():
+    watch, events = Watch(), []
+    for iteration in range(1, KEPT + 1):
+        watch.begin(iteration)
+        watch.end(torch.tensor(float(iteration > 1)))
+        events.append(Event())
+        watch.steps[-1].ready = events[-1]
+        assert watch.first_bad(wait=False) is None
+    assert [event.waited for event in events] == [1] + [0] * (KEPT - 1)
+    events[1].done = True
+    assert watch.first_bad(wait=False).iteration == 2
+    events[1].done = False
+    assert watch.first_bad(wait=True).iteration == 2 and events[1].waited == 1
