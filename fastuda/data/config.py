@@ -146,7 +146,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         content = yaml.load(text, Loader=_UniqueKeyLoader)
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
-    except yaml.YAMLError as error:
+    except Exception as error:  # PyYAML raises whatever a wrong tag or depth makes of its constructors
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if content is None:
         return {}

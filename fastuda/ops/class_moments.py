@@ -67,10 +67,16 @@ def downsample_labels(
     if rule not in ("nearest", "ratio"):
         raise ValueError(f'rule must be "nearest" or "ratio", got {rule!r}')
     height, width = size
+    if min(height, width) < 0:
+        raise ValueError(f"size must be (height, width), neither negative, got {(height, width)}")
     if labels.dim() != 3 or labels.shape[1] < height or labels.shape[2] < width:
         raise ValueError(f"labels must be (N, H, W) of at least {(height, width)}, got shape {tuple(labels.shape)}")
     if rule == "nearest":
         return nearest_labels(labels, (height, width))
+    if labels.dtype not in _checks.LABEL_DTYPES:
+        raise ValueError(f"labels must be uint8, int32 or int64, got {labels.dtype}")
+    if num_classes < 1:
+        raise ValueError(f"num_classes must be at least 1, got {num_classes}")
     if not 0 <= min_ratio <= 1:
         raise ValueError(f"min_ratio must be between 0 and 1, got {min_ratio}")
     if labels.shape[1] % max(1, height) or labels.shape[2] % max(1, width):

@@ -149,8 +149,8 @@ class Inputs:
             scores = np.load(path, allow_pickle=False)
         except FileNotFoundError:
             raise UnreadableFile(f"the scores {path} do not exist") from None
-        except (OSError, ValueError, EOFError) as error:
-            raise UnreadableFile(f"the scores {path} cannot be read: {error}") from error
+        except Exception as error:  # NumPy parses the header as Python, and raises whatever a damaged one makes of it
+            raise UnreadableFile(f"the scores {path} cannot be read: {' '.join(str(error).split())}") from error
         classes = self.classes.num_classes
         if scores.ndim != 3 or len(scores) != classes or scores.dtype != np.float16:
             raise UnreadableFile(

@@ -86,6 +86,26 @@ def test_yaml_files(tmp_path):
         load_yaml(tmp_path / "none.yaml")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: !!int ''",
+        "a: !!float ''",
+        "a: !!bool b",
+        "a: !!timestamp b",
+        "a: 2001-99-99",
+        "!!map [a]",
+        "a: " + "[" * 3000,
+    ],
+)
+def test_what_trips_the_yaml_library_itself_is_one_sentence(tmp_path, text):
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"a\.yaml is not valid YAML: ") as caught:
+        load_yaml(path)
+    assert "\n" not in str(caught.value)
+
+
 def test_find_task(tmp_path):
     path = tmp_path / "mine.yaml"
     with pytest.raises(ValueError, match=r"mine\.yaml does not exist"):

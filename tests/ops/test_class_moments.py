@@ -252,3 +252,9 @@ def test_downsampling_errors(message, change):
         downsample_labels(arguments["labels"], (6, 8), 5, rule="mode")
     with pytest.raises(ValueError, match=r"at least \(6, 80\)"):
         downsample_labels(arguments["labels"], (6, 80), 5)
+    with pytest.raises(ValueError, match="neither negative"):
+        downsample_labels(arguments["labels"], (-1, 8), 5)
+    with pytest.raises(ValueError, match="num_classes must be at least 1, got -1"):
+        downsample_labels(arguments["labels"], (6, 8), -1, rule="ratio")
+    with pytest.raises(ValueError, match="labels must be uint8, int32 or int64, got torch.float32"):
+        downsample_labels(arguments["labels"].float(), (6, 8), 5, rule="ratio")

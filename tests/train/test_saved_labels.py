@@ -100,8 +100,9 @@ def test_scores_of_another_data_set(tiny, tmp_path, monkeypatch):
     ):
         np.save(path, wrong)
         fails(config, "000004.npy", part)
-    path.write_bytes(saved[:200])
-    fails(config, "000004.npy cannot be read")
+    for damaged in (saved[:200], saved.replace(b"{", b"z", 1)):
+        path.write_bytes(damaged)
+        fails(config, "000004.npy cannot be read")
     path.unlink()
     fails(config, "000004.npy do not exist")
     goes_on_without_a_seventh(config, path, saved)
