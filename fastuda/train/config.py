@@ -31,6 +31,8 @@ class Config(Recipe):
     accumulate: int = 1
     # Settings for a card of so many GiB, of the same effective batch (fastuda/train/memory_bundle.py); "" = none.
     memory: Literal["", "8g", "11g", "16g", "24g"] = ""
+    # Networks by torch.compile, other in rounding: "reduce-overhead" runs them as CUDA graphs; "" = as they are.
+    compile: Literal["", "default", "reduce-overhead"] = ""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     work_dir: str = ""  # results; "" = a new directory under runs/
     resume: bool = False  # continue the run that work_dir holds, bit for bit
@@ -51,7 +53,7 @@ class Config(Recipe):
 
 
 RUNTIME_FIELDS = frozenset(
-    {"work_dir", "resume", "log_every", "checkpoint_every", "predictions", "tensorboard", "device"}
+    {"work_dir", "resume", "log_every", "checkpoint_every", "predictions", "tensorboard", "device", "compile"}
 )
 """Fields that may change when a run is resumed: they do not decide what is learnt."""
 

@@ -20,6 +20,7 @@ from fastuda.ops._ranks import rank, world
 from fastuda.predict import save_comparison
 from fastuda.train import distributed
 from fastuda.train.checkpoint import fill_method, load_run, save_checkpoint, write_json
+from fastuda.train.compiled import check_compile, compiled
 from fastuda.train.config import Config, difference, to_dict
 from fastuda.train.inputs import Inputs
 from fastuda.train.memory_measure import out_of_memory, record_history
@@ -90,6 +91,7 @@ class Run:
         self.precision = choose_precision(self.device, config.amp)
         if self.device.type == "cuda":
             record_history()
+        check_compile(config.compile, self.device)
         self.inputs = Inputs(config, self.device, work_dir / "pseudo_labels")
         torch.manual_seed(config.seed)
         self.method = build_method(config, self.inputs.classes.num_classes).to(self.device)
@@ -165,7 +167,10 @@ class Run:
         loaders = self.inputs.loaders(stage, position.stage, position.iteration)
         averaging = distributed.Averaging(self.method)
         self.method.train()
-        with LiveLine(self.console, stage.name, stage.iterations, position.iteration) as line:
+        with (
+            compiled(self.method, config.compile),
+            LiveLine(self.console, stage.name, stage.iterations, position.iteration) as line,
+        ):
             for iteration in range(position.iteration, stage.iterations):
                 # Dropout and every other draw follow from the position, so a resumed run draws the same.
                 torch.manual_seed(draw_seed(config.seed, position.stage, iteration))

@@ -1,0 +1,53 @@
+"""``--compile``: the networks of a step by torch.compile."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+
+import torch
+
+from fastuda.methods.protocol import Method
+
+NETWORKS = ("network", "teacher")
+VARIANTS = 64  # of a network: domains, modes of batch norm, image sizes; torch's own limit is 8
+
+
+def check_compile(mode: str, device: torch.device) -> None:
+    """Raises ValueError where ``mode`` of the configuration cannot work on ``device``."""
+    if not mode:
+        return
+    if mode == "reduce-overhead" and device.type != "cuda":
+        raise ValueError("--compile reduce-overhead is of CUDA graphs, which a CPU has none of: take --compile default")
+    if device.type == "cuda" and find_spec("triton") is None:
+        raise ValueError("--compile needs Triton on a GPU: pip install triton")
+    from torch._inductor import config
+
+    if not any(shutil.which(name) for name in config.cpp.cxx if name):
+        raise ValueError("--compile needs a C++ compiler: install g++, or name one in the environment variable CXX")
+
+
+@contextmanager
+def compiled(method: Method, mode: str, backend: str = "inductor") -> Iterator[None]:
+    """Inside the block the method's networks run compiled; "" changes nothing, "reduce-overhead" is by CUDA graphs.
+
+    For steps alone: preparations record statistics from inside the network, and evaluations see images of many sizes.
+    The names in the state dict stay.
+    """
+    if not mode:
+        yield
+        return
+    import torch._dynamo
+
+    torch._dynamo.config.recompile_limit = max(VARIANTS, torch._dynamo.config.recompile_limit)
+    networks = [module for name, module in method.named_children() if name in NETWORKS]
+    for network in networks:
+        network.compile(backend=backend, mode=None if mode == "default" else mode, dynamic=False)
+    try:
+        yield
+    finally:
+        for network in networks:
+            # What nn.Module.compile sets; torch has no way back.
+            network._compiled_call_impl = None
