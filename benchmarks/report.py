@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import _ablations
+import _forecasts
 import _results
 import _streams
 
@@ -216,7 +217,14 @@ def lines(rows: Sequence[dict], probe) -> list[str]:
     return found
 
 
-PARTS = {"train": train, "ablations": _ablations.part, "operators": operators, "pseudo_labels": _streams.part}
+PARTS = {
+    "train": train,
+    "ablations": _ablations.part,
+    "memory": _forecasts.part,
+    "step_memory": _forecasts.steps,
+    "operators": operators,
+    "pseudo_labels": _streams.part,
+}
 
 
 def render(text: str) -> str:

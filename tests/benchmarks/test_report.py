@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+
+import _forecasts
 import _results
 import pytest
 import report
@@ -106,3 +109,20 @@ def test_a_run_that_waited_for_the_processor_states_what_it_used():
     assert report.spent({"seconds": 600.0, "cpu_seconds": 590.0}) == "10 min"
     assert report.spent({"seconds": 900.0, "cpu_seconds": 540.0}) == "9 min of CPU"
     assert report.spent({"seconds": None}) == "–"
+
+
+def test_forecasts_and_measured_steps_stand_in_their_tables(tmp_path, monkeypatch):
+    monkeypatch.setattr(_forecasts, "FORECASTS", tmp_path / "forecast.json")
+    monkeypatch.setattr(_forecasts, "STEPS", tmp_path / "steps.json")
+    assert _forecasts.part() == "Not forecast yet." and _forecasts.steps() == "Not measured yet."
+    row = {"method": "sdca", "form": "ours", "peak_mib": 2048, "card_mib": 3072, "phase": "adapt backward 2"}
+    usual = row | {"settings": "batch 1+1", "form": "usual", "card_mib": 12288, "peak_mib": 11264}
+    rows = [row | {"settings": "memory 11g"}, row | {"settings": "batch 1+1"}, usual]
+    _forecasts.FORECASTS.write_text(json.dumps(rows))
+    text = _forecasts.part()
+    assert "| `sdca` | not run yet | 3.0 (2.0) | not run yet | not run yet | adapt backward 2 |" in text
+    assert "at once: 3.0 (2.0); with" in text and "usually written: 12.0 (11.0)." in text and "no GPU" in text
+    step = {"form": "usual", "covariance": "full", "precision": "bf16 (why)", "checkpointing": True, "model": "r"}
+    _forecasts.STEPS.write_text(json.dumps([step | {"source": [2, 3], "target": [4, 5], "peak_mib": 7}]))
+    line = "| `sdca`, usual statistics, full covariance | r | 3x2 + 5x4 | bf16, checkpointing | 7 |"
+    assert line in _forecasts.steps()
