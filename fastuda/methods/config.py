@@ -53,7 +53,7 @@ class WarmUpConfig:
 
 @dataclass(frozen=True)
 class Looks:
-    """How often a target image is looked at to label it: the labels are those of the mean softmax (the papers: once)."""
+    """The looks at a target image that label it by their mean softmax; the papers look once."""
 
     flip: bool = False  # the image and its mirror image
     scales: tuple[float, ...] = (1.0,)  # over these sizes of the image
@@ -146,7 +146,7 @@ class DRSLConfig(Looks):
     portion: float = 0.2  # p: share of each class that is labelled in the first round
     portion_step: float = 0.05  # and more in each further one
     portion_most: float = 0.5
-    threshold_cap: float = 1.0  # upper bound of the classes' thresholds k_c; below 1 the sure classes are labelled almost whole
+    threshold_cap: float = 1.0  # upper bound of the thresholds k_c; below 1, sure classes are labelled almost whole
     balanced: bool = True  # p of each class's pixels (CBST); False: of all pixels, whatever their classes (ablation)
     # The swap stands in for translated images: 0 is what one sets where data.source.translated gives them.
     style: float = 0.5  # share of source images shown in the target's low frequencies (FDA); 0 = none
@@ -171,7 +171,7 @@ class MLSLConfig:
     portion: float = 0.2  # p: share of each class that is labelled in the first round
     portion_step: float = 0.05  # and more in each further one
     portion_most: float = 0.5
-    threshold_cap: float = 1.0  # upper bound of the classes' thresholds k_c; below 1 the sure classes are labelled almost whole
+    threshold_cap: float = 1.0  # upper bound of the thresholds k_c; below 1, sure classes are labelled almost whole
     balanced: bool = True  # p of each class's pixels (CBST); False: of all pixels, whatever their classes (ablation)
     presence: float = 0.025  # λ_Fcl of the image-level loss; 0 is SISC alone
     head_width: int = 2048  # channels of the image-level head

@@ -17,7 +17,7 @@ from fastuda.metrics.confidence import ConfidenceHistogram
 from fastuda.models.deeplab import ASPP
 from fastuda.nn.fourier import swap_amplitude
 from fastuda.nn.losses import cross_entropy, resize_labels
-from fastuda.ops._ranks import gather, share, total, world
+from fastuda.ops._ranks import gather, share, world
 from fastuda.ops.class_balanced_sample import class_balanced_sample, sample_per_class
 from fastuda.ops.mode_losses import ModeLosses, mode_losses
 from fastuda.ops.pseudo_labels import select_balanced
@@ -80,9 +80,10 @@ class DRSL(Source):
         histogram = ConfidenceHistogram(self.num_classes).to(self.target_statistics_known.device)
         for batch in passes.target():
             histogram.update(self.looks(batch.images, config), size=batch.images.shape[-2:])
-        histogram.counts = total(histogram.counts)
+        histogram.all_reduce()
         ranked = histogram if config.balanced else histogram.pooled()
-        thresholds = ranked.thresholds(rule="portion", portion=portion, cap=config.threshold_cap).expand(self.num_classes)
+        thresholds = ranked.thresholds(rule="portion", portion=portion, cap=config.threshold_cap)
+        thresholds = thresholds.expand(self.num_classes)
         for batch in passes.target():
             labels = select_balanced(self.looks(batch.images, config), thresholds, size=batch.images.shape[-2:])
             passes.save_pseudo_labels(batch.index, labels)

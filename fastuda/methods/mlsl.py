@@ -78,7 +78,7 @@ class MLSL(Source):
                 found = self.composite(image, number, index, None)
                 histogram.counts += found.histogram
                 presence[index] = shares(found.label, self.num_classes)[0] > config.least_share * self.mean_share
-        histogram.counts = total(histogram.counts)
+        histogram.all_reduce()
         self.presence = self.of_all_images(presence)
         portion = min(config.portion + number * config.portion_step, config.portion_most)
         ranked = histogram if config.balanced else histogram.pooled()

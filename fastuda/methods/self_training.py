@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
 
 from fastuda.data.batch import Batch
 from fastuda.methods.config import Recipe, SelfTrainingConfig
@@ -14,7 +13,6 @@ from fastuda.methods.source import Source, learning_rate
 from fastuda.metrics.confidence import ConfidenceHistogram
 from fastuda.models import build_model
 from fastuda.nn.losses import cross_entropy
-from fastuda.ops._ranks import total
 from fastuda.ops.pseudo_labels import pseudo_labels
 
 
@@ -54,7 +52,7 @@ class SelfTraining(Source):
         histogram = ConfidenceHistogram(self.num_classes).to(self.target_statistics_known.device)
         for batch in passes.target():
             histogram.update(self.looks(batch.images, config), size=batch.images.shape[-2:])
-        histogram.counts = total(histogram.counts)
+        histogram.all_reduce()
         thresholds = histogram.quantile(config.quantile).clamp(max=config.threshold_cap)
         for batch in passes.target():
             labels = pseudo_labels(self.looks(batch.images, config), size=batch.images.shape[-2:], threshold=thresholds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fastuda.ops._ranks import total
 from fastuda.ops.class_thresholds import Rule, check_rule
 from fastuda.ops.confidence_histogram import confidence_histogram
 
@@ -64,6 +65,10 @@ class ConfidenceHistogram(nn.Module):
         if other.counts.shape != self.counts.shape:
             raise ValueError(f"cannot merge {tuple(other.counts.shape)} counts into {tuple(self.counts.shape)}")
         self.counts += other.counts.to(self.counts.device)
+
+    def all_reduce(self) -> None:
+        """Add what the other processes of the run have counted."""
+        self.counts = total(self.counts)
 
     def pooled(self) -> ConfidenceHistogram:
         """The histogram of all pixels as if of one class, (1, bins): for a threshold that no class has of its own."""

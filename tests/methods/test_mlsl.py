@@ -55,7 +55,7 @@ def test_stage_list_and_rows():
 
 
 def test_the_presets_name_the_papers_values():
-    paper, released = (task_config("streets", "mlsl", name) for name in ("paper", "released"))
+    paper, released = (task_config("gta5_cityscapes", "mlsl", name) for name in ("paper", "released"))
     assert paper.warm_up.lovasz == 0.0 and MLSLConfig().patches == 50 and released.mlsl.portion == 0.15
 
 
