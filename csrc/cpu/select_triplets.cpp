@@ -32,7 +32,9 @@ Rows rows(const Tensor& label, const Tensor& mode, int64_t classes, int64_t mode
       label.scalar_type() == ScalarType::Long && mode.scalar_type() == ScalarType::Long && label.dim() == 1 &&
           mode.dim() == 1 && label.size(0) == mode.size(0),
       "classes and modes must be int64 vectors of one length");
-  STD_TORCH_CHECK(classes >= 1 && modes >= 1, "num_classes and num_modes must be at least 1");
+  STD_TORCH_CHECK(
+      classes >= 1 && modes >= 1 && classes <= INT32_MAX / modes,
+      "num_classes and num_modes must be at least 1, and their product below 2^31");
   return {static_cast<const int64_t*>(label.const_data_ptr()), static_cast<const int64_t*>(mode.const_data_ptr()),
           label.size(0), label.stride(0), mode.stride(0), classes, modes};
 }

@@ -97,6 +97,9 @@ def loader(stream: Stream, start: int, stop: int, workers: int = 0) -> Iterator[
             if not is_lost_worker(error):
                 raise
             raise LostWorker(LOST_WORKER) from error
+        except (ConnectionError, EOFError, FileNotFoundError) as error:
+            # Killed while it handed a batch over; what a worker cannot read comes as a failure, never as these.
+            raise LostWorker(LOST_WORKER) from error
         if isinstance(batch, _Failure):
             raise DataError(batch.message)
         yield batch

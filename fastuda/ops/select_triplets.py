@@ -68,5 +68,7 @@ def select_triplets(
             raise ValueError(f"{name} is on {rows.device} but source_class is on {source_class.device}")
     if num_classes < 1 or num_modes < 1:
         raise ValueError(f"num_classes and num_modes must be at least 1, got {num_classes} and {num_modes}")
+    if num_classes * num_modes >= 1 << 31:
+        raise ValueError(f"num_classes times num_modes must be below 2^31, got {num_classes} and {num_modes}")
     seed = draw_seed(source_class.device, generator)
     return Triplets(*_select(*(rows.long() for rows in given.values()), seed, num_classes, num_modes))

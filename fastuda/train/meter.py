@@ -48,7 +48,10 @@ class Log:
 
     def write(self, event: str, values: Mapping[str, Any], step: int | None = None) -> None:
         if self.file is not None:
-            self.file.write(json.dumps({"event": event, **values}) + "\n")
+            try:
+                self.file.write(json.dumps({"event": event, **values}) + "\n")
+            except OSError as error:
+                raise OSError(f"cannot write {self.file.name}: {error.strerror}") from error
         if self.writer is not None and step is not None:
             for name, value in values.items():
                 if isinstance(value, float):

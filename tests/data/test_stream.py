@@ -155,6 +155,22 @@ def test_a_killed_worker_is_reported_in_a_sentence(dataset):
         list(loader(Deadly(), 0, 4, 1))
 
 
+@pytest.mark.parametrize(
+    "error", [ConnectionResetError(104, "Connection reset by peer"), EOFError(), FileNotFoundError()]
+)
+def test_a_worker_that_is_killed_while_it_sends(dataset, monkeypatch, error):
+    class Cut:
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            raise error
+
+    monkeypatch.setitem(loader.__globals__, "DataLoader", lambda *_, **__: Cut())
+    with pytest.raises(LostWorker, match="a data loading process was killed"):
+        list(loader(stream(dataset), 0, 4, 1))
+
+
 def test_a_mistake_in_a_worker_is_not_taken_for_a_kill(dataset):
     class Wrong:
         def __getitem__(self, iteration):

@@ -95,6 +95,7 @@ def test_opcheck_and_compile():
         "target_class must be uint8": {"target_class": torch.zeros(4)},
         "target_mode is on meta": {"target_mode": torch.zeros(4, dtype=torch.int64, device="meta")},
         "num_classes and num_modes must be at least 1": {"num_modes": 0},
+        "num_classes times num_modes must be below 2": {"num_classes": 2**62, "num_modes": 4},
     }.items(),
 )
 def test_bad_input_is_named(message, change):
@@ -102,6 +103,14 @@ def test_bad_input_is_named(message, change):
     arguments = {name: torch.zeros(4, dtype=torch.int64) for name in names}
     with pytest.raises(ValueError, match=message):
         select_triplets(**(arguments | {"num_classes": 2, "num_modes": 2} | change))
+
+
+@pytest.mark.parametrize("classes, modes", [(2**62, 4), (2**31, 1), (2**16, 2**15)])
+def test_more_classes_and_modes_than_are_counted(compiled, classes, modes):
+    """Their product would overflow to an empty table, which is written to."""
+    rows, seed = torch.zeros(4, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
+    with pytest.raises(RuntimeError, match="their product below 2"):
+        torch.ops.fastuda.select_triplets(rows, rows, rows, rows, seed, classes, modes)
 
 
 def test_cpu_kernel_is_compiled(compiled):
