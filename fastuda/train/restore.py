@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,5 +61,7 @@ def one_sentence() -> Iterator[None]:
     except RuntimeError as error:
         if not is_lost_worker(error):
             raise
+        # torch's handler would tell of the same worker once more, in a traceback out of the exit.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         print(f"error: {LOST_WORKER}", file=sys.stderr)
         raise SystemExit(1) from error

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import resource
+import signal
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 import yaml
 from PIL import Image
 
-from fastuda.train.checkpoint import load_checkpoint
+from fastuda.train.checkpoint import load_checkpoint, load_run, save_checkpoint
 from fastuda.train.config import parse
+from fastuda.train.meter import Log
 
 
 def folder_task(tmp_path, tiny, **changes):
@@ -99,6 +106,74 @@ def test_labelled_target_is_refused(tiny, tmp_path, command):
 def test_a_file_in_place_of_the_work_dir(tiny, tmp_path, command):
     (tmp_path / "file").write_text("")
     fails_with(command("--task", tiny, "--work-dir", tmp_path / "file" / "run"), "file")
+
+
+def test_a_work_dir_where_nobody_may_write(tiny, command):
+    # Root may write wherever a mode forbids it, but makes no directory in the kernel's own.
+    fails_with(
+        command("--task", tiny, "--work-dir", "/sys/fastuda"), "cannot create the working directory /sys/fastuda"
+    )
+
+
+def test_a_full_disk_ends_the_run_with_its_last_checkpoint(tiny, tmp_path, command):
+    """A checkpoint in the middle of a stage holds optimisers as well: it is the first that does not fit any more."""
+    work_dir = tmp_path / "run"
+
+    def full():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
+
+    process = command("--task", tiny, "--work-dir", work_dir, preexec_fn=full)
+    fails_with(process, "cannot write", "checkpoint.pt: File too large; the previous one is intact")
+    assert load_run(work_dir / "checkpoint.pt")["position"]["iteration"] == 0
+    assert not list(work_dir.glob(".*"))
+    process = command("--work-dir", work_dir, "--resume")
+    assert process.wait(240) == 0, process.stderr.read()
+
+
+def test_a_full_disk_under_the_log(tmp_path):
+    (tmp_path / "log.jsonl").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"^cannot write .*log\.jsonl: No space left on device$"):
+        Log(tmp_path, tensorboard=False).write("start", {"stage": 0})
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_truncated_image(tiny, tmp_path, command, workers):
+    path, root = folder_task(tmp_path, tiny)
+    image = root / "images" / "3.png"
+    image.write_bytes(image.read_bytes()[:2000])
+    fails_with(
+        command("--task", path, "--work-dir", tmp_path / "run", "--data.workers", workers), "3.png cannot be read"
+    )
+    load_run(tmp_path / "run" / "checkpoint.pt")
+
+
+def test_a_killed_loading_process(tiny, tmp_path, command):
+    work_dir = tmp_path / "run"
+    process = command(
+        "--task", tiny, "--work-dir", work_dir, "--data.workers", "1", "--warm-up.schedule.iterations", "5000"
+    )
+    log, children = work_dir / "log.jsonl", Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while '"iteration": 3' not in (log.read_text() if log.exists() else ""):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+    (worker,) = children.read_text().split()
+    os.kill(int(worker), signal.SIGKILL)
+    fails_with(process, "a data loading process was killed", "data.workers=0")
+    assert load_run(work_dir / "checkpoint.pt")["position"]["iteration"] >= 2
+
+
+def test_a_checkpoint_of_another_network(tiny, tmp_path, command):
+    work_dir = tmp_path / "run"
+    process = command("--task", tiny, "--work-dir", work_dir)
+    assert process.wait(240) == 0, process.stderr.read()
+    path = work_dir / "checkpoint.pt"
+    state = load_run(path)
+    state["method"].popitem()
+    save_checkpoint(path, state)
+    for module, arguments in (("train", ("--work-dir", work_dir, "--resume")), ("evaluate", (work_dir,))):
+        fails_with(
+            command(*arguments, module=f"fastuda.{module}"), "checkpoint.pt does not fit the method", "Missing key"
+        )
 
 
 def test_damaged_checkpoint(tiny, tmp_path, command):
