@@ -15,6 +15,7 @@ from torch import nn
 
 FORMAT = 1
 _UNFINISHED = ".tmp"
+_OF_A_RUN = ("checkpoint.pt", "config.yaml", "result.json", "pseudo_labels/*", "predictions/*")
 
 
 class CheckpointError(ValueError):
@@ -57,9 +58,10 @@ def _cannot_write(path: Path, error: OSError | RuntimeError) -> OSError:
 
 
 def remove_unfinished(directory: Path) -> None:
-    """Delete what a process that was killed had begun to write in ``directory`` or a directory in it."""
-    for pattern in (f".*{_UNFINISHED}", f"*/.*{_UNFINISHED}"):
-        for path in directory.glob(pattern):
+    """Delete what a run that was killed had begun to write of its own files in ``directory``, and nothing else."""
+    for name in _OF_A_RUN:
+        folder, _, file = name.rpartition("/")
+        for path in (directory / folder).glob(f".{file}.*{_UNFINISHED}"):
             path.unlink()
 
 

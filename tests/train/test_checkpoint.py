@@ -69,7 +69,7 @@ def test_a_read_only_directory(tmp_path, monkeypatch):
 def test_what_a_killed_run_had_begun_to_write_is_removed_when_it_goes_on(tmp_path):
     save_checkpoint(tmp_path / "checkpoint.pt", {"weights": torch.ones(1)})
     (tmp_path / "pseudo_labels").mkdir()
-    kept = [tmp_path / "checkpoint.pt", tmp_path / "pseudo_labels" / "000000.png", tmp_path / ".hidden"]
+    kept = [tmp_path / "checkpoint.pt", tmp_path / "pseudo_labels" / "000000.png", tmp_path / ".somebody.elses.tmp"]
     begun = [tmp_path / ".checkpoint.pt.8_hf0q2c.tmp", tmp_path / "pseudo_labels" / ".000001.png.abcd1234.tmp"]
     for path in (*kept[1:], *begun):
         path.write_bytes(b"half")
