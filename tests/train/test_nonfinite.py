@@ -5,18 +5,22 @@ from __future__ import annotations
 import errno
 import os
 from dataclasses import replace
+from multiprocessing import get_context
 
 import pytest
 import torch
 from rich.console import Console
+from torch import distributed
 
+from fastuda.data.batch import Batch
+from fastuda.ops import global_batch
 from fastuda.ops.upsample_cross_entropy import upsample_cross_entropy
 from fastuda.train.checkpoint import load_checkpoint
 from fastuda.train.config import parse
 from fastuda.train.inputs import Inputs
 from fastuda.train.loop import Run, train
 from fastuda.train.meter import NonFiniteLoss
-from fastuda.train.nonfinite import KEPT, Recorder, Watch
+from fastuda.train.nonfinite import KEPT, Recorder, Watch, fail
 from fastuda.train.signals import Signals
 
 OPTIONS = ["--method", "source", "--model.norm", "frozen"]
@@ -171,3 +175,37 @@ def test_a_flag_under_way_is_not_waited_for_until_its_step_would_be_forgotten():
     assert watch.first_bad(wait=False).iteration == 2
     events[1].done = False
     assert watch.first_bad(wait=True).iteration == 2 and events[1].waited == 1
+
+
+def rank_with_a_bad_loss(rank: int, directory) -> None:
+    """Two steps of a rank, of which the second rank's second is bad; what it ends with goes into a file."""
+    distributed.init_process_group("gloo", init_method=f"file://{directory}/store", rank=rank, world_size=2)
+    watch = Watch()
+    with global_batch():
+        for iteration in (1, 2):
+            bad = float(rank == 1 and iteration == 2)
+            watch.begin(iteration)
+            watch.batches(iteration, [Batch(torch.full((1,), rank), None, torch.zeros(1)), None])
+            watch.losses({"ce": torch.tensor(float("nan") if bad else 1.0)})
+            watch.end(torch.tensor(bad))
+        try:
+            see, again = (lambda draw, batches: batches), (lambda step: None)
+            fail(watch, {"stage": "adapt"}, see, again, directory / "run" / "checkpoint.pt")
+        except NonFiniteLoss as error:
+            (directory / f"{rank}.txt").write_text(str(error))
+    distributed.destroy_process_group()
+
+
+def test_all_ranks_end_by_the_bad_loss_of_one_which_writes_what_it_saw(tmp_path):
+    (tmp_path / "run").mkdir()
+    ranks = [get_context("fork").Process(target=rank_with_a_bad_loss, args=(rank, tmp_path)) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(120)
+    assert [process.exitcode for process in ranks] == [0, 0]
+    told = {(tmp_path / f"{rank}.txt").read_text() for rank in range(2)}
+    assert len(told) == 1 and told.pop().startswith("the loss 'ce' is nan in stage adapt at iteration 2; ")
+    found = dumped(tmp_path)
+    assert found["losses"]["ce"] != found["losses"]["ce"]
+    assert found["batches"][0]["draw"] == 2 and found["batches"][0]["source"]["images"].item() == 1
