@@ -15,7 +15,7 @@ from torch import nn
 
 FORMAT = 1
 _UNFINISHED = ".tmp"
-_OF_A_RUN = ("checkpoint.pt", "config.yaml", "result.json", "pseudo_labels/*", "predictions/*")
+_OF_A_RUN = ("checkpoint.pt", "config.yaml", "result.json", "nonfinite.pt", "pseudo_labels/*", "predictions/*")
 
 
 class CheckpointError(ValueError):
