@@ -32,15 +32,15 @@ def interrupted_run(tiny: Path, work_dir: Path, method: str, monkeypatch, size=(
     task["data"]["target"]["size"] = list(size)
     task["checkpoint_every"] = 1
     config = from_dict(Config, task, "tiny")
-    step = Run.backward
+    losses = Run.losses
 
     def stopping(run, stage, *rest):
-        step(run, stage, *rest)
+        yield from losses(run, stage, *rest)
         if stage.target and (stage.target.labels == "pseudo" or stage.target.scores):
             run.signals.received = 15
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "backward", stopping)
+        patch.setattr(Run, "losses", stopping)
         with pytest.raises(Interrupted):
             train(config, Console(quiet=True))
     return from_dict(Config, {"resume": True}, "resume", base=config)
