@@ -135,6 +135,7 @@ class Walk:
 
     def steps(self, stage: Stage, count: int = STEPS) -> None:
         """The first ``count`` steps of a stage."""
+        self.watcher.phase(Phase(stage.name, "build"))
         optimisers = Optimisers(stage, self.precision, {})
         self.method.train()
         for step in range(1, count + 1):

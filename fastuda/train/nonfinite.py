@@ -129,6 +129,10 @@ class Recorder(TorchDispatchMode):
         return value.detach().to("cpu", copy=True)
 
 
+def _bad(value: float) -> bool:
+    return not abs(value) < float("inf")
+
+
 def _finite(value: Any) -> bool:
     floating = isinstance(value, Tensor) and value.is_floating_point()
     return not floating or bool(value.isfinite().all())
@@ -142,19 +146,20 @@ def fail(watch: Watch, about: Mapping[str, Any], see: See, again: Callable[[Take
     bad = watch.first_bad(wait=True)
     iteration = -distributed.largest(-(bad.iteration if bad else watch.steps[-1].iteration))
     step = next(step for step in watch.steps if step.iteration == iteration)
-    # Of several ranks the first whose own loss is bad knows most.
-    teller = -distributed.largest(-(rank() if step is bad else world()))
-    values = _values(step)
+    values, own = _values(step), _own(step)
+    # A term over the images of all ranks is bad on all of them: it is where most terms are that the bad image is.
+    knows = world() * sum(map(_bad, own.values())) + world() - 1 - rank()
+    tells = knows == distributed.largest(knows)
     # Ranks talk to each other inside a step: all of them take it again, and one of them writes.
-    content = {**about, "iteration": iteration, "losses": _own(step), **_taken_again(step, see, again)}
+    content = {**about, "iteration": iteration, "losses": own, **_taken_again(step, see, again)}
     path = checkpoint.with_name(FILE)
     told = f"the batch, the losses and what went into the operators are in {path}"
-    if rank() == teller:
+    if tells:
         try:
             write_atomically(path, lambda file: torch.save(content, file))
         except OSError as error:
             told = str(error)
-    name = next((name for name, value in values.items() if not abs(value) < float("inf")), "sum")
+    name = next((name for name, value in values.items() if _bad(value)), "sum")
     raise NonFiniteLoss(
         f"the loss '{name}' is {values.get(name, sum(values.values()))} in stage {about['stage']} at iteration "
         f"{iteration}; the last good state is in {checkpoint}; {told}"
