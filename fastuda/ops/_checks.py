@@ -51,9 +51,11 @@ def scores(logits: Tensor, name: str = "logits") -> None:
 
 
 def size(value: tuple[int, int]) -> tuple[int, int]:
-    """(height, width), both at least 1."""
+    """(height, width), both at least 1, of fewer than 2^31 pixels."""
     if len(value) != 2 or min(value) < 1:
         raise ValueError(f"size must be (height, width), both at least 1, got {tuple(value)}")
+    if value[0] * value[1] >= 1 << 31:
+        raise ValueError(f"size must be of fewer than 2^31 pixels, got {tuple(value)}")
     return int(value[0]), int(value[1])
 
 

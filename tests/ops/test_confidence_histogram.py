@@ -137,6 +137,7 @@ BAD = {
     "scores must be float32": {"scores": torch.zeros(1, 3, 4, 5, dtype=torch.int64)},
     r"scores must be \(N, K, h, w\)": {"scores": torch.zeros(3, 4, 5)},
     r"size must be \(height, width\)": {"size": (5,)},
+    r"size must be of fewer than 2\^31 pixels": {"size": (2**31, 2)},
     "bins must be at least 1": {"bins": 0},
 }
 
