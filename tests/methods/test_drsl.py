@@ -202,12 +202,12 @@ def test_a_cap_labels_every_pixel_above_it_by_the_mean_of_the_looks(flip):
     drsl.know_target(MemoryPasses())
     passes = MemoryPasses()
     drsl.label_target(passes, 0)
-    for batch in MemoryPasses().target():
-        looks = [drsl.predict(batch.images).softmax(1)]
+    for seen in MemoryPasses().target():
+        looks = [drsl.predict(seen.images).softmax(1)]
         if flip:
-            looks.append(drsl.predict(batch.images.flip(-1)).softmax(1).flip(-1))
+            looks.append(drsl.predict(seen.images.flip(-1)).softmax(1).flip(-1))
         mean = F.interpolate(torch.stack(looks).mean(0).log(), (32, 48), mode="bilinear", align_corners=True).softmax(1)
-        labels = torch.stack([passes.saved[i] for i in batch.index.tolist()])
+        labels = torch.stack([passes.saved[i] for i in seen.index.tolist()])
         sure = mean.amax(1) > 0.3 + 1e-4
         assert sure.any() and (labels[sure] != 255).all()
 

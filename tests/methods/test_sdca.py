@@ -127,7 +127,8 @@ def test_pseudo_labels_keep_the_confident_half_of_each_class(cap):
     passes = MemoryPasses()
     sdca.pseudo_label(passes)
     assert sorted(passes.saved) == [0, 1, 2, 3]
-    logits = torch.cat([full_size(sdca.looks(b.images, sdca.labelling), b.images) for b in MemoryPasses().target()]).detach()
+    looks = [full_size(sdca.looks(b.images, sdca.labelling), b.images) for b in MemoryPasses().target()]
+    logits = torch.cat(looks).detach()
     confidence, predicted = logits.double().softmax(1).max(1)
     labels = torch.stack([passes.saved[i] for i in range(4)])
     for k in range(K):
