@@ -71,7 +71,8 @@ def run(tmp_path):
         bias.copy_(-weight.flatten(1) @ x.mean((0, 2, 3)))
     work_dir = tmp_path / "run"
     work_dir.mkdir()
-    save_checkpoint(work_dir / "checkpoint.pt", {"config": to_dict(config), "method": method.state_dict()})
+    state = {"config": to_dict(config), "method": method.state_dict(), "position": {}, "optimisers": {}}
+    save_checkpoint(work_dir / "checkpoint.pt", state)
     return SimpleNamespace(work_dir=work_dir, root=tmp_path, inputs=inputs)
 
 
