@@ -29,6 +29,7 @@ class Optimisers:
             self.scale.load_state_dict(saved["scaler"])
             for name, optimiser in self.optimisers.items():
                 optimiser.load_state_dict(_as_built(saved[name], optimiser))
+                _lay_out_state(optimiser)
 
     def state(self) -> dict[str, Any]:
         return {"scaler": self.scale.state_dict()} | {name: o.state_dict() for name, o in self.optimisers.items()}
@@ -53,6 +54,7 @@ class Optimisers:
     def step(self) -> Tensor:
         """Update the parameters; 1.0 if a loss or a gradient that is not finite forbade it, else 0.0, on the device."""
         parameters = [p for o in self.optimisers.values() for g in o.param_groups for p in g["params"]]
+        _lay_out_gradients(parameters)
         left_out = self.scale.unscale([p.grad for p in parameters if p.grad is not None])
         for optimiser in self.optimisers.values():
             if all(group.get("fused") for group in optimiser.param_groups):
@@ -74,6 +76,23 @@ class Optimisers:
                 f"the gradients of the last {left_out} steps are not finite in stage {stage} at iteration {iteration}; "
                 f"the last good state is in {checkpoint}"
             )
+
+
+# Fused optimisers of torch 2.13 walk through parameter, gradient and state in the order of memory on the CPU: of two
+# layouts they silently make wrong weights. Autograd gives a gradient its parameter's layout; nothing else need do so.
+
+
+def _lay_out_gradients(parameters: list[Tensor]) -> None:
+    for parameter in parameters:
+        if parameter.grad is not None and parameter.grad.stride() != parameter.stride():
+            parameter.grad = torch.empty_like(parameter, dtype=parameter.grad.dtype).copy_(parameter.grad)
+
+
+def _lay_out_state(optimiser: Optimizer) -> None:
+    for parameter, state in optimiser.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _begin_momentum(optimiser: Optimizer) -> None:

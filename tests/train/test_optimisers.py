@@ -154,3 +154,30 @@ def test_a_state_of_unfused_optimisers_goes_on_fused(kind):
     plain.step()
     for one, expected in zip(net.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(one, expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_layouts_of_gradients_and_saved_states_do_not_matter(kind):
+    """torch's fused CPU kernels would silently take other steps."""
+    net = network()
+    plain, other = copy.deepcopy(net), {"grad": None, "state": None}
+    stage = Stage("s", 1, lambda: {"net": KINDS[kind](net.parameters(), fused=True)}, step=lambda *_: iter(()))
+    fused = Optimisers(stage, FULL, {})
+    loop = KINDS[kind](plain.parameters(), foreach=False, fused=False)
+    for step in range(4):
+        fused.backward({"net": {"loss": loss_of(net, step)}}, 1.0)
+        weight = net[0].weight
+        weight.grad = weight.grad.contiguous()
+        other["grad"] = weight.grad.stride() != weight.stride()
+        fused.step()
+        loss_of(plain, step).backward()
+        loop.step()
+        loop.zero_grad()
+        saved = fused.state()
+        for state in saved["net"]["state"].values():
+            state |= {name: value.contiguous() for name, value in state.items()}
+        other["state"] = any(v.stride() != weight.stride() for v in saved["net"]["state"][0].values() if v.dim() == 4)
+        fused = Optimisers(stage, FULL, saved)
+    assert all(other.values())
+    for one, expected in zip(net.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one, expected, rtol=1e-4, atol=1e-5)
