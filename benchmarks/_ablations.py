@@ -39,8 +39,7 @@ def summary(records: list[dict], name: str) -> dict:
 def part() -> str:
     """A table: by how much what a paper proposes beats what it is compared with."""
     content = json.loads(RECORDS.read_text()) if RECORDS.exists() else {"signs": {}}
-    lines = ["| what is compared | measured by | " + " | ".join(TASKS.values()) + " | mean | better in |"]
-    lines.append("|---" * (4 + len(TASKS)) + "|")
+    rows = []
     for name, (title, measure) in TITLES.items():
         found = content["signs"].get(name)
         if found is None:
@@ -48,8 +47,9 @@ def part() -> str:
         else:
             cells = [f"{found['tasks'][task]:+.1f}" if task in found["tasks"] else MISSING for task in TASKS]
             cells += [f"{found['mean']:+.1f}", f"{found['runs_above']} of {found['runs']} runs"]
-        lines.append("| " + " | ".join([title, measure, *cells]) + " |")
+        rows.append([title, measure, *cells])
     note = "Points that the first gains over the second, a task's mean over its seeds; below 0 it loses here."
     if "machine" in content:
         note += f" Measured on {content['machine']}; commands and seeds in `benchmarks/results/{RECORDS.name}`."
-    return "\n".join(lines) + f"\n\n{note}"
+    header = ["what is compared", "measured by", *TASKS.values(), "mean", "better in"]
+    return f"{_results.table(header, rows)}\n\n{note}"

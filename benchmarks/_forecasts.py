@@ -17,11 +17,6 @@ def cell(record: dict | None) -> str:
     return MISSING if record is None else f"{record['card_mib'] / 1024:.1f} ({record['peak_mib'] / 1024:.1f})"
 
 
-def table(header: list[str], rows: list[list[str]]) -> list[str]:
-    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
-    return lines + ["| " + " | ".join(row) + " |" for row in rows]
-
-
 def part() -> str:
     """A table: what each method is forecast to need under each bundle of ``--memory``; SDCA's step in both forms."""
     records = json.loads(FORECASTS.read_text()) if FORECASTS.exists() else []
@@ -31,23 +26,22 @@ def part() -> str:
     methods = list(dict.fromkeys(r["method"] for r in records))
     rows = []
     for method in sorted(methods, key=lambda name: (name == "source", methods.index(name))):
-        bundles = [found.get((method, f"memory {card}", "ours")) for card in CARDS]
-        peak = bundles[1]["phase"] if bundles[1] else ""
-        rows.append([f"`{method}`", *map(cell, bundles), peak])
-    lines = table(["method", *(f"`--memory {card}`" for card in CARDS), "peak of 11g"], rows)
+        own = [found.get((method, f"memory {card}", "ours")) for card in CARDS]
+        peak = own[1]["phase"] if own[1] else ""
+        rows.append([f"`{method}`", *map(cell, own), peak])
+    bundles = _results.table(["method", *(f"`--memory {card}`" for card in CARDS), "peak of 11g"], rows)
     one = [found.get(("sdca", "batch 1+1", form)) for form in ("ours", "usual")]
-    lines += [
-        "",
+    note = (
         "**Forecast, confirmed by no GPU.** GiB that a card needs, with assumed reserves of context and libraries; in "
         "brackets the tensors. ResNet-101, mixed precision, GTA5 at 1280x720 to Cityscapes at 1024x512 (the methods' "
-        "own crops), the recipe's batch by accumulation.",
-    ]
+        "own crops), the recipe's batch by accumulation."
+    )
     if all(one):
-        lines[-1] += (
+        note += (
             f" SDCA with one image of each domain at once: {cell(one[0])}; with the statistics and losses as they are "
             f"usually written: {cell(one[1])}."
         )
-    return "\n".join(lines)
+    return f"{bundles}\n\n{note}"
 
 
 def precision(record: dict) -> str:
@@ -66,4 +60,4 @@ def steps() -> str:
         source, target = (f"{record[domain][1]}x{record[domain][0]}" for domain in ("source", "target"))
         name = f"`{method}`" + (", usual statistics" if form == "usual" else "") + covariance
         rows.append([name, record["model"], f"{source} + {target}", precision(record), str(record["peak_mib"])])
-    return "\n".join(table(["method", "network", "images", "precision", "peak MiB"], sorted(rows)))
+    return _results.table(["method", "network", "images", "precision", "peak MiB"], sorted(rows))

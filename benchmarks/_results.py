@@ -46,6 +46,12 @@ EXTRA: dict[str, type | tuple[type, ...]] = {
 }
 
 
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown."""
+    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
 def check(row: dict) -> None:
     """ValueError naming the first column that is missing, unknown or out of range."""
     for name, kind in (COLUMNS | EXTRA).items():

@@ -29,21 +29,22 @@ def part() -> str:
     if not found:
         return "Not measured yet."
     ours = found["stream"]
-    lines = ["| form | images | seconds an image | MiB of memory | MiB on disk | time vs ours |", "|---" * 6 + "|"]
+    rows = []
     for form, name in FORMS.items():
         last = found[form][-1]
         peer = next(row for row in ours if row["images"] == last["images"])
         per_image = last["seconds"] / last["images"]
         ratio = last["seconds"] / peer["seconds"]
         cells = [name, str(last["images"]), f"{per_image:.3f}", f"{last['peak_mib']:.0f}", f"{last['disk_mib']:.0f}"]
-        lines.append("| " + " | ".join([*cells, f"{ratio:.0f}x"]) + " |")
+        rows.append([*cells, f"{ratio:.0f}x"])
     machine, threads = ours[-1]["machine"], ours[-1]["threads"]
     note = (
         f"Measured on {machine}, threads: {threads}, by `benchmarks/train/pseudo_label_stream.py`; memory beyond the "
         "process with its imports, disk beside the stored scores (1.2 MiB an image) and the labels."
     )
     picture = f"\n\n![pseudo labels](benchmarks/results/{PICTURE.name})" if PICTURE.exists() else ""
-    return "\n".join(lines) + f"\n\n{note}{picture}"
+    header = ["form", "images", "seconds an image", "MiB of memory", "MiB on disk", "time vs ours"]
+    return f"{_results.table(header, rows)}\n\n{note}{picture}"
 
 
 def plot() -> None:

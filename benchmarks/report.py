@@ -25,11 +25,6 @@ ENDS = ("source", "target_statistics", "adapted")  # the other rows are a method
 TASKS = {"streets": "`streets`", "carla_camvid": "T1 `carla_camvid`", "day_dusk": "T3 `day_dusk`"}
 
 
-def table(header: list[str], rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
-
-
 def train() -> str:
     """The table of training results, a line a task, method and seed, and the machine that made them."""
     path = RESULTS / "train_cpu.json"
@@ -57,7 +52,7 @@ def train() -> str:
     machines = ", ".join(sorted({record["machine"] for record in records}))
     header = ["task", "method", "seed", "source-only", "target statistics", "stages", "adapted", "oracle"]
     return (
-        f"{table([*header, 'gap closed', 'time'], rows)}\n\n"
+        f"{_results.table([*header, 'gap closed', 'time'], rows)}\n\n"
         f"Measured on {machines}; commands and classes in `benchmarks/results/train_cpu.json`."
     )
 
@@ -141,7 +136,8 @@ def operators() -> str:
         where = "" if is_gpu else f", {threads} pinned thread" if threads == 1 else f", {threads} threads"
         versions = ", ".join(sorted({f"{n} {v}" for row in own for n, v in row["versions"].items()}))
         commits = ", ".join(sorted({row["commit"] for row in own}))
-        parts.append(f"**{device}{where}** ({versions}; commit {commits})\n\n{table(list(HEADER), table_rows)}")
+        content = _results.table(list(HEADER), table_rows)
+        parts.append(f"**{device}{where}** ({versions}; commit {commits})\n\n{content}")
         if (picture := plot_path(device, threads)).exists():
             parts.append(f"![{device}](benchmarks/results/{picture.name})")
     for kind, what in (("cpu", "CPU"), ("cuda", "GPU")):

@@ -13,13 +13,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
-import subprocess
-import sys
 from pathlib import Path
 
-from warm_up import SHARED, children_seconds, share
+from warm_up import SHARED, children_seconds, python, share
 
 TASKS = ("streets", "carla_camvid", "day_dusk")
 METHODS = ("sdca", "spcl", "cpsl", "mlsl", "drsl", "drsl+", "oracle")
@@ -30,8 +27,7 @@ def run(arguments: list[str], threads: int) -> dict:
     work_dir = Path(arguments[arguments.index("--work-dir") + 1])
     if not (work_dir / "result.json").exists():
         resume = ["--work-dir", str(work_dir), "--resume"] if (work_dir / "checkpoint.pt").exists() else arguments
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-        subprocess.run([sys.executable, "-m", "fastuda.train", *resume], check=True, env=environment)
+        python(["-m", "fastuda.train", *resume], threads)
     return json.loads((work_dir / "result.json").read_text())
 
 

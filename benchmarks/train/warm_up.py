@@ -57,12 +57,17 @@ def share(plain: list[str], arguments: list[str], threads: int) -> float:
     spent = warm / "cpu_seconds.json"
     earlier = json.loads(spent.read_text()) if spent.exists() else 0.0
     if not spent.exists():
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         before = children_seconds()
-        subprocess.run([sys.executable, __file__, *plain], check=True, env=environment)
+        python([__file__, *plain], threads)
         write_json(spent, children_seconds() - before)
     hand_over(warm, arguments)
     return earlier
+
+
+def python(arguments: list[str], threads: int) -> None:
+    """Run this Python in a process of its own on so many threads; CalledProcessError where it fails."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    subprocess.run([sys.executable, *arguments], check=True, env=environment)
 
 
 def children_seconds() -> float:
