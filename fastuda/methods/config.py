@@ -124,7 +124,18 @@ class SPCLConfig:
 
 
 @dataclass(frozen=True)
-class DRSLConfig(Looks):
+class Portions:
+    """How much of the target a round of pseudo labels names."""
+
+    portion: float = 0.2  # p: share of each class that is labelled in the first round
+    portion_step: float = 0.05  # and more in each further one
+    portion_most: float = 0.5
+    threshold_cap: float = 1.0  # upper bound of the thresholds k_c; below 1, sure classes are labelled almost whole
+    balanced: bool = True  # p of each class's pixels (CBST); False: of all pixels, whatever their classes (ablation)
+
+
+@dataclass(frozen=True)
+class DRSLConfig(Looks, Portions):
     """Distribution regularised self-supervised learning; rounds of pseudo labels with class-balanced selection.
 
     Where the paper is silent: width of the embedding, α, N_e and the number of rounds. Their defaults are this
@@ -143,11 +154,6 @@ class DRSLConfig(Looks):
     classification: float = 0.1  # weight η
     consistency: float = 0.1  # weight γ, of drsl+ alone
     triplets: int = 1024  # N_e: target embeddings a step that look for partners
-    portion: float = 0.2  # p: share of each class that is labelled in the first round
-    portion_step: float = 0.05  # and more in each further one
-    portion_most: float = 0.5
-    threshold_cap: float = 1.0  # upper bound of the thresholds k_c; below 1, sure classes are labelled almost whole
-    balanced: bool = True  # p of each class's pixels (CBST); False: of all pixels, whatever their classes (ablation)
     # The swap stands in for translated images: 0 is what one sets where data.source.translated gives them.
     style: float = 0.5  # share of source images shown in the target's low frequencies (FDA); 0 = none
     style_beta: float = 0.01  # half side of the swapped square over the image's shorter side
@@ -155,7 +161,7 @@ class DRSLConfig(Looks):
 
 
 @dataclass(frozen=True)
-class MLSLConfig:
+class MLSLConfig(Portions):
     """Multi-level self-learning: pseudo labels from independent patches (SISC), weak image labels (PWL).
 
     Where the paper is silent: p and the number of rounds; their defaults are CBST's schedule. The classes of a target
@@ -168,11 +174,6 @@ class MLSLConfig:
     patch: tuple[int, int] = (512, 512)  # their height and width
     patch_batch: int = 8  # patches that the network sees at once
     whole_image: bool = False  # the whole image as one more vote (released)
-    portion: float = 0.2  # p: share of each class that is labelled in the first round
-    portion_step: float = 0.05  # and more in each further one
-    portion_most: float = 0.5
-    threshold_cap: float = 1.0  # upper bound of the thresholds k_c; below 1, sure classes are labelled almost whole
-    balanced: bool = True  # p of each class's pixels (CBST); False: of all pixels, whatever their classes (ablation)
     presence: float = 0.025  # λ_Fcl of the image-level loss; 0 is SISC alone
     head_width: int = 2048  # channels of the image-level head
     least_share: float = 0.05  # η: a class shows if it covers more than this part of its mean share on the source

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from fastuda.data.batch import Batch
 from fastuda.methods.config import Recipe, Schedule
-from fastuda.methods.protocol import Losses, Passes, Stage, View
-from fastuda.methods.source import Source, learning_rate
+from fastuda.methods.protocol import Losses, Passes
+from fastuda.methods.rounds import Rounds
 from fastuda.metrics.confidence import ConfidenceHistogram
 from fastuda.models.deeplab import ASPP
 from fastuda.nn.fourier import swap_amplitude
@@ -32,34 +32,14 @@ class Embeddings(NamedTuple):
     labels: Tensor
 
 
-class DRSL(Source):
+class DRSL(Rounds):
     """Source training with several modes a class, then rounds of class-balanced pseudo labels and mode alignment."""
 
     def __init__(self, recipe: Recipe, num_classes: int) -> None:
-        super().__init__(recipe, num_classes)
-        self.config = recipe.drsl
+        super().__init__(recipe, num_classes, recipe.drsl)
         channels, modes = self.config.channels, self.config.modes
         self.embedding = ASPP(self.network.feature_channels, channels)
         self.modes = nn.Parameter(torch.randn(num_classes, modes, channels) * channels**-0.5)
-
-    def stages(self) -> list[Stage]:
-        return [self.warm_up_stage(), *(self.round_stage(number) for number in range(self.config.rounds))]
-
-    def round_stage(self, number: int) -> Stage:
-        schedule = self.config.schedule
-        control = number == 0 and self.recipe.model.norm == "per_domain"
-        return Stage(
-            name=f"round_{number + 1}",
-            iterations=schedule.iterations,
-            optimisers=lambda: self.optimisers(schedule, self.config.norm),
-            step=self.adapt,
-            learning_rate=learning_rate(schedule),
-            source=self.source_view(schedule),
-            target=View(self.recipe.views.self_training, "pseudo", schedule.batch),
-            prepare=lambda passes: self.label_target(passes, number),
-            prepared_row="target_statistics" if control else "",
-            row="adapted" if number == self.config.rounds - 1 else f"round_{number + 1}",
-        )
 
     def optimisers(self, schedule: Schedule, norm: str = "same") -> dict[str, torch.optim.Optimizer]:
         """The network's, and the embedding block and the modes at the classifier's learning rate."""
@@ -76,14 +56,11 @@ class DRSL(Source):
         if number == 0:
             self.know_target(passes)
         config = self.config
-        portion = min(config.portion + number * config.portion_step, config.portion_most)
         histogram = ConfidenceHistogram(self.num_classes).to(self.target_statistics_known.device)
         for batch in passes.target():
             histogram.update(self.looks(batch.images, config), size=batch.images.shape[-2:])
         histogram.all_reduce()
-        ranked = histogram if config.balanced else histogram.pooled()
-        thresholds = ranked.thresholds(rule="portion", portion=portion, cap=config.threshold_cap)
-        thresholds = thresholds.expand(self.num_classes)
+        thresholds = self.thresholds(histogram, number)
         for batch in passes.target():
             labels = select_balanced(self.looks(batch.images, config), thresholds, size=batch.images.shape[-2:])
             passes.save_pseudo_labels(batch.index, labels)

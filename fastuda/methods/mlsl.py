@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from fastuda.data.batch import Batch
 from fastuda.methods.config import Recipe, Schedule
-from fastuda.methods.protocol import Losses, Passes, Stage, View
-from fastuda.methods.source import Source, learning_rate
+from fastuda.methods.protocol import Losses, Passes
+from fastuda.methods.rounds import Rounds
 from fastuda.metrics.confidence import ConfidenceHistogram
 from fastuda.models.output import Output
 from fastuda.models.presence import PresenceHead
@@ -22,37 +22,17 @@ from fastuda.ops.aggregate_patches import aggregate_patches
 BINS = 1024
 
 
-class MLSL(Source):
+class MLSL(Rounds):
     """Source training, then rounds of pseudo labels from patches that do not see each other, and training on them."""
 
     def __init__(self, recipe: Recipe, num_classes: int) -> None:
-        super().__init__(recipe, num_classes)
-        self.config = recipe.mlsl
+        super().__init__(recipe, num_classes, recipe.mlsl)
         if self.config.patches < 1 and not self.config.whole_image:
             raise ValueError(f"mlsl.patches must be at least 1 without mlsl.whole_image, not {self.config.patches}")
         self.head = PresenceHead(self.network.feature_channels, num_classes, self.config.head_width)
         self.register_buffer("mean_share", torch.zeros(num_classes))  # h_s
         # Which classes each target image shows, (images, K) bool; its length is known once the images are seen.
         self.register_buffer("presence", torch.zeros(0, num_classes, dtype=torch.bool), persistent=False)
-
-    def stages(self) -> list[Stage]:
-        return [self.warm_up_stage(), *(self.round_stage(number) for number in range(self.config.rounds))]
-
-    def round_stage(self, number: int) -> Stage:
-        schedule = self.config.schedule
-        control = number == 0 and self.recipe.model.norm == "per_domain"
-        return Stage(
-            name=f"round_{number + 1}",
-            iterations=schedule.iterations,
-            optimisers=lambda: self.optimisers(schedule, self.config.norm),
-            step=self.adapt,
-            learning_rate=learning_rate(schedule),
-            source=self.source_view(schedule),
-            target=View(self.recipe.views.self_training, "pseudo", schedule.batch),
-            prepare=lambda passes: self.label_target(passes, number),
-            prepared_row="target_statistics" if control else "",
-            row="adapted" if number == self.config.rounds - 1 else f"round_{number + 1}",
-        )
 
     def optimisers(self, schedule: Schedule, norm: str = "same") -> dict[str, torch.optim.Optimizer]:
         optimisers = super().optimisers(schedule, norm)
@@ -80,10 +60,7 @@ class MLSL(Source):
                 presence[index] = shares(found.label, self.num_classes)[0] > config.least_share * self.mean_share
         histogram.all_reduce()
         self.presence = self.of_all_images(presence)
-        portion = min(config.portion + number * config.portion_step, config.portion_most)
-        ranked = histogram if config.balanced else histogram.pooled()
-        thresholds = ranked.thresholds(rule="portion", portion=portion, cap=config.threshold_cap)
-        thresholds = thresholds.clamp(min=1 / BINS).expand(self.num_classes)
+        thresholds = self.thresholds(histogram, number).clamp(min=1 / BINS)
         for batch in passes.target():
             for index, image in zip(batch.index.tolist(), batch.images.split(1), strict=True):
                 found = self.composite(image, number, index, thresholds)
