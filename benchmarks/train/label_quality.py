@@ -76,7 +76,7 @@ def label_quality(work_dir: Path) -> dict:
         histogram = ConfidenceHistogram(classes.num_classes, BINS)
         for found in composites(run, target, None):
             histogram.counts += found.histogram.cpu()
-        thresholds = histogram.thresholds(rule="portion", portion=config.mlsl.portion).clamp(min=1 / BINS)
+        thresholds = run.method.thresholds(histogram, 0).clamp(min=1 / BINS)
         ranked = [(f.label.cpu(), f.confidence.cpu()) for f in composites(run, target, thresholds.to(run.device))]
         labels, quotients = (torch.cat([part.flatten() for part in parts]) for parts in zip(*ranked, strict=True))
         truth = torch.cat([torch.from_numpy(target.load(i)[1]).flatten() for i in range(len(target.dataset))])
