@@ -105,10 +105,18 @@ def loader(stream: Stream, start: int, stop: int, workers: int = 0) -> Iterator[
         yield batch
 
 
-def is_lost_worker(error: BaseException) -> bool:
-    """Whether an error says that a worker was killed: torch may raise it from a signal, in the middle of anything."""
-    # What a worker itself raises comes as "Caught ... in DataLoader worker process 0".
-    return isinstance(error, LostWorker) or str(error).startswith("DataLoader worker (pid")
+def is_lost_worker(error: BaseException | None) -> bool:
+    """Whether an error, or one that it came from, says that a worker was killed.
+
+    torch may raise that from a signal in the middle of anything, which then fails in its own words: an archive half
+    written, a file not read.
+    """
+    while error is not None:
+        # What a worker itself raises comes as "Caught ... in DataLoader worker process 0".
+        if isinstance(error, LostWorker) or str(error).startswith("DataLoader worker (pid"):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _as_is(batch: Batch) -> Batch:

@@ -55,13 +55,12 @@ def one_sentence() -> Iterator[None]:
     except Interrupted as interrupted:
         print(interrupted.message, file=sys.stderr)
         raise
-    except (ValueError, OSError, NonFiniteLoss, LostRank) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from error
-    except RuntimeError as error:
-        if not is_lost_worker(error):
+    except Exception as error:
+        lost = is_lost_worker(error)
+        if not lost and not isinstance(error, (ValueError, OSError, NonFiniteLoss, LostRank)):
             raise
-        # torch's handler would tell of the same worker once more, in a traceback out of the exit.
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        print(f"error: {LOST_WORKER}", file=sys.stderr)
+        if lost:
+            # torch's handler would tell of the same worker once more, in a traceback out of the exit.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        print(f"error: {LOST_WORKER if lost else error}", file=sys.stderr)
         raise SystemExit(1) from error

@@ -14,9 +14,11 @@ import torch
 import yaml
 from PIL import Image
 
-from fastuda.train.checkpoint import load_checkpoint, load_run, save_checkpoint
+from fastuda.data.loader import LOST_WORKER
+from fastuda.train.checkpoint import load_checkpoint, load_run, save_checkpoint, write_atomically
 from fastuda.train.config import parse
 from fastuda.train.meter import Log
+from fastuda.train.restore import one_sentence
 
 
 def folder_task(tmp_path, tiny, **changes):
@@ -160,6 +162,23 @@ def test_a_killed_loading_process(tiny, tmp_path, command):
     os.kill(int(worker), signal.SIGKILL)
     fails_with(process, "a data loading process was killed", "data.workers=0")
     assert load_run(work_dir / "checkpoint.pt")["position"]["iteration"] >= 2
+
+
+def test_a_loading_process_that_is_killed_while_a_checkpoint_is_written(tmp_path, capsys):
+    def write(_):
+        try:
+            raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")  # torch's handler of SIGCHLD
+        finally:
+            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")  # torch.save's end
+
+    handler = signal.getsignal(signal.SIGCHLD)
+    try:
+        with pytest.raises(SystemExit), one_sentence():
+            write_atomically(tmp_path / "checkpoint.pt", write)
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
+    assert capsys.readouterr().err == f"error: {LOST_WORKER}\n"
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_checkpoint_of_another_network(tiny, tmp_path, command):
