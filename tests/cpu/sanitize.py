@@ -117,7 +117,7 @@ def runtime() -> str | None:
 
 
 def run(operators: tuple[str, ...], isa: str, plant: str | None) -> int:
-    """Builds, then runs the tests in one process: its exit status; or a planted fault: 0 if it is reported."""
+    """Builds, then runs the tests in a process a processor: 0 if all passed, or if a planted fault is reported."""
     with tempfile.TemporaryDirectory() as folder:
         sources = Path(folder) / "csrc"
         if plant:
@@ -126,34 +126,45 @@ def run(operators: tuple[str, ...], isa: str, plant: str | None) -> int:
         else:
             shutil.copytree(ROOT / "csrc", sources)
         build.one_instruction_set(sources, isa, fewer_dtypes=bool(plant))
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        processors = len(os.sched_getaffinity(0))
+        with ThreadPoolExecutor(processors) as pool:
             targets = [Path(folder) / f"{name}.so" for name in operators]
-            libraries = pool.map(lambda name, to: str(build.build(name, to, sources, SANITIZE)), operators, targets)
-        program = PROGRAM.format(
-            paths=[str(HERE.parent), str(ROOT)],
-            libraries=list(libraries),
-            planted=bool(plant),
-            tests={
-                str(ROOT / f"tests/ops/test_{name}.py"): some
-                for operator in operators
-                for name, some in TESTS[operator].items()
-            },
-        )
-        options = {
-            "LD_PRELOAD": runtime(),
-            "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=0",
-            "UBSAN_OPTIONS": "print_stacktrace=1",
-            "OMP_NUM_THREADS": "1",
-            "FASTUDA_BACKEND": "reference",
-            "FASTUDA_ALLOW_UNBUILT": "",
-        }
-        command = {"args": [sys.executable, "-c", program], "env": os.environ | options, "cwd": ROOT}
-        if not plant:
-            return subprocess.run(**command).returncode
-        done = subprocess.run(**command, capture_output=True, text=True)
-        reported = done.returncode != 0 and PLANTED[plant][1] in done.stderr
-        print(f"planted {plant}: {'reported' if reported else 'NOT reported: ' + done.stderr[-2000:]}")
-        return 0 if reported else 1
+            built = pool.map(lambda name, to: str(build.build(name, to, sources, SANITIZE)), operators, targets)
+            libraries = dict(zip(operators, built, strict=True))
+            shares = [share for first in range(processors) if (share := operators[first::processors])]
+            done = list(pool.map(lambda share: child({name: libraries[name] for name in share}, bool(plant)), shares))
+    if not plant:
+        for process in done:
+            print(process.stdout, process.stderr, sep="", flush=True)
+        return max(abs(process.returncode) for process in done)
+    (process,) = done
+    reported = process.returncode != 0 and PLANTED[plant][1] in process.stderr
+    print(f"planted {plant}: {'reported' if reported else 'NOT reported: ' + process.stderr[-2000:]}")
+    return 0 if reported else 1
+
+
+def child(libraries: dict[str, str], planted: bool) -> subprocess.CompletedProcess:
+    """A process of its own that runs the tests of the operators that some libraries hold."""
+    program = PROGRAM.format(
+        paths=[str(HERE.parent), str(ROOT)],
+        libraries=list(libraries.values()),
+        planted=planted,
+        tests={
+            str(ROOT / f"tests/ops/test_{name}.py"): some
+            for operator in libraries
+            for name, some in TESTS[operator].items()
+        },
+    )
+    options = {
+        "LD_PRELOAD": runtime(),
+        "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=0",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+        "OMP_NUM_THREADS": "1",
+        "FASTUDA_BACKEND": "reference",
+        "FASTUDA_ALLOW_UNBUILT": "",
+    }
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, env=os.environ | options, cwd=ROOT, capture_output=True, text=True)
 
 
 def main() -> int:
