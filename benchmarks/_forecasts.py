@@ -55,7 +55,7 @@ def steps() -> str:
         return "Not measured yet."
     rows = []
     for record in records:
-        method, form = record.get("method", "sdca"), record["form"]
+        method, form = record["method"], record["form"]
         covariance = {"full": ", full covariance"}.get(record.get("covariance"), "")
         source, target = (f"{record[domain][1]}x{record[domain][0]}" for domain in ("source", "target"))
         name = f"`{method}`" + (", usual statistics" if form == "usual" else "") + covariance

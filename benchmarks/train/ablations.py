@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import records
 import torch
 from label_quality import coverage, label_quality
 from run import machine, run
@@ -191,13 +192,13 @@ def record(place: Place, name: str) -> dict:
 def keep(path: Path, new: dict, threads: int) -> None:
     """Put a record in the place of an earlier one of the same runs, and the signs anew."""
 
-    def key(item: dict) -> tuple[int, int, int]:
+    def order(item: dict) -> tuple[int, int, int]:
         return list(TITLES).index(item["ablation"]), list(TASKS).index(item["task"]), item["seed"]
 
     old = json.loads(path.read_text())["records"] if path.exists() else []
-    records = sorted([*(item for item in old if key(item) != key(new)), new], key=key)
-    signs = {name: summary(records, name) for name in TITLES if any(r["ablation"] == name for r in records)}
-    write_json(path, {"machine": machine(), "threads": threads, "signs": signs, "records": records})
+    found = sorted(records.merged(old, new, ("ablation", "task", "seed")), key=order)
+    signs = {name: summary(found, name) for name in TITLES if any(r["ablation"] == name for r in found)}
+    write_json(path, {"machine": machine(), "threads": threads, "signs": signs, "records": found})
 
 
 def main() -> None:

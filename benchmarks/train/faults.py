@@ -29,6 +29,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import records
 import torch
 import torch._dynamo  # imported by the first optimiser: here once, not in every process that is forked
 import yaml
@@ -241,11 +242,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS / "faults_cpu.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rows = json.loads(options.output.read_text()) if options.output.exists() else []
     for method in options.methods:
         row = trial(method, options.kills, options.seed)
-        rows = [*(old for old in rows if old["method"] != method), row]
-        options.output.write_text(json.dumps(rows, indent=1) + "\n")
+        records.keep(options.output, row, ("method",))
         half = Counter(hit["half_written"] for hit in row["hits"] if hit["half_written"])
         print(
             f"{method}: {row['kills']} kills, {row['in_a_checkpoint_write']} of them in the write of a checkpoint and "

@@ -146,7 +146,7 @@ def process_records() -> list[dict]:
     for record in json.loads((RESULTS / "step_memory_cpu.json").read_text()):
         if record["form"] != "ours":
             continue
-        method, amp = record.get("method", "sdca"), not record["precision"].startswith("fp32")
+        method, amp = record["method"], not record["precision"].startswith("fp32")
         options = {"checkpointing": record["checkpointing"], "covariance": record.get("covariance", "diag"), "amp": amp}
         config = setting(method, record["model"], record["source"], record["target"], **options)
         growth = forecast_growth(config, record.get("stage", PAPERS[method].stage)) - images_bytes(config)

@@ -8,11 +8,11 @@ of their squared deviations, and every operator in plain PyTorch.  Nothing here 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from dataclasses import replace
 from pathlib import Path
 
+import records
 import torch
 from step_memory import use_usual_statistics
 
@@ -70,7 +70,6 @@ def main() -> None:
     parser.add_argument("--settings", nargs="+", help='only these, such as "memory 11g"')
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
-    records = json.loads(options.output.read_text()) if options.output.exists() else []
     for method in options.methods:
         runs = [(name, config, False) for name, config in settings(method).items()]
         runs += [run[:2] + (True,) for run in runs if run[0] == "batch 1+1"]
@@ -79,9 +78,7 @@ def main() -> None:
                 continue
             row = record(method, name, config, usual)
             print(f"{method}, {name}, {row['form']}: {row['peak_mib']} MiB in {row['phase']}", flush=True)
-            same = (method, name, row["form"])
-            records = [r for r in records if (r["method"], r["settings"], r["form"]) != same] + [row]
-            options.output.write_text(json.dumps(records, indent=1) + "\n")
+            records.keep(options.output, row, ("method", "settings", "form"))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import records
 import yaml
 
 METHODS = ("source", "oracle", "sdca", "spcl", "cpsl", "mlsl", "drsl", "drsl+")
@@ -93,10 +94,10 @@ def main() -> int:
     parser.add_argument("--iterations", type=int, default=8, help="of every stage")
     parser.add_argument("--own-steps", action="store_true", help="the task's own optimiser and learning rates")
     parser.add_argument("--bound", type=float, help=f"default: {BOUND}, with --own-steps {BOUND_OWN_STEPS}")
-    parser.add_argument("--results", type=Path, help="also write the rows as JSON")
+    parser.add_argument("--output", type=Path, help="put the records into this JSON list")
     options = parser.parse_args()
     bound = options.bound or (BOUND_OWN_STEPS if options.own_steps else BOUND)
-    rows = []
+    within = True
     for method in options.methods:
         with tempfile.TemporaryDirectory() as directory:
             task, one, several = (Path(directory) / name for name in ("task.yaml", "one", "several"))
@@ -105,13 +106,14 @@ def main() -> int:
                 run(ranks, work_dir, task, "--method", method)
             worst, where = difference(one, several)
             apart = [round(100 * (b - a), 3) for a, b in zip(scores(one), scores(several), strict=True)]
-        rows.append({"method": method, "ranks": options.ranks, "iterations": options.iterations,
-                     "own_steps": options.own_steps, "bound": bound, "loss": worst,
-                     "where": where, "miou_points": apart})  # fmt: skip
+        within &= worst <= bound
+        record = {"method": method, "ranks": options.ranks, "iterations": options.iterations,
+                  "own_steps": options.own_steps, "bound": bound, "loss": worst,
+                  "where": where, "miou_points": apart}  # fmt: skip
+        if options.output:
+            records.keep(options.output, record, ("method", "ranks", "own_steps"))
         print(f"{method:7} losses within {worst:.1e} ({where}), mIoU points {apart}", flush=True)
-    if options.results:
-        options.results.write_text(json.dumps(rows, indent=1) + "\n")
-    return int(any(row["loss"] > bound for row in rows))
+    return int(not within)
 
 
 if __name__ == "__main__":

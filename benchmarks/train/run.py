@@ -16,6 +16,7 @@ import json
 import platform
 from pathlib import Path
 
+import records
 from warm_up import SHARED, children_seconds, python, share
 
 TASKS = ("streets", "carla_camvid", "day_dusk")
@@ -84,12 +85,10 @@ def main() -> None:
 def keep(path: Path, new: dict) -> None:
     """Put a record in the place of an earlier one of the same run."""
 
-    def key(item: dict) -> tuple[int, int, int]:
+    def order(item: dict) -> tuple[int, int, int]:
         return TASKS.index(item["task"]), METHODS.index(item["method"]), item["seed"]
 
-    records = json.loads(path.read_text()) if path.exists() else []
-    records = sorted([*(old for old in records if key(old) != key(new)), new], key=key)
-    path.write_text(json.dumps(records, indent=1) + "\n")
+    records.keep(path, new, ("task", "method", "seed"), order)
 
 
 if __name__ == "__main__":

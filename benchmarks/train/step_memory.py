@@ -22,6 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import records
 import torch
 from pseudo_label_stream import MIB, resident
 from run import machine
@@ -157,19 +158,6 @@ def measure(recipe: Recipe, sizes: Measured, precision: Precision, usual: bool =
     }
 
 
-def keep(path: Path, new: dict) -> None:
-    """Put a record into a JSON list, in the place of earlier ones of the same settings."""
-
-    def settings(record: dict) -> list:
-        names = ("method", "form", "covariance", "precision", "checkpointing", "model", "source", "target", "threads")
-        return [list(value) if isinstance(value, tuple) else value for value in map(record.get, names)]
-
-    records = json.loads(path.read_text()) if path.exists() else []
-    same = settings(new)
-    records = [old for old in records if settings({"method": "sdca", **old}) != same]
-    path.write_text(json.dumps([*records, new], indent=1) + "\n")
-
-
 def papers_recipe(options: argparse.Namespace) -> Recipe:
     """The method's paper preset, which is about GTA5 and Cityscapes, with the options' network."""
     recipe = task_config("gta5_cityscapes", options.method)
@@ -177,6 +165,10 @@ def papers_recipe(options: argparse.Namespace) -> Recipe:
     # An untrained network is never sure: every target pixel counts.
     sdca = replace(recipe.sdca, covariance=options.covariance, confidence=0.0)
     return replace(recipe, model=model, sdca=sdca)
+
+
+SETTINGS = ("method", "form", "covariance", "precision", "checkpointing", "model", "source", "target", "threads")
+"""What makes two records ones of the same measurement."""
 
 
 def main() -> None:
@@ -207,7 +199,7 @@ def main() -> None:
     }
     print(json.dumps(record, indent=1))
     if options.output:
-        keep(options.output, record)
+        records.keep(options.output, record, SETTINGS)
 
 
 if __name__ == "__main__":

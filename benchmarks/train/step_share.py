@@ -24,6 +24,7 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
+import records
 import torch
 from PIL import Image
 from rich.console import Console
@@ -32,7 +33,6 @@ from step_memory import CLASSES, PAPERS, papers_recipe, use_usual_statistics
 
 from fastuda.data.config import DataConfig, DatasetConfig
 from fastuda.methods.protocol import Stage
-from fastuda.train.checkpoint import write_json
 from fastuda.train.config import Config, task_config
 from fastuda.train.inputs import Inputs
 from fastuda.train.loop import Run
@@ -243,10 +243,7 @@ def main() -> None:
     }
     print(json.dumps(record, indent=1))
     if options.output:
-        names = ("method", "form", "amp", "threads")
-        records = json.loads(options.output.read_text()) if options.output.exists() else []
-        kept = [old for old in records if any(old[name] != record[name] for name in names)]
-        write_json(options.output, [*kept, record])
+        records.keep(options.output, record, ("method", "form", "amp", "threads"))
 
 
 if __name__ == "__main__":

@@ -122,7 +122,7 @@ def test_forecasts_and_measured_steps_stand_in_their_tables(tmp_path, monkeypatc
     text = _forecasts.part()
     assert "| `sdca` | not run yet | 3.0 (2.0) | not run yet | not run yet | adapt backward 2 |" in text
     assert "at once: 3.0 (2.0); with" in text and "usually written: 12.0 (11.0)." in text and "no GPU" in text
-    step = {"form": "usual", "covariance": "full", "precision": "bf16 (why)", "checkpointing": True, "model": "r"}
-    _forecasts.STEPS.write_text(json.dumps([step | {"source": [2, 3], "target": [4, 5], "peak_mib": 7}]))
+    step = {"method": "sdca", "form": "usual", "covariance": "full", "precision": "bf16 (why)", "checkpointing": True}
+    _forecasts.STEPS.write_text(json.dumps([step | {"model": "r", "source": [2, 3], "target": [4, 5], "peak_mib": 7}]))
     line = "| `sdca`, usual statistics, full covariance | r | 3x2 + 5x4 | bf16, checkpointing | 7 |"
     assert line in _forecasts.steps()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import replace
 
 import pytest
@@ -111,15 +110,3 @@ def test_labels_come_in_the_share_asked_for():
     labels = step_memory.batch((400, 800), 0.5).labels
     assert labels.shape == (1, 400, 800) and 0.35 < (labels != 255).float().mean() < 0.65
     assert (step_memory.batch((400, 800), 1.0).labels < step_memory.CLASSES).all()
-
-
-def test_a_record_replaces_those_of_its_settings(tmp_path):
-    path = tmp_path / "records.json"
-    old = {"form": "ours", "covariance": "diag", "source": [720, 1280], "threads": 1, "peak_mib": 1}
-    path.write_text(json.dumps([old, old | {"covariance": "full"}]))
-    step_memory.keep(path, {**old, "method": "spcl", "source": (720, 1280), "peak_mib": 2})
-    step_memory.keep(path, {**old, "method": "sdca", "source": (720, 1280), "peak_mib": 3})
-    step_memory.keep(path, {**old, "method": "sdca", "source": (720, 1280), "threads": 2, "peak_mib": 4})
-    found = json.loads(path.read_text())
-    assert [record["peak_mib"] for record in found] == [1, 2, 3, 4]
-    assert [record.get("method") for record in found] == [None, "spcl", "sdca", "sdca"]
