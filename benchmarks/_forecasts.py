@@ -1,4 +1,5 @@
-"""README's parts on memory: forecasts for cards (memory_forecast.json), peaks on the CPU (step_memory_cpu.json)."""
+"""README's parts on a step at the papers' sizes: memory forecast for cards, peak and seconds outside the network on the
+CPU (memory_forecast.json, step_memory_cpu.json, step_share_cpu.json)."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import _results
 
 FORECASTS = _results.RESULTS / "memory_forecast.json"
 STEPS = _results.RESULTS / "step_memory_cpu.json"
+SHARES = _results.RESULTS / "step_share_cpu.json"
 CARDS = ("8g", "11g", "16g", "24g")
 MISSING = "not run yet"
 
@@ -61,3 +63,20 @@ def steps() -> str:
         name = f"`{method}`" + (", usual statistics" if form == "usual" else "") + covariance
         rows.append([name, record["model"], f"{source} + {target}", precision(record), str(record["peak_mib"])])
     return _results.table(["method", "network", "images", "precision", "peak MiB"], sorted(rows))
+
+
+def shares() -> str:
+    """A table: how much of a step at the papers' sizes passes outside the network, measured on the CPU."""
+    records = json.loads(SHARES.read_text()) if SHARES.exists() else []
+    if not records:
+        return "Not measured yet."
+    rows = []
+    for record in sorted(records, key=lambda record: (record["method"], record["form"])):
+        seconds, outside = record["seconds"], record["outside_share"]
+        name = f"`{record['method']}`" + (", usual statistics" if record["form"] == "usual" else "")
+        network = sum(value for part, value in seconds.items() if part.startswith("network"))
+        cells = f"{seconds['step']:.1f}", f"{network:.1f}", f"{outside * seconds['step']:.2f}", f"{outside:.1%}"
+        rows.append([name, *cells])
+    machines = ", ".join(sorted({f"{record['machine']}, {record['threads']} threads" for record in records}))
+    header = ["method", "step, s", "network, s", "outside, s", "share outside"]
+    return f"{_results.table(header, rows)}\n\nMeasured on {machines}."

@@ -218,6 +218,7 @@ PARTS = {
     "ablations": _ablations.part,
     "memory": _forecasts.part,
     "step_memory": _forecasts.steps,
+    "step_share": _forecasts.shares,
     "operators": operators,
     "pseudo_labels": _streams.part,
 }

@@ -135,7 +135,8 @@ def configuration(options: argparse.Namespace, root: Path) -> Config:
     recipe = papers_recipe(options)
     schedule = replace(recipe.warm_up.schedule, iterations=0, batch=1)
     name = options.method.rstrip("+")
-    own = replace(getattr(recipe, name).schedule, iterations=options.steps + 1, batch=1)
+    # The paper's rate would make NaN of an untrained network with frozen statistics at its first update.
+    own = replace(getattr(recipe, name).schedule, iterations=options.steps + 1, batch=1, learning_rate=1e-12)
     changed = {name: replace(getattr(recipe, name), schedule=own)}
     if name == "spcl":
         changed[name] = replace(

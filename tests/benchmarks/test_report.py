@@ -126,3 +126,13 @@ def test_forecasts_and_measured_steps_stand_in_their_tables(tmp_path, monkeypatc
     _forecasts.STEPS.write_text(json.dumps([step | {"model": "r", "source": [2, 3], "target": [4, 5], "peak_mib": 7}]))
     line = "| `sdca`, usual statistics, full covariance | r | 3x2 + 5x4 | bf16, checkpointing | 7 |"
     assert line in _forecasts.steps()
+
+
+def test_the_share_of_a_step_outside_the_network_stands_in_its_table(tmp_path, monkeypatch):
+    monkeypatch.setattr(_forecasts, "SHARES", tmp_path / "shares.json")
+    assert _forecasts.shares() == "Not measured yet."
+    seconds = {"step": 20.0, "network forward": 3.0, "network backward": 6.5, "optimiser": 0.5, "log": 10.0}
+    record = {"method": "sdca", "form": "usual", "outside_share": 0.5, "seconds": seconds, "threads": 2, "machine": "m"}
+    _forecasts.SHARES.write_text(json.dumps([record, record | {"form": "ours"}]))
+    ours, usual = (line for line in _forecasts.shares().splitlines() if "sdca" in line)
+    assert ours == "| `sdca` | 20.0 | 9.5 | 10.00 | 50.0% |" and usual.startswith("| `sdca`, usual statistics | ")
