@@ -4,8 +4,8 @@ Two comparisons, written to benchmarks/results/memory_check_cpu.json:
 
 - "process": the records of step_memory.py, VmHWM of one ResNet-101 step, against the forecast of the same step; what
   the process held before the step is taken from the record.  The process also holds what no tensor is: scratch of
-  convolutions and the holes of malloc.  In SDCA's fp32 steps that is 2 % of it; in CPSL's 20 %, in a checkpointed step
-  in bf16 43 %: there torch's own allocator held 1106.7 MiB at most, forecast 1106.5, so all of that is no tensor's.
+  convolutions and the holes of malloc.  In SDCA's fp32 steps that is 2 % of it; in bf16 3 to 27 %, in a checkpointed
+  step 43 %: there torch's own allocator held 1106.7 MiB at most, forecast 1106.5, so all of that is no tensor's.
 - "tensors": one step of a small network of each method, run here under torch.profiler, which sees every allocation of
   torch's CPU allocator; what a convolution takes and gives back within one call (oneDNN's scratch) is told apart, and
   what the operators' C++ takes by itself is not among them.
