@@ -3,8 +3,6 @@ CPU (memory_forecast.json, step_memory_cpu.json, step_share_cpu.json)."""
 
 from __future__ import annotations
 
-import json
-
 import _results
 
 FORECASTS = _results.RESULTS / "memory_forecast.json"
@@ -21,7 +19,7 @@ def cell(record: dict | None) -> str:
 
 def part() -> str:
     """A table: what each method is forecast to need under each bundle of ``--memory``; SDCA's step in both forms."""
-    records = json.loads(FORECASTS.read_text()) if FORECASTS.exists() else []
+    records = _results.read(FORECASTS)
     if not records:
         return "Not forecast yet."
     found = {(r["method"], r["settings"], r["form"]): r for r in records}
@@ -52,7 +50,7 @@ def precision(record: dict) -> str:
 
 def steps() -> str:
     """A table: peak memory of one step of each method at its paper's sizes, measured on the CPU."""
-    records = json.loads(STEPS.read_text()) if STEPS.exists() else []
+    records = _results.read(STEPS)
     if not records:
         return "Not measured yet."
     rows = []
@@ -67,7 +65,7 @@ def steps() -> str:
 
 def shares() -> str:
     """A table: how much of a step at the papers' sizes passes outside the network, measured on the CPU."""
-    records = json.loads(SHARES.read_text()) if SHARES.exists() else []
+    records = _results.read(SHARES)
     if not records:
         return "Not measured yet."
     rows = []

@@ -69,6 +69,11 @@ def check(row: dict) -> None:
         raise ValueError(f"times of a results row must be positive and ordered, got {row['ms_20']}, {row['ms']}, ...")
 
 
+def read(path: Path) -> list[dict]:
+    """The rows or records of a file; none where there is no file yet."""
+    return json.loads(path.read_text()) if path.exists() else []
+
+
 def merge(old: Iterable[dict], new: list[dict]) -> list[dict]:
     """Old rows stay unless the new run measured their operator and case: ratios never mix two runs."""
 
@@ -84,8 +89,7 @@ def write(path: Path, rows: list[dict]) -> None:
     """Check the rows and merge them into a file, one row a line, so that differences are readable."""
     for row in rows:
         check(row)
-    old = json.loads(path.read_text()) if path.exists() else []
-    lines = ",\n".join(json.dumps(row) for row in merge(old, rows))
+    lines = ",\n".join(json.dumps(row) for row in merge(read(path), rows))
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_text(f"[\n{lines}\n]\n")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import _results
 
 RECORDS = _results.RESULTS / "pseudo_labels_cpu.json"
@@ -18,7 +16,7 @@ QUANTITIES = {"seconds": "seconds", "peak_mib": "MiB of memory", "disk_mib": "Mi
 
 def records() -> dict[str, list[dict]]:
     """The records of each form by number of images; empty if nothing was measured."""
-    rows = json.loads(RECORDS.read_text()) if RECORDS.exists() else []
+    rows = _results.read(RECORDS)
     found = {form: sorted((r for r in rows if r["form"] == form), key=lambda r: r["images"]) for form in FORMS}
     return found if all(found.values()) else {}
 

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import records
 import torch
 from step_memory import PAPERS, Measured
 from torch.profiler import ProfilerActivity, profile
@@ -196,7 +197,7 @@ def main() -> None:
     rows = [*tensor_records(), *process_records()]
     for row in rows:
         print(row)
-    options.output.write_text(json.dumps(rows, indent=1) + "\n")
+    records.write(options.output, rows)
 
 
 if __name__ == "__main__":

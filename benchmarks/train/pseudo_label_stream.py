@@ -25,6 +25,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import records
 import torch
 from run import machine
 from torch import Tensor
@@ -154,7 +155,7 @@ def main() -> None:
         form, folder, images = options.one
         print(json.dumps(run(form, Path(folder), int(images), options.threads)))
         return
-    records = []
+    rows = []
     environment = dict(os.environ, OMP_NUM_THREADS=str(options.threads))
     with tempfile.TemporaryDirectory() as folder:
         make_scores(Path(folder), min(options.most, max(COUNTS["stream"])))
@@ -171,10 +172,10 @@ def main() -> None:
                     str(images),
                 ]
                 done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-                records.append(json.loads(done.stdout))
-                print(records[-1], flush=True)
+                rows.append(json.loads(done.stdout))
+                print(rows[-1], flush=True)
     if options.output:
-        options.output.write_text(json.dumps(records, indent=1) + "\n")
+        records.write(options.output, rows)
 
 
 if __name__ == "__main__":

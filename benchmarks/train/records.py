@@ -27,5 +27,10 @@ def read(path: Path) -> list[dict]:
 def keep(path: Path, new: dict, names: Sequence[str], order: Callable[[dict], Any] | None = None) -> None:
     """Put a record into a file, whole or not at all; ``order``: the key that its records are sorted by."""
     records = merged(read(path), new, names)
-    text = json.dumps(sorted(records, key=order) if order else records, indent=1) + "\n"
+    write(path, sorted(records, key=order) if order else records)
+
+
+def write(path: Path, records: list[dict]) -> None:
+    """Make these the file's records, all or, where that fails, none."""
+    text = json.dumps(records, indent=1) + "\n"
     write_atomically(path, lambda file: file.write(text.encode()))

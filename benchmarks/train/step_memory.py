@@ -39,6 +39,8 @@ from fastuda.train.config import task_config
 from fastuda.train.precision import Precision, choose_precision
 
 CLASSES = 19
+# Records that agree in these are of the same measurement.
+SETTINGS = ("method", "form", "covariance", "precision", "checkpointing", "model", "source", "target", "threads")
 Size = tuple[int, int]  # height, width
 
 
@@ -165,10 +167,6 @@ def papers_recipe(options: argparse.Namespace) -> Recipe:
     # An untrained network is never sure: every target pixel counts.
     sdca = replace(recipe.sdca, covariance=options.covariance, confidence=0.0)
     return replace(recipe, model=model, sdca=sdca)
-
-
-SETTINGS = ("method", "form", "covariance", "precision", "checkpointing", "model", "source", "target", "threads")
-"""What makes two records ones of the same measurement."""
 
 
 def main() -> None:

@@ -55,7 +55,7 @@ class CPSL(Source):
             target=View(self.recipe.views.target, "none", schedule.batch, scores=True),
             prepare=self.know_target_labels,
             after_step=self.follow,
-            prepared_row="target_statistics" if self.recipe.model.norm == "per_domain" else "",
+            prepared_row=self.control_row,
             row="self_labelled" if rounds else "adapted",
         )
         return [self.warm_up_stage(), label, *(self.distil_stage(number + 1) for number in range(rounds))]

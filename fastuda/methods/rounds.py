@@ -34,7 +34,6 @@ class Rounds(Source):
 
     def round_stage(self, number: int) -> Stage:
         schedule = self.config.schedule
-        control = number == 0 and self.recipe.model.norm == "per_domain"
         return Stage(
             name=f"round_{number + 1}",
             iterations=schedule.iterations,
@@ -44,7 +43,7 @@ class Rounds(Source):
             source=self.source_view(schedule),
             target=View(self.recipe.views.self_training, "pseudo", schedule.batch),
             prepare=lambda passes: self.label_target(passes, number),
-            prepared_row="target_statistics" if control else "",
+            prepared_row="" if number else self.control_row,
             row="adapted" if number == self.config.rounds - 1 else f"round_{number + 1}",
         )
 

@@ -41,7 +41,7 @@ class SDCA(SelfTraining):
             source=self.source_view(schedule),
             target=View(self.recipe.views.target, "none", schedule.batch),
             prepare=self.know_domains,
-            prepared_row="target_statistics" if self.recipe.model.norm == "per_domain" else "",
+            prepared_row=self.control_row,
             row=self.aligned_row,
         )
         return [self.warm_up_stage(), adapt, *self.self_training_stages()]

@@ -34,12 +34,17 @@ class Source(Method):
 
     def stages(self) -> list[Stage]:
         stages = [self.warm_up_stage()]
-        if self.recipe.model.norm == "per_domain":
+        if self.control_row:
             stages.append(
                 Stage("target_statistics", 0, self.no_optimisers, self.warm_up, prepare=self.know_target,
-                      prepared_row="target_statistics")
+                      prepared_row=self.control_row)
             )  # fmt: skip
         return stages
+
+    @property
+    def control_row(self) -> str:
+        """The row of the warmed-up network with the target's statistics; none where the domains share theirs."""
+        return "target_statistics" if self.recipe.model.norm == "per_domain" else ""
 
     def warm_up_stage(self, row: str = "source") -> Stage:
         schedule = self.recipe.warm_up.schedule

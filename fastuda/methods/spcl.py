@@ -44,7 +44,7 @@ class SPCL(SelfTraining):
             source=self.source_view(first),
             target=View(self.recipe.views.target, "none", first.batch),
             prepare=self.know_target,
-            prepared_row="target_statistics" if self.recipe.model.norm == "per_domain" else "",
+            prepared_row=self.control_row,
             row="adversarial" if first.iterations else "",
         )
         contrast = Stage(

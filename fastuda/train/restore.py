@@ -56,11 +56,10 @@ def one_sentence() -> Iterator[None]:
         print(interrupted.message, file=sys.stderr)
         raise
     except Exception as error:
-        lost = is_lost_worker(error)
-        if not lost and not isinstance(error, (ValueError, OSError, NonFiniteLoss, LostRank)):
-            raise
-        if lost:
+        if lost := is_lost_worker(error):
             # torch's handler would tell of the same worker once more, in a traceback out of the exit.
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        elif not isinstance(error, (ValueError, OSError, NonFiniteLoss, LostRank)):
+            raise
         print(f"error: {LOST_WORKER if lost else error}", file=sys.stderr)
         raise SystemExit(1) from error

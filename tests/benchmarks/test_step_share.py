@@ -10,6 +10,9 @@ import step_share
 import torch
 from step_memory import PAPERS
 
+from fastuda.methods.sdca import SDCA
+from fastuda.models.unet import UNet
+
 
 @pytest.fixture
 def small(monkeypatch):
@@ -35,8 +38,6 @@ def test_parts_add_up_to_the_step(small, method):
 
 
 def test_what_takes_long_outside_the_network_counts_there(small, monkeypatch):
-    from fastuda.methods.sdca import SDCA
-
     adapt = SDCA.adapt
 
     def slow(self, *batches):
@@ -48,8 +49,6 @@ def test_what_takes_long_outside_the_network_counts_there(small, monkeypatch):
 
 
 def test_what_takes_long_in_the_network_counts_there(small, monkeypatch):
-    from fastuda.models.unet import UNet
-
     forward = UNet.forward
 
     def slow(self, images):

@@ -143,12 +143,12 @@ def run(operators: tuple[str, ...], isa: str, plant: str | None) -> int:
     return 0 if reported else 1
 
 
-def child(libraries: dict[str, str], planted: bool) -> subprocess.CompletedProcess:
+def child(libraries: dict[str, str], plant: bool) -> subprocess.CompletedProcess:
     """A process of its own that runs the tests of the operators that some libraries hold."""
     program = PROGRAM.format(
         paths=[str(HERE.parent), str(ROOT)],
         libraries=list(libraries.values()),
-        planted=planted,
+        planted=plant,
         tests={
             str(ROOT / f"tests/ops/test_{name}.py"): some
             for operator in libraries
