@@ -18,12 +18,14 @@ def small(method: str, **options):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("method", "stage", "checkpointing"), [("sdca", "adapt", False), ("cpsl", "self_label", True)])
-def test_a_step_of_a_small_network(method, stage, checkpointing):
+# On the CPU a fused optimiser copies a gradient at a time, which is much of so small a network when checkpointed.
+@pytest.mark.parametrize(
+    ("method", "stage", "checkpointing", "within"), [("sdca", "adapt", False, 0.05), ("cpsl", "self_label", True, 0.1)]
+)
+def test_a_step_of_a_small_network(method, stage, checkpointing, within):
     config = small(method, checkpointing=checkpointing)
     found, with_scratch = memory_check.measured_growth(config, stage)
-    # On the CPU a fused optimiser copies a gradient at a time, which is much of so small a network.
-    assert memory_check.forecast_growth(config, stage) == pytest.approx(found, rel=0.1)
+    assert memory_check.forecast_growth(config, stage) == pytest.approx(found, rel=within)
     assert found <= with_scratch
 
 
