@@ -51,6 +51,13 @@ def test_the_reference_can_be_asked_for():
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"FASTUDA_BACKEND": "reference"})
 
 
+def test_the_extension_is_imported_first(compiled):
+    """In a process that has not imported torch, whose libraries the extension needs."""
+    code = "import fastuda._C; from fastuda.ops import backend_report as r; assert r()['sinkhorn']['CPU'] == 'compiled'"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_an_unknown_backend_is_refused(monkeypatch):
     monkeypatch.setenv("FASTUDA_BACKEND", "fastest")
     with pytest.raises(ValueError, match="FASTUDA_BACKEND"):
