@@ -1,4 +1,4 @@
-"""Which implementation serves which raw operator on a GPU: the table, its overrides and its report.
+"""Which implementation serves which raw operator on a GPU: what _table.py prefers, its overrides and its report.
 
 A raw operator X keeps one kernel for the CUDA key: a function that looks here.  CUDA C++ is registered as ``X_cuda`` by
 csrc/cuda, Triton's launchers are found by name when they are first wanted.
@@ -12,45 +12,20 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from itertools import groupby
 
 import torch
 
 from fastuda import _ext
 from fastuda.ops import _library
+from fastuda.ops._table import ROWS, Capability
 
-Capability = tuple[int, int]
 GPU_BACKENDS = ("cuda", "triton", "reference")
 OLDEST_TRITON: Capability = (7, 0)
 
-# (oldest compute capability, backends by preference): the first row that fits decides, the others stay callable.  The
-# orders follow the designs - tensor cores where products dominate - until a benchmark on each card decides.
-_BYTES = (((0, 0), ("cuda", "triton")),)
-_PRODUCTS = (((8, 0), ("triton", "cuda")), ((0, 0), ("cuda", "triton")))
+# Form -> ((oldest compute capability, backends by preference), ...): the first row that fits decides.
 TABLE: dict[str, tuple[tuple[Capability, tuple[str, ...]], ...]] = {
-    "class_moments": _BYTES,
-    "class_moments_full": _PRODUCTS,
-    "contrastive_bound_forward": _PRODUCTS,
-    "contrastive_bound_backward": _PRODUCTS,
-    "contrastive_bound_full_forward": _PRODUCTS,
-    "contrastive_bound_full_backward": _PRODUCTS,
-    "sinkhorn": _BYTES,
-    "mode_losses_forward": _PRODUCTS,
-    "mode_losses_backward": _PRODUCTS,
-    "select_triplets": _BYTES,
-    "triplet_consistency_forward": _BYTES,
-    "triplet_consistency_backward": _BYTES,
-    "class_balanced_sample": _BYTES,
-    "sample_per_class": _BYTES,
-    "softmax_kl_forward": _BYTES,
-    "softmax_kl_backward": _BYTES,
-    "class_thresholds": _BYTES,
-    "upsample_cross_entropy": _BYTES,
-    "lovasz_softmax": _BYTES,
-    "pseudo_labels": _BYTES,
-    "confusion_matrix": _BYTES,
-    "confidence_histogram": _BYTES,
-    "prototype_rectify": _BYTES,
-    "aggregate_patches": _BYTES,
+    form: tuple((row.oldest, row.order) for row in rows) for form, rows in groupby(ROWS, lambda row: row.form)
 }
 # Form of a raw operator -> module of fastuda.kernels, its launcher, and whether that takes the arguments.
 TRITON: dict[str, tuple[str, str, str]] = {
@@ -86,6 +61,7 @@ CUDA: dict[str, Callable[..., bool]] = {
 
 _forced: list[str] = []
 _warned: set[str] = set()
+_held: set[str] = set()  # forms whose CUDA C++ kernel was found: it stays, whereas one that is missing may come
 
 
 def serve(name: str, forms: tuple[str, ...] = (), form_of: Callable[..., str] | None = None) -> None:
@@ -99,9 +75,9 @@ def serve(name: str, forms: tuple[str, ...] = (), form_of: Callable[..., str] | 
 
 
 def _run(name: str, form: str, arguments: tuple):
-    backend = choose(form, torch.cuda.get_device_capability(arguments[0].device), arguments)
+    backend = choose(form, _capability(arguments[0].device), arguments)
     if backend == "cuda":
-        return getattr(torch.ops.fastuda, f"{form}_cuda")(*arguments)
+        return _cuda_kernel(form)(*arguments)
     if backend == "triton":
         return launcher(form)(*arguments)
     return _library.reference(name)(*arguments)
@@ -132,6 +108,17 @@ def choose(form: str, capability: Capability, arguments: tuple = ()) -> str:
     return "reference"
 
 
+@cache
+def _capability(device: torch.device) -> Capability:
+    return torch.cuda.get_device_capability(device)
+
+
+@cache
+def _cuda_kernel(form: str) -> Callable:
+    return getattr(torch.ops.fastuda, f"{form}_cuda").default
+
+
+@cache
 def preferred(form: str, capability: Capability) -> tuple[str, ...]:
     """The table's order of backends for a card."""
     return next(order for oldest, order in TABLE[form] if capability >= oldest)
@@ -172,7 +159,9 @@ def backends(form: str, capability: Capability | None = None) -> tuple[str, ...]
 
 def _available(form: str, backend: str, capability: Capability) -> bool:
     if backend == "cuda":
-        return _library.has_kernel(f"{form}_cuda", "CUDA")
+        if form not in _held and _library.has_kernel(f"{form}_cuda", "CUDA"):
+            _held.add(form)
+        return form in _held
     return form in TRITON and capability >= OLDEST_TRITON and _triton_installed(TRITON[form][0])
 
 
@@ -195,5 +184,6 @@ def launcher(form: str) -> Callable:
     return getattr(_module(form), TRITON[form][1])
 
 
+@cache
 def _module(form: str):
     return importlib.import_module(f"fastuda.kernels.{TRITON[form][0]}")

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fastuda.ops import _dispatch, _library, backend_report, backends, use_backend
+from fastuda.ops._table import ROWS
 
 PASCAL, TURING, HOPPER = (6, 1), (7, 5), (9, 0)
 FORM = "class_moments_full"
@@ -22,6 +23,7 @@ def installed(monkeypatch):
     monkeypatch.setattr(_dispatch, "_triton_installed", lambda module: "triton" in found)
     monkeypatch.setattr(_dispatch, "_module", lambda form: SimpleNamespace(serves=lambda x: x != "float64"))
     monkeypatch.setattr(_dispatch, "_warned", set())
+    monkeypatch.setattr(_dispatch, "_held", set())
     monkeypatch.setattr(_dispatch._ext, "requested_backend", lambda: "auto")
     return found
 
@@ -34,12 +36,17 @@ def test_the_table_and_the_launchers_name_defined_operators():
         assert oldest == sorted(oldest, reverse=True), f"{form}: a row is hidden by the one before"
         assert all(set(order) <= {"cuda", "triton"} for _, order in rows)
         assert hasattr(torch.ops.fastuda, f"{form}_cuda"), f"{form}_cuda has no schema"
+    assert sum(map(len, _dispatch.TABLE.values())) == len(ROWS), "rows of a form do not stand together"
+    assert all(row.reason for row in ROWS)
 
 
 def test_the_card_decides(installed):
     assert _dispatch.choose(FORM, HOPPER, ("float32",)) == "triton"
     assert _dispatch.choose(FORM, TURING, ("float32",)) == "cuda"
     assert _dispatch.choose(FORM, HOPPER, ("float64",)) == "cuda"  # the launcher refuses these arguments
+
+
+def test_what_is_not_built_is_passed_over(installed):
     installed.remove("cuda")
     assert _dispatch.choose(FORM, TURING, ("float32",)) == "triton"
     assert backends(FORM, TURING) == ("triton",) and backends(FORM, PASCAL) == ()
@@ -73,6 +80,45 @@ def test_the_environment_forces_a_backend(installed, monkeypatch):
     assert backend_report()[FORM]["CUDA"] == "reference"
 
 
+def test_a_warm_choice_asks_for_no_kernel_again(installed, monkeypatch):
+    """But what was missing is looked for at each call: its library may be loaded later."""
+    asked = []
+    monkeypatch.setattr(_library, "has_kernel", lambda name, key: asked.append(name) or "cuda" in installed)
+    installed.remove("cuda")
+    assert _dispatch.choose(FORM, TURING, ("float32",)) == "triton"
+    installed.add("cuda")
+    for _ in range(3):
+        assert _dispatch.choose(FORM, TURING, ("float32",)) == "cuda"
+    assert asked == [f"{FORM}_cuda"] * 2
+
+
+def test_a_warm_choice_is_still_overridden_at_once(installed, monkeypatch):
+    monkeypatch.undo()  # the environment itself is read
+    monkeypatch.setattr(_dispatch, "_held", {FORM})
+    monkeypatch.setattr(_dispatch, "_triton_installed", lambda module: True)
+    monkeypatch.setattr(_dispatch, "_module", lambda form: SimpleNamespace(serves=lambda x: True))
+    monkeypatch.delenv("FASTUDA_BACKEND", raising=False)
+    assert _dispatch.choose(FORM, HOPPER, ("float32",)) == "triton"
+    for name in ("cuda", "reference", "triton"):
+        monkeypatch.setenv("FASTUDA_BACKEND", name)
+        assert _dispatch.choose(FORM, HOPPER, ("float32",)) == name
+        with use_backend("cuda"):
+            assert _dispatch.choose(FORM, HOPPER, ("float32",)) == "cuda"
+    monkeypatch.delenv("FASTUDA_BACKEND")
+    assert _dispatch.choose(FORM, HOPPER, ("float32",)) == "triton"
+
+
+def test_each_device_has_a_capability_of_its_own(monkeypatch):
+    asked = []
+    cards = {torch.device("cuda", 0): PASCAL, torch.device("cuda", 1): HOPPER}
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: asked.append(device) or cards[device])
+    _dispatch._capability.cache_clear()
+    for _ in range(2):
+        assert [_dispatch._capability(device) for device in cards] == [PASCAL, HOPPER]
+    assert asked == list(cards)
+    _dispatch._capability.cache_clear()
+
+
 def test_unknown_names_are_refused():
     with (
         pytest.raises(ValueError, match="backend must be one of cuda, triton, reference, got 'cpu'"),
@@ -89,7 +135,7 @@ def test_the_chosen_backend_runs(monkeypatch):
     _dispatch.serve("test_dispatch_add")
     _library.register("test_dispatch_add_cuda", "CPU", lambda x: x + 2)
     monkeypatch.setattr(_dispatch, "launcher", lambda form: lambda x: x + 3)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: HOPPER)
+    monkeypatch.setattr(_dispatch, "_capability", lambda device: HOPPER)
     for backend, answer in {"reference": 1, "cuda": 2, "triton": 3}.items():
         monkeypatch.setattr(_dispatch, "choose", lambda form, capability, arguments, backend=backend: backend)
         assert _dispatch._run("test_dispatch_add", "test_dispatch_add", (torch.zeros(1),)).item() == answer
