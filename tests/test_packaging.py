@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -72,7 +73,7 @@ def test_manifest_covers_every_source():
     manifest = (ROOT / "MANIFEST.in").read_text()
     sources = [p.relative_to(ROOT).as_posix() for p in (ROOT / "csrc").rglob("*") if p.is_file()]
     assert any(p.endswith(".h") for p in sources)
-    sources += ["constraints.txt", "setup.py", "cuda_toolkit.py"]
+    sources += ["constraints.txt", "setup.py", "cuda_toolkit.py", "LICENSE", "fastuda/py.typed"]
     assert [p for p in sources if not manifest_covers(manifest, p)] == []
     assert not manifest_covers("include setup.py\nrecursive-include csrc *.cpp", "csrc/common/simd.h")
 
@@ -122,3 +123,24 @@ def test_library_compiles_where_pybind11_refuses_the_stable_abi(tmp_path):
     command = ["g++", "-fsyntax-only", "-std=c++20", *defines, *(f"-I{folder}" for folder in folders)]
     done = subprocess.run([*command, str(ROOT / "csrc/library.cpp")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[:2000]
+
+
+def test_papers():
+    """The licence is the whole text that the metadata names; the citation is of this version; types are announced."""
+    assert PROJECT["project"]["license"] == "Apache-2.0" and PROJECT["project"]["license-files"] == ["LICENSE"]
+    licence = (ROOT / "LICENSE").read_text()
+    assert "Version 2.0, January 2004" in licence and "END OF TERMS AND CONDITIONS" in licence
+    version = re.search(r'^__version__ = "(.+)"$', (ROOT / "fastuda/__init__.py").read_text(), re.MULTILINE)[1]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (citation["version"], citation["license"], citation["title"]) == (version, "Apache-2.0", "fastuda")
+    assert f"\n## {version}\n" in (ROOT / "CHANGELOG.md").read_text()
+    assert PROJECT["tool"]["setuptools"]["package-data"]["fastuda"] == ["py.typed"]
+    assert (ROOT / "fastuda/py.typed").is_file()
+
+
+@pytest.mark.parametrize("paper", ["CONTRIBUTING.md", "CHANGELOG.md"])
+def test_files_that_the_papers_name_exist(paper):
+    named = set(
+        re.findall(r"`((?:fastuda|tests|benchmarks|csrc|kernels)/[\w./]+|\.ci/run)`", (ROOT / paper).read_text())
+    )
+    assert named and [name for name in sorted(named) if not (ROOT / name).exists()] == []

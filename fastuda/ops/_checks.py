@@ -25,8 +25,8 @@ def pixels(features: Tensor, labels: Tensor, name: str = "features", *, larger: 
     if larger and features.dim() == 4 and labels.dim() == 3:
         fits = shape[0] == expected[0] and shape[1] >= expected[1] and shape[2] >= expected[2]
     if not fits:
-        expected = f"{expected} or larger" if larger else expected
-        raise ValueError(f"labels must have shape {expected} to match {name} {tuple(features.shape)}, got {shape}")
+        wanted = f"{expected} or larger" if larger else expected
+        raise ValueError(f"labels must have shape {wanted} to match {name} {tuple(features.shape)}, got {shape}")
     if labels.device != features.device:
         raise ValueError(f"labels are on {labels.device} but {name} are on {features.device}")
 

@@ -120,8 +120,9 @@ def class_moments(
     if covariance not in ("diag", "full", None):
         raise ValueError(f'covariance must be "diag", "full" or None, got {covariance!r}')
     if downsample is not None and features.dim() == 4:
+        size = features.shape[2], features.shape[3]
         labels = downsample_labels(
-            labels, features.shape[2:], num_classes, rule=downsample, min_ratio=min_ratio, ignore_index=ignore_index
+            labels, size, num_classes, rule=downsample, min_ratio=min_ratio, ignore_index=ignore_index
         )
     raw = _full if covariance == "full" else _diag
     with torch.no_grad():

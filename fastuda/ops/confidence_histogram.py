@@ -37,7 +37,7 @@ def confidence_histogram(
     Raises ValueError for a wrong dtype, shape or option.
     """
     _checks.scores(scores, "scores")
-    size = tuple(scores.shape[2:]) if size is None else _checks.size(size)
+    height, width = scores.shape[2:] if size is None else _checks.size(size)
     if bins < 1:
         raise ValueError(f"bins must be at least 1, got {bins}")
-    return _confidence_histogram(scores.detach(), *size, bins, probabilities, align_corners)
+    return _confidence_histogram(scores.detach(), height, width, bins, probabilities, align_corners)

@@ -154,7 +154,7 @@ def _check_statistics(features: Tensor, mean: Tensor, covariance: Tensor | LowRa
     if mean.dim() != 2 or mean.shape[0] < 1 or mean.shape[1] != channels:
         raise ValueError(f"mean must be (K, {channels}) with K >= 1, got shape {tuple(mean.shape)}")
     shapes = (tuple(mean.shape), (*mean.shape, channels))
-    statistics = {"mean": mean, "covariance": covariance}
+    statistics = {"mean": mean}
     if isinstance(covariance, LowRank):
         statistics = {"mean": mean, "covariance.diag": covariance.diag, "covariance.factors": covariance.factors}
         if tuple(covariance.diag.shape) != shapes[0]:
@@ -162,11 +162,11 @@ def _check_statistics(features: Tensor, mean: Tensor, covariance: Tensor | LowRa
         if covariance.factors.dim() != 3 or tuple(covariance.factors.shape[:2]) != shapes[0]:
             expected, shape = f"({mean.shape[0]}, {channels}, r)", tuple(covariance.factors.shape)
             raise ValueError(f"covariance.factors must be {expected}, got shape {shape}")
-    elif covariance is not None and tuple(covariance.shape) not in shapes:
-        raise ValueError(f"covariance must be {shapes[0]} or {shapes[1]}, got shape {tuple(covariance.shape)}")
+    elif covariance is not None:
+        statistics["covariance"] = covariance
+        if tuple(covariance.shape) not in shapes:
+            raise ValueError(f"covariance must be {shapes[0]} or {shapes[1]}, got shape {tuple(covariance.shape)}")
     for name, statistic in statistics.items():
-        if statistic is None:
-            continue
         if statistic.dtype not in _STATISTIC_DTYPES:
             raise ValueError(f"{name} must be float32 or float64, got {statistic.dtype}")
         if statistic.device != features.device:

@@ -106,4 +106,4 @@ def check_scores(scores: Tensor, size: tuple[int, int] | None) -> tuple[int, int
     _checks.scores(scores, "scores")
     if scores.shape[1] > MOST_CLASSES:
         raise ValueError(f"scores must have at most {MOST_CLASSES} classes, got {scores.shape[1]}")
-    return tuple(scores.shape[2:]) if size is None else _checks.size(size)
+    return (scores.shape[2], scores.shape[3]) if size is None else _checks.size(size)

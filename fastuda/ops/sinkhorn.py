@@ -64,9 +64,9 @@ def sinkhorn(
 
 def _over_ranks(scores: Tensor, marginal: Tensor, epsilon: float, iterations: int, current: int) -> Tensor:
     log_kernel = scores.double() / epsilon
-    log_v = None
-    for _ in range(iterations):
-        mine = _reference.log_class_sums(log_kernel, log_v)
+    log_v = torch.empty_like(marginal)  # no round has set it
+    for iteration in range(iterations):
+        mine = _reference.log_class_sums(log_kernel, log_v if iteration else None)
         everyone = [torch.empty_like(mine) for _ in range(distributed.get_world_size())]
         distributed.all_gather(everyone, mine.contiguous())
         log_v = _reference.next_scaling(torch.stack(everyone).logsumexp(0), marginal)
@@ -80,7 +80,7 @@ def _check(scores: Tensor, marginal: Tensor, epsilon: float, iterations: int, cu
         raise ValueError(f"scores must be (N, K) or (B, N, K) with K >= 1, got shape {tuple(scores.shape)}")
     if marginal.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"marginal must be float32 or float64, got {marginal.dtype}")
-    shapes = [(scores.shape[-1],)]
+    shapes: list[tuple[int, ...]] = [(scores.shape[-1],)]
     if scores.dim() == 3:
         shapes.append((scores.shape[0], scores.shape[2]))
     if tuple(marginal.shape) not in shapes:

@@ -90,9 +90,11 @@ def distillation_kl(
 
 
 def _reduced(loss: Tensor, mask: Tensor | None, reduction: _losses.Reduction) -> Tensor:
-    if mask is None and reduction == "mean":
+    if mask is not None:
+        return _losses.reduce(loss, mask, reduction)
+    if reduction == "mean":
         return loss.sum() / max(1, loss.numel())
-    return _losses.reduce(loss, mask, reduction)
+    return loss if reduction == "none" else loss.sum()
 
 
 def _check(logits: Tensor, other: Tensor, mask: Tensor | None, reduction: str, names: tuple[str, str]) -> None:
