@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import versions
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -144,3 +145,19 @@ def test_files_that_the_papers_name_exist(paper):
         re.findall(r"`((?:fastuda|tests|benchmarks|csrc|kernels)/[\w./]+|\.ci/run)`", (ROOT / paper).read_text())
     )
     assert named and [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
+def test_workflows_and_ci_agree():
+    """Wheels are repaired in both alike; every CPython of the classifiers is built; workflows are YAML with jobs."""
+    command = PROJECT["tool"]["cibuildwheel"]["linux"]["repair-wheel-command"]
+    excluded = set(re.findall(r"--exclude '([^']+)'", command))
+    assert excluded == {"libtorch*", "libc10*", "libcudart*"}
+    assert set(re.findall(r"--exclude '([^']+)'", (ROOT / ".ci/run").read_text())) == excluded
+    pythons = re.findall(r"Python :: (3\.\d+)", " ".join(PROJECT["project"]["classifiers"]))
+    built = PROJECT["tool"]["cibuildwheel"]["build"].split()
+    assert built == [f"cp{version.replace('.', '')}-*" for version in pythons]
+    for name in ("tests", "release"):
+        assert yaml.safe_load((ROOT / f".github/workflows/{name}.yml").read_text())["jobs"]
+    jobs = yaml.safe_load((ROOT / ".github/workflows/tests.yml").read_text())["jobs"]
+    tried = jobs["versions"]["strategy"]["matrix"]["include"]
+    assert [row["python"] for row in tried] == pythons and tried[0]["torch"] == versions.oldest_torch()
