@@ -6,10 +6,13 @@ import ast
 import fnmatch
 import importlib.util
 import re
+import subprocess
+import sysconfig
 import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -69,7 +72,8 @@ def test_manifest_covers_every_source():
     manifest = (ROOT / "MANIFEST.in").read_text()
     sources = [p.relative_to(ROOT).as_posix() for p in (ROOT / "csrc").rglob("*") if p.is_file()]
     assert any(p.endswith(".h") for p in sources)
-    assert [p for p in [*sources, "constraints.txt", "setup.py"] if not manifest_covers(manifest, p)] == []
+    sources += ["constraints.txt", "setup.py"]
+    assert [p for p in sources if not manifest_covers(manifest, p)] == []
     assert not manifest_covers("include setup.py\nrecursive-include csrc *.cpp", "csrc/common/simd.h")
 
 
@@ -102,3 +106,19 @@ def test_kernels_refuses_another_name():
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
     spec = importlib.util.spec_from_file_location("fastuda.kernels", ROOT / "kernels/__init__.py")
     spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+
+def test_library_compiles_where_pybind11_refuses_the_stable_abi(tmp_path):
+    """As the headers of torch 2.10 to 2.12 do; tests/versions.py compiles against the real ones."""
+    guard = tmp_path / "pybind11/pybind11.h"
+    guard.parent.mkdir()
+    guard.write_text(
+        "#if defined(TORCH_STABLE_ONLY) || defined(TORCH_TARGET_VERSION)\n#error refused\n#endif\n"
+        "#include_next <pybind11/pybind11.h>\n"
+    )
+    include = Path(torch.__file__).parent / "include"
+    folders = [tmp_path, ROOT / "csrc", include, sysconfig.get_paths()["include"]]
+    defines = ["-DTORCH_TARGET_VERSION=0x020a000000000000", "-DTORCH_STABLE_ONLY", "-DFASTUDA_WITH_CUDA=0"]
+    command = ["g++", "-fsyntax-only", "-std=c++20", *defines, *(f"-I{folder}" for folder in folders)]
+    done = subprocess.run([*command, str(ROOT / "csrc/library.cpp")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[:2000]
