@@ -29,7 +29,7 @@ case $commit in *-dirty) echo "warning: the tree holds changes that are not comm
 tree=build/gpu/tree
 mkdir -p "$tree" "$PACK/wheels"
 rm -rf "$tree/csrc" "$tree/fastuda" # files that are gone must not be compiled again; ninja keeps the objects
-git ls-files -z --cached --others --exclude-standard csrc fastuda kernels setup.py pyproject.toml README.md |
+git ls-files -z --cached --others --exclude-standard csrc fastuda kernels ':(glob)*' |
   tar --null --ignore-failed-read -cf - -T - | tar -xf - -C "$tree"
 "$PYTHON" -c 'import sys, torch; print("for python", sys.version.split()[0], "torch", torch.__version__, "cards", *sys.argv[1:])' \
   "$TORCH_CUDA_ARCH_LIST"
