@@ -9,8 +9,9 @@
 #     _C.*.so       the extension, built by setup.py for the cards in TORCH_CUDA_ARCH_LIST (9.0) and stripped
 #     wheels/       libraries of the trainer that the machine lacks, named in WHEELS
 #     COMMIT        the commit of the tree that was built, with -dirty where it differed
+#     SOURCES TREE  checksums of csrc and of all that rows depend on: gpu.sh sees whether they are still those of COMMIT
 #
-# Copy the folder along with the tree; gpu.sh compares COMMIT with the tree's own where there is a repository.
+# Copy the folder along with the tree.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -41,6 +42,8 @@ strip --strip-unneeded "$PACK"/_C.*.so
 # shellcheck disable=SC2086 # a list of names
 [ -z "$WHEELS" ] || "$PYTHON" -m pip download -q --no-deps --only-binary :all: --dest "$PACK/wheels" $WHEELS
 echo "$commit" >"$PACK/COMMIT"
+git ls-files -z csrc setup.py | xargs -0 sha256sum >"$PACK/SOURCES"
+git ls-files -z csrc setup.py kernels fastuda 'benchmarks/*.py' | xargs -0 sha256sum >"$PACK/TREE"
 
 # An import that fails must fail here. Without a GPU the kernels are not run, but every symbol is resolved.
 PYTHONPATH=$tree "$PYTHON" - <<'PY'

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import re
 import sys
 import time
 import traceback
@@ -45,12 +46,14 @@ def operators() -> list[_measure.Operator]:
     return found
 
 
-def calls(device: torch.device, scale: str, providers: list[str]) -> Iterator[tuple[dict, Callable]]:
+def calls(
+    device: torch.device, scale: str, providers: list[str], first: int = 0, every: int = 1
+) -> Iterator[tuple[dict, Callable]]:
     """(names as a journal has them, function that makes (prepare, call, inputs)) of each case, direction and provider.
 
     The function raises UnavailableError where a provider cannot serve; the inputs of a case are made when first wanted.
     """
-    for operator in operators():
+    for operator in operators()[first::every]:
         for case_name, case in operator.cases[scale].items():
             made: list = []
 
@@ -120,7 +123,7 @@ def is_lost(device: torch.device) -> bool:
 def walk(device: torch.device, options: argparse.Namespace, journal: _journal.Journal | None) -> tuple[int, list[str]]:
     """Profile all rows that the journal does not hold; how many were served, and a line for each that failed."""
     start, served, failed = time.perf_counter(), 0, []
-    for names, make in calls(device, options.scale, options.providers):
+    for names, make in calls(device, options.scale, options.providers, options.first, options.every):
         title = _journal.title(names)
         before = journal.done.get(_journal.key(names)) if journal else None
         if before:
@@ -159,7 +162,11 @@ def main() -> int:
     parser.add_argument("--journal", type=Path, help="file of what was done; a process that is given it again goes on")
     parser.add_argument("--time-limit", type=float, help="seconds after which no call begins")
     parser.add_argument("--once", action="store_true")
+    parser.add_argument("--shard", default="0/1", help="I/N: every N-th operator from the I-th on, counted from 0")
     options = parser.parse_args()
+    if not re.fullmatch(r"\d+/[1-9]\d*", options.shard):
+        parser.error(f"--shard must be I/N, such as 0/4, not {options.shard!r}")
+    options.first, options.every = map(int, options.shard.split("/"))
     device = torch.device(options.device)
     if device.type == "cpu":
         torch.set_num_threads(1)

@@ -4,6 +4,7 @@
     python benchmarks/rows.py JOURNAL... --results FOLDER --ungated        all rows, marked with what the gate said
     python benchmarks/rows.py JOURNAL...                                   only says what is in them
     python benchmarks/rows.py JOURNAL... --finished                        exit status 0 if each came to its end
+    python benchmarks/rows.py JOURNAL... --failures                        a line for each row that failed
 
 A session does the same when it ends; this is for one that was killed, and for sessions of several backends whose rows
 belong to one run (journals given together replace older rows of their cases together).
@@ -45,8 +46,13 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, help="JSON file of the rows, or a folder for <device>.json")
     parser.add_argument("--ungated", action="store_true", help="write what the gate refused too, marked")
     parser.add_argument("--finished", action="store_true", help="say only whether every session came to its end")
+    parser.add_argument("--failures", action="store_true", help="say only what failed")
     options = parser.parse_args(given)
     records = {path: _journal.read(path) for path in options.journals}
+    failed = [line for own in records.values() for line in _journal.failures(own)]
+    if options.failures:
+        print("\n".join(failed), end="\n" if failed else "")
+        return 0
     if options.finished:
         return int(not all(map(_journal.finished, records.values())))
     rows = [row for own in records.values() for row in _gate.judge(own)]
@@ -54,7 +60,6 @@ def main(given: Sequence[str] | None = None) -> int:
     print(f"{len(rows)} rows:", ", ".join(f"{gates.count(gate)} {gate}" for gate in dict.fromkeys(gates)) or "none")
     for why in _gate.objections(rows):
         print(f"  {why}")
-    failed = [line for own in records.values() for line in _journal.failures(own)]
     for line in failed:
         print(f"failed: {line}")
     left_out = 0
