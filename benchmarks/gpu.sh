@@ -40,6 +40,10 @@ case $dry in
   cpu) device=cpu scale=smoke backends=cpu STEPS=2 ;;
   card) scale=smoke STEPS=2 ;;
 esac
+# Seconds of each part; they fit into the total where nothing has to be built.
+export BOX_BUILD=${BOX_BUILD:-240} BOX_ONCE=${BOX_ONCE:-45} BOX_TESTS=${BOX_TESTS:-120}
+export BOX_SANITIZER=${BOX_SANITIZER:-60} BOX_TRAINING=${BOX_TRAINING:-60}
+export BOX_ROWS=${BOX_ROWS:-85} BOX_MEMORY=${BOX_MEMORY:-45} BOX_PROFILE=${BOX_PROFILE:-30}
 SHARDS=${SHARDS:-6} SANITIZER=${SANITIZER:-compute-sanitizer}
 # Triton looks for libcuda.so.1 in a folder; on a stand-in that is a link to it.
 if [ "$dry" = card ]; then
@@ -102,30 +106,30 @@ case $dry in
   cpu) echo "dry run on a CPU: tiny shapes, no figure means anything" | tee -a "$log" ;;
   card) echo "dry run on the stand-in card $FAKE_CARD_LIBRARY: no kernel runs, no figure means anything" | tee -a "$log" ;;
 esac
-part wheels 20 always
-part facts 20 always
-part extension "${BOX_BUILD:-240}" always
+part wheels 10 always
+part facts 10 always
+part extension "$BOX_BUILD" always
 if [ "$command" = correct ]; then
   for backend in $backends; do
     export backend
-    part "once_$backend" "${BOX_ONCE:-45}"
+    part "once_$backend" "$BOX_ONCE"
   done
-  part tests "${BOX_TESTS:-120}"
-  part sanitizer "${BOX_SANITIZER:-60}"
-  part training "${BOX_TRAINING:-60}"
+  part tests "$BOX_TESTS"
+  part sanitizer "$BOX_SANITIZER"
+  part training "$BOX_TRAINING"
 else
   for backend in $backends; do
     export backend
-    part "rows_$backend" "${BOX_ROWS:-95}"
+    part "rows_$backend" "$BOX_ROWS"
   done
-  part memory "${BOX_MEMORY:-50}"
-  part profile "${BOX_PROFILE:-30}"
+  part memory "$BOX_MEMORY"
+  part profile "$BOX_PROFILE"
   # what they are compared with, in the time that is left
-  rest=$((TOTAL - SECONDS - 10))
-  [ "$rest" -le 10 ] || part rows_others "$rest"
-  part results 30 always
+  export BOX_OTHERS=$((TOTAL - SECONDS - 15))
+  [ "$BOX_OTHERS" -le 20 ] || part rows_others "$BOX_OTHERS"
+  part results 15 always
 fi
-part failures 20 always
+part failures 10 always
 
 {
   printf '\n== summary (%ss)\n' "$SECONDS"

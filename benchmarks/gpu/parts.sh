@@ -5,7 +5,8 @@
 # python ARGUMENTS: the interpreter, on the stand-in card where a dry run asks for it.
 python() {
   if [ "$dry" = card ]; then
-    LD_PRELOAD=$FAKE_CARD_LIBRARY TRITON_LIBCUDA_PATH=$FAKE_CARD_STUB "$PYTHON" "$@"
+    LD_PRELOAD=$FAKE_CARD_LIBRARY LD_LIBRARY_PATH=$FAKE_CARD_STUB${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} \
+      TRITON_LIBCUDA_PATH=$FAKE_CARD_STUB "$PYTHON" "$@"
   else
     "$PYTHON" "$@"
   fi
@@ -91,7 +92,7 @@ in_shards() {
 
 once_shard() {
   goes_on "$OUT/once_${backend}_$1.jsonl" python benchmarks/profile_ops.py --once --device "$device" --scale smoke \
-    --providers "$backend" --shard "$1/$SHARDS" --time-limit 40
+    --providers "$backend" --shard "$1/$SHARDS" --time-limit $((BOX_ONCE - 5))
 }
 
 # every kernel once on odd shapes: what fails here fails everywhere
@@ -140,7 +141,7 @@ sanitizer_shard() {
   PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$SANITIZER" --tool memcheck --report-api-errors no --destroy-on-device-error kernel \
     --error-exitcode 9 --print-limit 20 --log-file "$OUT/memcheck_$1.log" \
     "$PYTHON" benchmarks/profile_ops.py --once --device cuda --scale smoke --providers cuda --shard "$1/$SHARDS" \
-    --time-limit 45
+    --time-limit $((BOX_SANITIZER - 12))
   local status=$?
   tail -n 1 "$OUT/memcheck_$1.log"
   echo "memcheck of shard $1: exit status $status"
@@ -173,12 +174,12 @@ rows() { # rows PROVIDERS SECONDS: benchmark them, no row beginning after SECOND
   goes_on "$OUT/rows_$backend.jsonl" python -m pytest benchmarks/ops --benchmark-only "${options[@]}" \
     --time-limit "$2" -k "not compile" -q --tb=line -p no:cacheprovider --benchmark-columns=median,rounds --providers $1
 }
-rows_cuda() { rows cuda 75; }
-rows_triton() { rows triton 75; }
-rows_cpu() { rows cpu 75; }
+rows_cuda() { rows cuda $((BOX_ROWS - 20)); }
+rows_triton() { rows triton $((BOX_ROWS - 20)); }
+rows_cpu() { rows cpu $((BOX_ROWS - 20)); }
 rows_others() {
   backend=others
-  rows "reference usual" 20
+  rows "reference usual" $((BOX_OTHERS - 10))
 }
 
 memory() { # one step of SDCA under the cap of an 11 GiB card, beside its forecast
@@ -199,7 +200,7 @@ memory() { # one step of SDCA under the cap of an 11 GiB card, beside its foreca
 
 profile() {
   goes_on "$OUT/profile.jsonl" python benchmarks/profile_ops.py --device "$device" \
-    --scale "$([ "$scale" = full ] && echo quick || echo smoke)" --providers $backends --time-limit 22 \
+    --scale "$([ "$scale" = full ] && echo quick || echo smoke)" --providers $backends --time-limit $((BOX_PROFILE - 8)) \
     --output "$OUT/profile.txt"
 }
 
@@ -214,7 +215,7 @@ results() { # rows of all backends at once, so that they replace older rows of t
   mkdir -p "$RESULTS"
   "$PYTHON" benchmarks/rows.py "${journals[@]}" --results "$RESULTS" --ungated
   "$PYTHON" benchmarks/rows.py "${journals[@]}" --results "$OUT" --ungated >/dev/null
-  ls "$OUT"/*.json
+  compgen -G "$OUT/*.json" || { echo "no row was finished"; return 1; }
 }
 
 failures() { # everything that failed, in one file
