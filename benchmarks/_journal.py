@@ -8,7 +8,8 @@ Each line has a "kind":
 
 - session: a process began; its arguments, the commit and the device
 - probe: the ceilings, in the order in which they were measured; rows between two probes are judged by both
-- begin, row, failed, skipped: a row's name when it begins, and how it ended. One that only began has ended its process
+- begin, row, failed, skipped: a row's name when it begins, and how it ended. Where only the first is there, the process
+  ended meanwhile
 - end: the session came to its end
 """
 
@@ -21,6 +22,7 @@ from pathlib import Path
 
 KEY = ("operator", "case", "direction", "provider")
 ENDED = "its process ended meanwhile"
+TRIES = 2
 
 
 def key(record: dict) -> tuple[str, ...]:
@@ -40,11 +42,12 @@ def read(path: Path) -> list[dict]:
 
 
 def outcomes(records: list[dict]) -> dict[tuple[str, ...], dict]:
-    """Each row's last outcome by its key; one that began and did not end has failed."""
+    """Each row's last outcome by its key; one that began and did not end has failed, after so many "tries"."""
     found: dict[tuple[str, ...], dict] = {}
     for record in records:
         if record["kind"] == "begin":
-            found[key(record)] = record | {"kind": "failed", "why": ENDED}
+            tries = found.get(key(record), {}).get("tries", 0) + 1
+            found[key(record)] = record | {"kind": "failed", "why": ENDED, "tries": tries}
         elif record["kind"] in ("row", "failed", "skipped"):
             found[key(record)] = record
     return found
@@ -57,19 +60,19 @@ def finished(records: list[dict]) -> bool:
 
 
 class Journal:
-    """Appends records to a file. ``done`` holds the outcomes of the sessions before, which are not measured again."""
+    """Appends records to a file. ``done`` holds the outcomes of the sessions before, which are not measured again.
+
+    A row that was under way when its process ended is tried once more: what ended it may have come from outside.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         records = read(path)
-        self.done = outcomes(records)
+        self.done = {key: outcome for key, outcome in outcomes(records).items() if outcome.get("tries", TRIES) >= TRIES}
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(path, "ab")
         if path.stat().st_size and not path.read_bytes().endswith(b"\n"):  # the half line of a killed process
             os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
-        # Said outright, so that a row that ends each process that tries it is tried once.
-        for lost in [record for record in self.done.values() if record.get("why") == ENDED]:
-            self.append("failed", **{name: lost[name] for name in (*KEY, "why")})
 
     def append(self, kind: str, **values: object) -> None:
         """One record, on the disk when this returns."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-sys.path[:0] = [str(BENCHMARKS), str(BENCHMARKS / "train")]
+sys.path[:0] = [str(BENCHMARKS), str(BENCHMARKS / "train"), str(Path(__file__).parent)]
 
 import roofline  # noqa: E402
 

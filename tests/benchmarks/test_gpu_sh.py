@@ -119,7 +119,7 @@ def test_every_part_runs_in_order(run, command, parts):
             "-m fastuda.train --method sdca --amp --device cuda",
         ],
         "measure": [
-            "--device cuda --scale full --row-limit 60 --time-limit 65 -k not compile -q --tb=line",
+            "--device cuda --scale full --row-limit 30 --time-limit 65 -k not compile -q --tb=line",
             "--providers triton --journal",
             "-m fastuda.memory --method sdca --amp --card 11g --no-remedies",
             "-m fastuda.memory --method sdca --amp --card 11g --measure --snapshot",
@@ -183,10 +183,17 @@ def test_a_second_run_leaves_out_what_passed(run):
 
 def test_a_row_that_ends_its_process_is_followed_by_the_others(run):
     """The first try dies without the journal's end; the second, given the same journal, goes on."""
-    broken = 'n=$(cat "$CALLS.n" 2>/dev/null || echo 0); echo $((n + 1)) >"$CALLS.n"; [ "$n" -ge 2 ] || kill -9 $$'
+    broken = 'n=$(cat "$CALLS.n" 2>/dev/null || echo 0); echo $((n + 1)) >"$CALLS.n"; [ "$n" -ge 2 ] || '
+    broken += '{ echo "{}" >>"$OUT/rows_cuda.jsonl"; kill -9 $$; }'
     process, calls, _ = run("measure", BREAKS="providers cuda --journal", BREAK=broken)
     tries = [call for call in calls if "providers cuda --journal" in call]
     assert len(tries) == 3 and len(set(tries)) == 1 and summary(process)["rows_cuda"] == "ok"
+
+
+def test_a_session_that_does_not_begin_is_not_tried_again(run):
+    process, calls, _ = run("measure", BREAKS="providers cuda --journal", BREAK="exit 4")
+    assert sum("providers cuda --journal" in call for call in calls) == 1
+    assert summary(process)["rows_cuda"] == "FAILED: exit status 4"
 
 
 def test_a_packed_extension_of_these_sources_is_taken_and_another_is_not(run):
