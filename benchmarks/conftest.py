@@ -104,6 +104,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def session_harness(pytestconfig: pytest.Config):
+    import _fake_card
     import _measure
     import torch
     from _journal import Journal
@@ -113,6 +114,8 @@ def session_harness(pytestconfig: pytest.Config):
     torch.set_num_threads(threads)
     scale = pytestconfig.getoption("scale")
     device = torch.device(device_type(pytestconfig))
+    if pytestconfig.getoption("fake_card"):
+        _state["products"] = _fake_card.empty_products()
     began = time.gmtime()
     default = JOURNALS / f"{time.strftime('%Y-%m-%dT%H-%M-%SZ', began)}-{os.getpid()}.jsonl"
     journal = Journal(pytestconfig.getoption("journal") or default)

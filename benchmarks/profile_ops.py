@@ -25,6 +25,7 @@ import torch
 FOLDER = Path(__file__).resolve().parent
 sys.path[:0] = [str(FOLDER), str(FOLDER.parent)]
 
+import _fake_card  # noqa: E402
 import _journal  # noqa: E402
 import _measure  # noqa: E402
 import _results  # noqa: E402
@@ -59,12 +60,13 @@ def calls(
 
             def make(provider: str, direction: str, operator=operator, case=case, made=made) -> tuple:
                 if not made:
-                    made.append(operator.providers(case, device.type))
-                    made.append(operator.setup(case, torch.Generator(device).manual_seed(0)))
-                function = made[0].get(provider, _measure.UnavailableError("not for this case"))
+                    inputs = operator.setup(case, torch.Generator(device).manual_seed(0))
+                    made.append((inputs, operator.providers(case, device.type)))
+                inputs, functions = made[0]
+                function = functions.get(provider, _measure.UnavailableError("not for this case"))
                 if isinstance(function, _measure.UnavailableError):
                     raise function
-                return *_timing.directed(function, direction), made[1]
+                return *_timing.directed(function, direction), inputs
 
             for provider in (name for name in providers if name in operator.names):
                 for direction in operator.directions:
@@ -162,6 +164,7 @@ def main() -> int:
     parser.add_argument("--journal", type=Path, help="file of what was done; a process that is given it again goes on")
     parser.add_argument("--time-limit", type=float, help="seconds after which no call begins")
     parser.add_argument("--once", action="store_true")
+    parser.add_argument("--fake-card", action="store_true", help="a card that runs no kernel")
     parser.add_argument("--shard", default="0/1", help="I/N: every N-th operator from the I-th on, counted from 0")
     options = parser.parse_args()
     if not re.fullmatch(r"\d+/[1-9]\d*", options.shard):
@@ -170,6 +173,7 @@ def main() -> int:
     device = torch.device(options.device)
     if device.type == "cpu":
         torch.set_num_threads(1)
+    products = _fake_card.empty_products() if options.fake_card else None  # noqa: F841  (held while they are replaced)
     journal = _journal.Journal(options.journal) if options.journal else None
     if options.output is not None and not (journal and journal.done):
         options.output.unlink(missing_ok=True)  # the tables of an earlier run

@@ -94,8 +94,10 @@ in_shards() {
 }
 
 once_shard() {
+  local options=()
+  [ "$dry" != card ] || options+=(--fake-card)
   goes_on "$OUT/once_${backend}_$1.jsonl" python benchmarks/profile_ops.py --once --device "$device" --scale smoke \
-    --providers "$backend" --shard "$1/$SHARDS" --time-limit $((BOX_ONCE - 5))
+    --providers "$backend" --shard "$1/$SHARDS" --time-limit $((BOX_ONCE - 5)) "${options[@]}"
 }
 
 # every kernel once on odd shapes: what fails here fails everywhere
@@ -160,7 +162,10 @@ has_trainer() {
 training() { # the trainer on the GPU, from the first step to the score; streets needs no data set
   local module=(-m fastuda.train) status
   has_trainer || return 77
-  [ -z "${FAKE_CARD_TRAIN:-}" ] || [ "$dry" != card ] || module=("$FAKE_CARD_TRAIN")
+  if [ "$dry" = card ]; then # where convolutions need a stand-in, too
+    [ -n "${FAKE_CARD_TRAIN:-}" ] || { echo "FAKE_CARD_TRAIN names no script that trains on a stand-in"; return 77; }
+    module=("$FAKE_CARD_TRAIN")
+  fi
   rm -rf "$scratch/run"
   python "${module[@]}" --method sdca --amp --device "$device" --work-dir "$scratch/run" \
     --warm-up.schedule.iterations "$STEPS" --sdca.schedule.iterations "$STEPS" \
@@ -202,9 +207,11 @@ memory() { # one step of SDCA under the cap of an 11 GiB card, beside its foreca
 }
 
 profile() {
+  local options=()
+  [ "$dry" != card ] || options+=(--fake-card)
   goes_on "$OUT/profile.jsonl" python benchmarks/profile_ops.py --device "$device" \
     --scale "$([ "$scale" = full ] && echo quick || echo smoke)" --providers $backends --time-limit $((BOX_PROFILE - 8)) \
-    --output "$OUT/profile.txt"
+    --output "$OUT/profile.txt" "${options[@]}"
 }
 
 results() { # rows of all backends at once, so that they replace older rows of their cases together
