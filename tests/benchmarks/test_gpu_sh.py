@@ -47,9 +47,10 @@ def run(tmp_path):
         (tree / name).mkdir(parents=True)
     shutil.copy(SCRIPT, tree / "benchmarks")
     shutil.copy(SCRIPT.parent / "gpu" / "parts.sh", tree / "benchmarks" / "gpu")
-    for name in ("sinkhorn", "softmax_kl"):
-        (tree / "tests" / "ops" / f"test_{name}.py").write_text("@pytest.mark.gpu")
-    (tree / "tests" / "ops" / "test_plain.py").write_text("")
+    marked = {"ops": "", "nn": "@pytest.mark.gpu", "kernels": "@pytest.mark.gpu", "data": ""}
+    for room, text in marked.items():  # two of these have tests for a GPU: all operators, and who names the mark
+        (tree / "tests" / room).mkdir(parents=True, exist_ok=True)
+        (tree / "tests" / room / "test_sinkhorn.py").write_text(text)
     tools = tmp_path / "tools"
     tools.mkdir()
     # the sanitizer's program follows its --log-file FILE
@@ -114,7 +115,7 @@ def test_every_part_runs_in_order(run, command, parts):
         "correct": [
             "profile_ops.py --once --device cuda --scale smoke --providers cuda --shard",
             "profile_ops.py --once --device cuda --scale smoke --providers triton --shard",
-            "-m pytest -m gpu tests/ops/test_s",
+            "-m pytest -m gpu tests/",
             "profile_ops.py --once --device cuda --scale smoke --providers cuda --shard",  # under the sanitizer
             "-m fastuda.train --method sdca --amp --device cuda",
         ],
@@ -140,13 +141,13 @@ def test_every_part_runs_in_order(run, command, parts):
 def test_each_test_file_is_a_process_of_its_own_and_its_report_waits_for_its_end(run):
     _, calls, out = run("correct")
     ran = sorted(call.split("--junitxml")[0] for call in calls if "-m gpu" in call)
-    files = ("tests/ops/test_sinkhorn.py", "tests/ops/test_softmax_kl.py")
+    files = ("tests/ops/test_sinkhorn.py", "tests/nn/test_sinkhorn.py")
     assert len(ran) == 4 and [sum(file in call for call in ran) for file in files] == [2, 2]
     assert sorted(path.name for path in (out / "tests").glob("*.xml")) == [
-        "test_sinkhorn_not_triton.xml",
-        "test_sinkhorn_triton.xml",
-        "test_softmax_kl_not_triton.xml",
-        "test_softmax_kl_triton.xml",
+        "nn_test_sinkhorn_not_triton.xml",
+        "nn_test_sinkhorn_triton.xml",
+        "ops_test_sinkhorn_not_triton.xml",
+        "ops_test_sinkhorn_triton.xml",
     ]
 
 
@@ -170,13 +171,13 @@ def test_a_failing_part_does_not_stop_the_others_but_the_script_fails(run, comma
 
 
 def test_a_second_run_leaves_out_what_passed(run):
-    first, calls, out = run("correct", BREAKS="softmax_kl.*-k triton", BREAK="exit 2")
+    first, calls, out = run("correct", BREAKS="nn/test_sinkhorn.*-k triton", BREAK="exit 2")
     assert summary(first)["tests"].startswith("FAILED")
     second, calls, _ = run("correct")
     assert second.returncode == 0 and summary(second)["once_cuda"] == summary(second)["training"] == "passed before"
     assert summary(second)["tests"] == "ok"
     (again,) = [call for call in calls if "-m gpu" in call]  # of the files, the one that had not come to its end
-    assert "softmax_kl" in again
+    assert "nn/test_sinkhorn" in again
     third, calls, _ = run("correct", "--again")
     assert "passed before" not in third.stdout and sum("-m gpu" in call for call in calls) == 4
 
