@@ -17,7 +17,8 @@
 # Without a GPU:   benchmarks/gpu.sh correct --dry-run              the same parts on a CPU with tiny shapes
 # On a stand-in:   FAKE_CARD_LIBRARY=libfake_card.so benchmarks/gpu.sh correct --dry-run
 #     A stand-in runs no kernel: its rows are marked, never become results, and only the times of the parts mean
-#     something. FAKE_CARD_TRAIN names a script that takes the place of `-m` in `python -m fastuda.train` there.
+#     something. FAKE_CARD_TRAIN is the script, with its arguments, that trains there in place of fastuda.train
+#     (tests/fake_card/train.py --methods sdca).
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -49,7 +50,7 @@ SHARDS=${SHARDS:-6} SANITIZER=${SANITIZER:-compute-sanitizer}
 if [ "$dry" = card ]; then
   FAKE_CARD_STUB=$(dirname "$FAKE_CARD_LIBRARY")
   [ -e "$FAKE_CARD_STUB/libcuda.so.1" ] || FAKE_CARD_STUB=$FAKE_CARD_STUB/stub
-  export FAKE_CARD_STUB
+  export FAKE_CARD_STUB FAKE_CARD_TRAIN=${FAKE_CARD_TRAIN:-tests/fake_card/train.py --methods sdca}
 fi
 mkdir -p "$OUT/state" "$OUT/tests"
 scratch=$(mktemp -d)

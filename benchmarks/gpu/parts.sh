@@ -6,7 +6,7 @@
 python() {
   if [ "$dry" = card ]; then
     LD_PRELOAD=$FAKE_CARD_LIBRARY LD_LIBRARY_PATH=$FAKE_CARD_STUB${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} \
-      TRITON_LIBCUDA_PATH=$FAKE_CARD_STUB "$PYTHON" "$@"
+      TRITON_LIBCUDA_PATH=$FAKE_CARD_STUB FAKE_CARD=${FAKE_CARD:-h200} "$PYTHON" "$@"
   else
     "$PYTHON" "$@"
   fi
@@ -162,14 +162,16 @@ has_trainer() {
 }
 
 training() { # the trainer on the GPU, from the first step to the score; streets needs no data set
-  local module=(-m fastuda.train) status
+  local status
   has_trainer || return 77
-  if [ "$dry" = card ]; then # where convolutions need a stand-in, too
-    [ -n "${FAKE_CARD_TRAIN:-}" ] || { echo "FAKE_CARD_TRAIN names no script that trains on a stand-in"; return 77; }
-    module=("$FAKE_CARD_TRAIN")
+  if [ "$dry" = card ]; then # a stand-in has no convolutions either
+    [ -f "${FAKE_CARD_TRAIN%% *}" ] || { echo "there is no ${FAKE_CARD_TRAIN%% *}"; return 77; }
+    # shellcheck disable=SC2086 # a script and its arguments
+    python $FAKE_CARD_TRAIN
+    return
   fi
   rm -rf "$scratch/run"
-  python "${module[@]}" --method sdca --amp --device "$device" --work-dir "$scratch/run" \
+  python -m fastuda.train --method sdca --amp --device "$device" --work-dir "$scratch/run" \
     --warm-up.schedule.iterations "$STEPS" --sdca.schedule.iterations "$STEPS" \
     --sdca.self-training.schedule.iterations "$STEPS"
   status=$?
