@@ -17,14 +17,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import _gate
 import _journal
 import _results
-import roofline
 
 
 def save(rows: Sequence[dict], path: Path, ungated: bool) -> tuple[str, int]:
     """Write rows into a results file, or into <device>.json of a folder; (a sentence, how many were left out)."""
+    import _gate
+    import roofline
+
     kept = list(rows) if ungated else _gate.publishable(rows)
     left_out = len(rows) - len(kept)
     because = f"; {left_out} rows of cases that the gate refused were left out (--ungated writes them, marked)"
@@ -55,6 +56,8 @@ def main(given: Sequence[str] | None = None) -> int:
         return 0
     if options.finished:
         return int(not all(map(_journal.finished, records.values())))
+    import _gate  # with torch, which takes seconds to import and is not needed above
+
     rows = [row for own in records.values() for row in _gate.judge(own)]
     gates = [row["gate"].split(":")[0] for row in rows]
     print(f"{len(rows)} rows:", ", ".join(f"{gates.count(gate)} {gate}" for gate in dict.fromkeys(gates)) or "none")

@@ -30,8 +30,9 @@ goes_on() {
 
 wheels() {
   compgen -G "$PACK/wheels/*.whl" >/dev/null || { echo "no wheels in $PACK/wheels"; return 77; }
+  [ -z "$(find "$PACK/wheels" -newer "$site/installed" 2>&1)" ] && { echo "installed before"; return 0; }
   "$PYTHON" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade --target "$site" \
-    "$PACK"/wheels/*.whl
+    "$PACK"/wheels/*.whl && touch "$site/installed"
 }
 
 facts() {
