@@ -7,17 +7,18 @@ makes a test of each case, direction and provider, probes the machine before and
 from __future__ import annotations
 
 import itertools
-import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import _gate
 import _memory
-import _results
 import roofline
 import torch
+from _journal import KEY, Journal
+from _timing import Sampler, available_bytes, calls_in_a_row, count_launches, directed, quantiles
 from torch import Tensor
 
 ROTATION = 4  # at least; more for small inputs, so that all of them together exceed a cache
@@ -25,6 +26,7 @@ ROTATED_BYTES = {"cpu": 2**27, "cuda": 2**28}
 BUDGET = {"smoke": 0.0, "quick": 0.4, "full": 4.0}  # seconds a row is timed for
 ROUNDS = {"smoke": (3, 3), "quick": (3, 25), "full": (7, 51)}  # fewest and most
 RETRIES = 2
+PROBE_EVERY = 60.0  # seconds: rows are judged by the probes around them, so one busy minute costs its own rows only
 
 
 class UnavailableError(Exception):
@@ -57,14 +59,6 @@ class Operator:
     truths: Mapping[str, Callable[[Any, tuple], tuple[Sequence[Tensor], Tensor | None]]] = field(default_factory=dict)
 
 
-def quantiles(seconds: Sequence[float]) -> dict[str, float]:
-    """Median and 20 % and 80 % quantiles in milliseconds."""
-    if len(seconds) == 1:
-        seconds = [*seconds, *seconds]
-    cuts = statistics.quantiles(seconds, n=10, method="inclusive")
-    return {"ms": cuts[4] * 1e3, "ms_20": cuts[1] * 1e3, "ms_80": cuts[7] * 1e3}
-
-
 def relative_error(values: Sequence[Tensor], truths: Sequence[Tensor]) -> float:
     """max |value - truth| / max |truth|, the worst of the results; NaN in a value is an infinite error."""
     if len(values) != len(truths):
@@ -80,72 +74,6 @@ def label_counts(label: Tensor) -> Tensor:
     """uint8 labels as counts in eight bands of rows, where a pixel between two classes does not matter."""
     bands = label.flatten().split(label.numel() // 8)
     return torch.stack([torch.bincount(band.long(), minlength=256) for band in bands[:8]]).double()
-
-
-def directed(function: Callable, direction: str) -> tuple[Callable, Callable]:
-    """(prepare, call): what is done before the clock starts, and what is timed on what ``prepare`` returned."""
-
-    def gradient(loss: Tensor, q: Tensor) -> Tensor:
-        return torch.autograd.grad(loss, q)[0]
-
-    if direction == "forward":
-        return lambda *inputs: inputs, torch.no_grad()(function)
-    if direction == "backward":
-        return lambda *inputs: (function(*inputs), inputs[0]), gradient
-    return lambda *inputs: inputs, lambda *inputs: gradient(function(*inputs), inputs[0])
-
-
-class Sampler:
-    """Runs the call once and notes the seconds: a clock on the CPU, events on a GPU.
-
-    A GPU gets a head start of other work, which also empties its cache, so that the host's launches are queued before
-    the first of them runs; more launches than that covers cost time, as they do in a training step.
-    """
-
-    def __init__(self, call: Callable, device: torch.device) -> None:
-        self.call, self.device, self.seconds = call, device, []
-        self.ahead = torch.empty(2**30, dtype=torch.int8, device=device) if device.type == "cuda" else None
-
-    def __call__(self, *inputs: object) -> object:
-        if self.ahead is None:
-            start = time.perf_counter()
-            result = self.call(*inputs)
-            self.seconds.append(time.perf_counter() - start)
-            return result
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda.synchronize(self.device)
-        self.ahead.zero_()
-        start.record()
-        result = self.call(*inputs)
-        end.record()
-        torch.cuda.synchronize(self.device)
-        self.seconds.append(start.elapsed_time(end) / 1e3)
-        return result
-
-
-def count_launches(call: Callable, arguments: tuple) -> int | None:
-    """Kernels, copies and fills that one call starts on a GPU; None on a CPU."""
-    if not arguments[0].is_cuda:
-        return None
-    from torch.profiler import ProfilerActivity, profile
-
-    with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as trace:
-        call(*arguments)
-        torch.cuda.synchronize()
-    on_device = (e for e in trace.events() if e.device_type == torch.autograd.DeviceType.CUDA)
-    return sum(not getattr(e, "is_user_annotation", False) for e in on_device)
-
-
-def available_bytes(device_type: str) -> float:
-    """Memory that a provider may still take, a quarter left to others."""
-    if device_type == "cuda":
-        torch.cuda.empty_cache()
-        return 0.75 * torch.cuda.mem_get_info()[0]
-    information = Path("/proc/meminfo")
-    for line in information.read_text().splitlines() if information.exists() else []:
-        if line.startswith("MemAvailable"):
-            return 0.75 * 1024 * int(line.split()[1])
-    return 2.0**32
 
 
 def fits(function: Callable, nbytes: float, device_type: str) -> Callable | UnavailableError:
@@ -177,8 +105,13 @@ def ours(raw: str, function: Callable, device_type: str) -> dict[str, Callable |
 
     def bind(name: str) -> Callable:
         def run(*inputs: object) -> object:
-            with ops.use_backend(name):
-                return function(*inputs)
+            try:
+                with ops.use_backend(name):
+                    return function(*inputs)
+            except RuntimeError as error:
+                if "does not serve" in str(error):
+                    raise UnavailableError(str(error)) from error
+                raise
 
         return run
 
@@ -188,20 +121,48 @@ def ours(raw: str, function: Callable, device_type: str) -> dict[str, Callable |
 
 @dataclass
 class Harness:
-    """One session of benchmarks on one device."""
+    """One session of benchmarks on one device. Each row is in ``journal``, if there is one, when ``run`` returns.
+
+    commit: of the tree, as _results.commit() gives it. run_id: when the session began. dry: the device runs no kernel,
+    so that nothing is compared and no ceiling is measured; such rows are marked and never published.
+    """
 
     device: torch.device
     scale: str
     threads: int
     size: float = 1.0  # of the probe's buffers
+    journal: Journal | None = None
+    commit: str = "unknown"
+    run_id: str = ""
+    dry: bool = False
     rows: list[dict] = field(default_factory=list)
     probes: list[roofline.Probe] = field(default_factory=list)
-    busy: list[str] = field(default_factory=list)
     _cache: tuple = ()
 
+    def __post_init__(self) -> None:
+        if self.journal:
+            self._note("session", argv=sys.argv[1:], commit=self.commit, run=self.run_id, **self._facts())
+
+    def _note(self, kind: str, **values: object) -> None:
+        if self.journal:
+            self.journal.append(kind, **values)
+
     def probe(self) -> roofline.Probe:
-        self.probes.append(roofline.probe(self.device, self.size))
-        return self.probes[-1]
+        if self.dry:
+            ones = dict.fromkeys(roofline.FIGURES, 1.0)
+            name = roofline.device_name(self.device)
+            found = roofline.Probe(name, self.threads, foreign_cores=0.0, taken=time.time(), **ones)
+        else:
+            found = roofline.probe(self.device, self.size)
+        self.probes.append(found)
+        self._note("probe", **asdict(found))
+        return found
+
+    def close(self) -> None:
+        """The session came to its end: what was measured since the last probe can be judged."""
+        if self.rows:
+            self.probe()
+        self._note("end", rows=len(self.rows))
 
     def prepared(self, operator: Operator, name: str) -> tuple[list[tuple], tuple, dict]:
         """At least four input sets of a case on the device, the truth of the first, and the providers.
@@ -219,54 +180,75 @@ class Harness:
             total += sum(t.nbytes for t in fresh)
             sets.append(fresh)
         providers = operator.providers(case, self.device.type)
-        self._cache = (operator.name, name, (sets, operator.truth(case, sets[0]), providers))
+        truth = ((), None) if self.dry else operator.truth(case, sets[0])
+        self._cache = (operator.name, name, (sets, truth, providers))
         return self._cache[2]
 
     def run(self, benchmark: Any, operator: Operator, name: str, direction: str, provider: str) -> dict:
         """Measure one row: correctness first, then determinism, memory and time. UnavailableError where it cannot."""
-        case = operator.cases[self.scale][name]
-        if not self.probes:
+        if not self.probes or time.time() - self.probes[-1].taken > PROBE_EVERY:
             self.probe()
-        sets, (results, slope), providers = self.prepared(operator, name)
-        if provider in operator.truths:
-            results, slope = operator.truths[provider](case, sets[0])
+        names = dict(zip(KEY, (operator.name, name, direction, provider), strict=True))
+        self._note("begin", **names)
+        try:
+            row = names | self._measured(benchmark, operator, name, direction, provider)
+        except UnavailableError as why:
+            self._note("skipped", **names, why=str(why))
+            raise
+        except Exception as error:
+            self._note("failed", **names, why=f"{type(error).__name__}: {error}")
+            raise
+        self._note("row", **row)
+        self.rows.append(row)
+        return row
+
+    def _measured(self, benchmark: Any, operator: Operator, name: str, direction: str, provider: str) -> dict:
+        case = operator.cases[self.scale][name]
+        sets, truth, providers = self.prepared(operator, name)
+        if provider in operator.truths and not self.dry:
+            truth = operator.truths[provider](case, sets[0])
         function = providers.get(provider, UnavailableError("not for this case"))
         if isinstance(function, UnavailableError):
             raise function
         prepare, call = directed(function, direction)
-        first = call(*prepare(*sets[0]))
+        elapsed, quality = self._checked(operator, name, direction, provider, prepare, call, sets[0], truth)
+        quality |= {"extra_mib": _memory.extra_mib(prepare, call, sets[0])}
+        seconds, wall, steady = self._time(benchmark, prepare, call, sets, elapsed)
+        row = {**quantiles(seconds), "wall_ms": wall, **quality, "rounds": len(seconds), "sets": len(sets)}
+        work = operator.work(case, direction)
+        row |= {"bytes": work.bytes, "flops": work.flops, "work": _gate.work_values(work), "steady": steady}
+        row |= {"launches": count_launches(call, prepare(*sets[0])), **self._facts()}
+        row |= {"commit": self.commit, "run": self.run_id, "gate": "not judged: no probe followed", "gated": False}
+        return _gate.bounded(row, work, self.probes[-1]) | ({"dry": True} if self.dry else {})
+
+    def _checked(self, operator, name, direction, provider, prepare, call, inputs, truth) -> tuple[float, dict]:
+        """Seconds of a warm call, its error against float64 and whether it gives the same bits again.
+
+        ValueError where it computes something else.
+        """
+        first = call(*prepare(*inputs))
         start = time.perf_counter()
-        second = call(*prepare(*sets[0]))
+        second = call(*prepare(*inputs))
         roofline.synchronise(self.device)
         elapsed = time.perf_counter() - start
+        if self.dry:
+            return elapsed, {"error_fp64": None, "deterministic": None}
+        results, slope = truth
         picked = operator.results(first) if direction == "forward" else [first]
         error = relative_error(picked, results if direction == "forward" else [slope])
         if not error <= operator.tolerance:
             raise ValueError(f"{provider} computes something else in {name}: its error against float64 is {error:.1e}")
         same = all(torch.equal(a, b) for a, b in zip(_memory.tensors(first), _memory.tensors(second), strict=True))
-        del first, second, picked
-        extra = _memory.extra_mib(prepare, call, sets[0])
-        seconds, steady = self._time(benchmark, prepare, call, sets, elapsed)
-        work = operator.work(case, direction)
-        times = quantiles(seconds)
-        floor = work.floor_ms(self.probes[0])
-        row = {"operator": operator.name, "case": name, "direction": direction, "provider": provider, **times}
-        row |= {"bytes": work.bytes, "flops": work.flops, "ceiling_share": floor / times["ms"], "floor_ms": floor}
-        row |= {"extra_mib": extra, "error_fp64": error, "deterministic": same, "rounds": len(seconds)}
-        row |= {"launches": count_launches(call, prepare(*sets[0])), "sets": len(sets), **self._facts()}
-        if not steady:
-            self.busy.append(f"{operator.name} {name} {direction} {provider}")
-        self.rows.append(row)
-        return row
+        return elapsed, {"error_fp64": error, "deterministic": same}
 
     def _time(
         self, benchmark: Any, prepare: Callable, call: Callable, sets: list[tuple], elapsed: float
-    ) -> tuple[list[float], bool]:
-        """Seconds of each round, and whether the bandwidth was the same before and after them."""
+    ) -> tuple[list[float], float, bool]:
+        """Seconds of each round, milliseconds of calls in a row, and whether the bandwidth stayed meanwhile."""
         fewest, most = ROUNDS[self.scale]
         rounds = int(min(most, max(fewest, BUDGET[self.scale] / max(elapsed, 1e-6))))
         for attempt in range(1 + RETRIES):
-            sampler, turn = Sampler(call, self.device), itertools.cycle(sets)
+            sampler, turn = Sampler(call, self.device, self.size), itertools.cycle(sets)
             with roofline.pinned(self.device, self.threads):
                 before = self._pulse()
                 # pytest-benchmark times a fixture once: earlier attempts and other callers go without it
@@ -275,12 +257,15 @@ class Harness:
                 else:
                     for _ in range(rounds):
                         sampler(*prepare(*next(turn)))
+                wall = calls_in_a_row(prepare, call, sets, self.device, elapsed, BUDGET[self.scale] / 4)
                 steady = roofline.drift(before, self._pulse()) <= roofline.DRIFT
             if steady or self.scale == "smoke":
                 break
-        return sampler.seconds, steady
+        return sampler.seconds, wall, steady
 
     def _pulse(self) -> float:
+        if self.dry:
+            return 1.0
         nbytes = 2**26 if self.device.type == "cpu" else 2**28  # beyond any cache
         return roofline.read_gb_s(self.device, int(nbytes * self.size), budget=0.06)
 
@@ -292,16 +277,3 @@ class Harness:
         return {"device": name, "device_type": self.device.type, "threads": self.threads, "scale": self.scale} | {
             "versions": versions,
         }
-
-    def objections(self) -> list[str]:
-        """Why this session's figures must not be reported."""
-        found = roofline.objections(self.probes)
-        return found + [f"the bandwidth moved while {name} was timed" for name in self.busy]
-
-    def save(self, path: Path, gated: bool, run: str) -> Path:
-        """Write the rows into ``path``, or into ``path/<device>.json`` if it is a folder."""
-        if path.is_dir():
-            path = path / f"{roofline.slug(roofline.device_name(self.device))}.json"
-        commit = _results.commit()
-        _results.write(path, [row | {"gated": gated, "run": run, "commit": commit} for row in self.rows])
-        return path

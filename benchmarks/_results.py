@@ -33,7 +33,16 @@ COLUMNS: dict[str, type | tuple[type, ...]] = {
     "versions": dict,
     "commit": str,
 }
-# Beside design.md's columns: how the row came about, and whether the gate let it pass.
+# Beside design.md's columns: how the row came about, and what the gate said.
+#   ms          time on the device of one call, milliseconds: median of the rounds.  On a GPU between two events, after
+#               a head start that hides up to about 0.25 ms of the host's work; on a CPU by the clock
+#   wall_ms     milliseconds by the clock of one of several calls in a row, the wait at the end shared among them: where
+#               it exceeds ms, the host is what limits.  None in rows of before it was measured
+#   floor_ms    milliseconds that the work takes at least; ceiling_share is floor_ms / ms, 1 at most
+#   bound       the ceiling that floor_ms comes from: read, copy, write or operations
+#   ceilings    that run's GB/s and GFLOP/s, as roofline.Probe names them
+#   gate        "passed", "not judged: why", "refused: why", or "smoke: ..." for sizes that are never published
+#   gated       whether gate is "passed": only such rows are published
 EXTRA: dict[str, type | tuple[type, ...]] = {
     "device_type": str,
     "scale": str,
@@ -43,7 +52,19 @@ EXTRA: dict[str, type | tuple[type, ...]] = {
     "sets": int,
     "gated": bool,
     "run": str,
+    "wall_ms": (*_NUMBER, type(None)),
+    "bound": (str, type(None)),
+    "ceilings": (dict, type(None)),
+    "gate": str,
 }
+BOUNDS = ("read", "copy", "write", "operations", None)
+PASSED = "passed"
+
+
+def completed(row: dict) -> dict:
+    """A row of any age with all of today's columns: what was not measured then is None."""
+    gate = PASSED if row.get("gated") else "not judged: an older row"
+    return {"wall_ms": None, "bound": None, "ceilings": None, "gate": gate} | row
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -67,10 +88,17 @@ def check(row: dict) -> None:
         raise ValueError(f"direction of a results row must be one of {', '.join(DIRECTIONS)}, got {row['direction']!r}")
     if not 0 < row["ms_20"] <= row["ms"] <= row["ms_80"]:
         raise ValueError(f"times of a results row must be positive and ordered, got {row['ms_20']}, {row['ms']}, ...")
+    if row["bound"] not in BOUNDS:
+        raise ValueError(f"bound of a results row must be read, copy, write, operations or null, got {row['bound']!r}")
+    if row["gated"] != (row["gate"] == PASSED):
+        raise ValueError(f"a results row is gated exactly where its gate is {PASSED!r}, got {row['gate']!r}")
+    # Rows without a bound are of the time when a matrix library's rate was the ceiling, which a kernel can beat.
+    if row["gated"] and row["bound"] is not None and row["ceiling_share"] > 1:
+        raise ValueError(f"a results row takes less time than its floor: {row['ceiling_share']:.1%} of {row['bound']}")
 
 
 def read(path: Path) -> list[dict]:
-    """The rows or records of a file; none where there is no file yet."""
+    """The rows or records of a file as they stand; none where there is no file yet."""
     return json.loads(path.read_text()) if path.exists() else []
 
 
@@ -87,13 +115,13 @@ def merge(old: Iterable[dict], new: list[dict]) -> list[dict]:
 
 def write(path: Path, rows: list[dict]) -> None:
     """Check the rows and merge them into a file, one row a line, so that differences are readable."""
+    from fastuda.train.checkpoint import write_atomically  # not above: report.py needs neither torch nor fastuda
+
     for row in rows:
         check(row)
-    lines = ",\n".join(json.dumps(row) for row in merge(read(path), rows))
+    lines = ",\n".join(json.dumps(row) for row in merge(map(completed, read(path)), rows))
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(f"[\n{lines}\n]\n")
-    os.replace(partial, path)
+    write_atomically(path, lambda file: file.write(f"[\n{lines}\n]\n".encode()))
 
 
 def load(folder: Path = RESULTS) -> list[dict]:
@@ -102,18 +130,32 @@ def load(folder: Path = RESULTS) -> list[dict]:
     for path in sorted(folder.glob("*.json")):
         content = json.loads(path.read_text())
         if isinstance(content, list) and content and "operator" in content[0]:
-            for row in content:
+            for row in map(completed, content):
                 check(row)
-            rows += [row for row in content if row["gated"]]
+                rows += [row] if row["gated"] else []
     return rows
 
 
+# What a run writes itself does not make the tree that it measures another one.
+GENERATED = (":(exclude)benchmarks/results", ":(exclude)README.md", ":(exclude)docs")
+SOURCES = ("csrc", "kernels", "fastuda", "benchmarks", "setup.py")
+
+
 def commit() -> str:
-    """Short hash of the tree, with ``-dirty`` where it differs; FASTUDA_COMMIT where there is no repository."""
+    """Short hash of the tree, with ``-dirty`` where its sources differ; FASTUDA_COMMIT where there is no repository.
+
+    Generated results and the texts made of them do not count; files of the sources that git does not follow do.
+    """
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
     if "FASTUDA_COMMIT" in os.environ:
         return os.environ["FASTUDA_COMMIT"]
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", *GENERATED)
+        unknown = git("ls-files", "--others", "--exclude-standard", "--", *SOURCES, *GENERATED)
+        return git("rev-parse", "--short", "HEAD") + ("-dirty" if changed or unknown else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

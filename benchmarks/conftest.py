@@ -3,11 +3,14 @@
     pytest benchmarks/ --benchmark-only                                   quick: a look at your machine
     pytest benchmarks/ --benchmark-only --scale full --results benchmarks/results/
 
+Every row is appended to a journal when it is finished, so a session that is killed loses none; the same --journal goes
+on where it ended, and ``python benchmarks/rows.py`` judges it and moves it into a results file.
 On a CPU the process starts itself again with the allocator and thread settings that kernels are compared under.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
 import time
@@ -26,6 +29,8 @@ ALLOCATOR = {
     "MALLOC_TOP_PAD_": "268435456",
 }
 _STARTED = "FASTUDA_BENCHMARK_STARTED"
+JOURNALS = Path(__file__).resolve().parent.parent / ".benchmarks" / "rows"
+DEVICE_LOST = 75  # exit status: a kernel's fault ended the GPU's context; another process can go on
 _state: dict = {}
 
 
@@ -38,7 +43,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--time-limit", type=float, help="seconds after which no row begins (quick: 140); compiled ones last"
     )
-    group.addoption("--ungated", action="store_true", help="report from a busy machine; such rows are never published")
+    group.addoption(
+        "--ungated", action="store_true", help="write what the gate refuses too; such rows are never published"
+    )
+    group.addoption("--journal", type=Path, help="file that each row is appended to; its finished rows are left out")
+    group.addoption("--providers", nargs="+", help="only these: cpu, cuda, triton, reference, usual, ...")
+    group.addoption("--row-limit", type=float, help="seconds after which a row that hangs ends the process")
+    group.addoption("--fake-card", action="store_true", help="a card that runs no kernel: nothing is compared")
 
 
 def time_limit(config: pytest.Config) -> float | None:
@@ -75,7 +86,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     scale = metafunc.config.getoption("scale")
     metafunc.parametrize("case", list(operator.cases[scale]))  # slowest: its inputs are made once
-    metafunc.parametrize("provider", operator.names)
+    asked = metafunc.config.getoption("providers")
+    names = [name for name in operator.names if asked is None or name in asked]
+    metafunc.parametrize("provider", names)
     metafunc.parametrize("direction", operator.directions)
 
 
@@ -91,16 +104,32 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def session_harness(pytestconfig: pytest.Config):
+    import _fake_card
     import _measure
     import torch
+    from _journal import Journal
+    from _results import commit
 
     threads = pytestconfig.getoption("threads")
     torch.set_num_threads(threads)
     scale = pytestconfig.getoption("scale")
     device = torch.device(device_type(pytestconfig))
+    if pytestconfig.getoption("fake_card"):
+        _state["products"] = _fake_card.empty_products()
+    began = time.gmtime()
+    default = JOURNALS / f"{time.strftime('%Y-%m-%dT%H-%M-%SZ', began)}-{os.getpid()}.jsonl"
+    journal = Journal(pytestconfig.getoption("journal") or default)
     _state["start"] = time.perf_counter()
-    size = 1 / 64 if scale == "smoke" else 1.0
-    _state["harness"] = _measure.Harness(device, scale, torch.get_num_threads(), size)
+    _state["harness"] = _measure.Harness(
+        device,
+        scale,
+        torch.get_num_threads(),
+        size=1 / 64 if scale == "smoke" else 1.0,
+        journal=journal,
+        commit=commit(),
+        run_id=time.strftime("%Y-%m-%dT%H:%M:%SZ", began),
+        dry=pytestconfig.getoption("fake_card"),
+    )
     return _state["harness"]
 
 
@@ -109,49 +138,83 @@ def measure(session_harness, pytestconfig, benchmark, case, direction, provider)
     """measure(OPERATOR): the row of this test's case, direction and provider; skips where a provider cannot serve."""
     import _measure
 
-    limit = time_limit(pytestconfig)
+    limit, row_limit = time_limit(pytestconfig), pytestconfig.getoption("row_limit")
 
     def run(operator: _measure.Operator) -> dict:
+        before = session_harness.journal.done.get((operator.name, case, direction, provider))
+        if before and before["kind"] == "row":
+            pytest.skip("finished before, in the same journal")
+        if before and before["kind"] == "failed":
+            pytest.fail(f"failed before, in the same journal: {before['why']}")
         if limit and time.perf_counter() - _state["start"] > limit:
             pytest.skip(f"the time limit of {limit:g} s is over")
+        if row_limit:
+            faulthandler.dump_traceback_later(row_limit, exit=True)
         try:
             row = session_harness.run(benchmark, operator, case, direction, provider)
         except _measure.UnavailableError as why:
             pytest.skip(str(why))
+        except Exception:
+            leave_a_lost_device(session_harness.device)
+            raise
+        finally:
+            if row_limit:
+                faulthandler.cancel_dump_traceback_later()
         benchmark.extra_info.update(row)
         return row
 
     return run
 
 
+def leave_a_lost_device(device) -> None:
+    """Ends the process where a kernel's fault has ended the context: there, every later row would fail too."""
+    import roofline
+
+    try:
+        roofline.synchronise(device)
+    except Exception as error:
+        _state["lost"] = True
+        pytest.exit(f"the device is lost to this process: {error}", returncode=DEVICE_LOST)
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    import _gate
+    import _journal
+    import rows
+
     harness = _state.get("harness")
-    if harness is None or not harness.rows:
+    if harness is None:
         return
-    harness.probe()
-    found = _state["objections"] = harness.objections()
-    path = session.config.getoption("results")
-    if path is None:
+    if not _state.get("lost"):
+        harness.close()
+    harness.journal.close()
+    path = harness.journal.path
+    _state["rows"] = _gate.judge(_journal.read(path))
+    _state["saved"] = f"every row is in {path}"
+    results = session.config.getoption("results")
+    if results is None or _state.get("lost") or harness.dry:
         return
-    if found and not session.config.getoption("ungated"):
+    _state["saved"], left_out = rows.save(_state["rows"], results, session.config.getoption("ungated"))
+    if left_out:
+        _state["saved"] += f"; all of them are in {path}"
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        _state["saved"] = f"refused to write {path}: see the objections (--ungated writes what is never published)"
-        return
-    run = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    gated = not found and harness.scale != "smoke"
-    _state["saved"] = f"wrote {len(harness.rows)} rows to {harness.save(path, gated, run)}"
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
-    harness = _state.get("harness")
-    if harness is None or not harness.rows:
+    harness, found = _state.get("harness"), _state.get("rows")
+    if harness is None or not found:
         return
+    import _gate
     import report
+    import roofline
 
     terminalreporter.section("fastuda operators")
-    for line in report.lines(harness.rows, harness.probes[-1]):
-        terminalreporter.write_line(line)
-    for why in _state.get("objections", []):
-        terminalreporter.write_line(f"busy machine, these figures are only an indication: {why}", yellow=True)
-    if "saved" in _state:
-        terminalreporter.write_line(_state["saved"])
+    if harness.dry:
+        terminalreporter.write_line(f"dry run on a fake card: {len(found)} rows, no figure of which means anything")
+    else:
+        for line in report.lines(found, roofline.best(harness.probes)):
+            terminalreporter.write_line(line)
+        for why in _gate.objections(found):
+            terminalreporter.write_line(f"these figures are only an indication: {why}", yellow=True)
+    terminalreporter.write_line(_state["saved"])

@@ -1,156 +1,139 @@
 #!/usr/bin/env bash
-# Everything worth doing on a machine with a GPU, in one go under nine minutes and without a network:
+# The two commands for a machine with a GPU, each usable alone, without a network:
 #
-#     benchmarks/gpu.sh                 build, gpu tests, compute-sanitizer, benchmarks, profile
-#     benchmarks/gpu.sh --dry-run       the same parts on a CPU with tiny shapes: proves the script, measures nothing
+#     benchmarks/gpu.sh correct      400 s: is it right, is its memory clean, does it train
+#     benchmarks/gpu.sh measure      300 s: figures of both backends, memory of a step beside its forecast, profiles
 #
-# Three files go to $OUT if it is set, else to benchmarks/results: <device>.json, profile_<kind>.txt and gpu.log.
-# PYTHON names the interpreter (python3); wheels in .whl/ are installed beside it, never into it. A part that fails or
-# outlasts its time does not stop the others; the summary at the end says which, and the exit status is then 1.
+# benchmarks/gpu_pack.sh makes what they need beforehand; without its folder the extension is built first, which takes
+# minutes more (TOTAL=580). Each part has a time box, prints its exit status, and does not stop the others. The same
+# command with the same $OUT goes on: parts that passed are left out (--again repeats them), and within a part the test
+# files and rows that finished. Every row is on the disk when it is finished (rows_*.jsonl).
+#
+#     OUT      where everything goes (runs/gpu): logs, rows, tests/, times.tsv, failures.txt, <device>.json
+#     RESULTS  where <device>.json goes as well (benchmarks/results); its rows are marked with what the gate said
+#     PACK     the folder of gpu_pack.sh (build/gpu/pack)           PYTHON   the interpreter (python3)
+#     TOTAL    seconds for everything                               JOBS     test files at once (12)
+#
+# Without a GPU:   benchmarks/gpu.sh correct --dry-run              the same parts on a CPU with tiny shapes
+# On a stand-in:   FAKE_CARD_LIBRARY=libfake_card.so benchmarks/gpu.sh correct --dry-run
+#     A stand-in runs no kernel: its rows are marked, never become results, and only the times of the parts mean
+#     something. FAKE_CARD_TRAIN is the script, with its arguments, that trains there in place of fastuda.train
+#     (tests/fake_card/train.py --methods sdca).
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
-PYTHON=${PYTHON:-python3}
-[ ! -d /usr/local/cuda/bin ] || PATH=$PATH:/usr/local/cuda/bin
-TOTAL=${TOTAL:-530} # seconds for everything
-device=cuda scale=full
-if [ "${1:-}" = --dry-run ]; then
-  device=cpu scale=smoke
-elif [ $# -gt 0 ]; then
-  echo "usage: benchmarks/gpu.sh [--dry-run]" >&2
-  exit 2
-fi
-out=${OUT:-benchmarks/results}
-scratch=$(mktemp -d)
-site=$scratch/site
-trap 'rm -rf "$scratch"' EXIT
-mkdir -p "$out" "$site"
-: >"$out/gpu.log"
-export PYTHONUNBUFFERED=1 PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
-SECONDS=0
-summary=() failed=0
+usage() { echo "usage: benchmarks/gpu.sh correct|measure [--again] [--dry-run]" >&2; exit 2; }
+command=${1:-} again="" dry=""
+case $command in correct) box=400 box_facts=30 ;; measure) box=300 box_facts=15 ;; *) usage ;; esac
+shift
+for option in "$@"; do
+  case $option in --again) again=1 ;; --dry-run) dry=cpu ;; *) usage ;; esac
+done
+[ -z "${FAKE_CARD_LIBRARY:-}" ] || dry=card
 
-# part NAME BOX: run the function NAME within BOX seconds and what is left of TOTAL; log to gpu.log and, its end, here.
+export PYTHON=${PYTHON:-python3} PACK=${PACK:-build/gpu/pack} OUT=${OUT:-runs/gpu} JOBS=${JOBS:-12}
+export RESULTS=${RESULTS:-benchmarks/results}
+[ ! -d /usr/local/cuda/bin ] || PATH=$PATH:/usr/local/cuda/bin
+TOTAL=${TOTAL:-$box}
+# The shapes and backends of the parts; a dry run on a CPU takes those that run there.
+device=cuda scale=full backends="cuda triton" STEPS=20
+case $dry in
+  cpu) device=cpu scale=smoke backends=cpu STEPS=2 ;;
+  card) scale=smoke STEPS=2 ;;
+esac
+# Seconds of each part; they fit into the total where nothing has to be built.
+export BOX_BUILD=${BOX_BUILD:-240} BOX_ONCE=${BOX_ONCE:-40} BOX_TESTS=${BOX_TESTS:-120}
+export BOX_SANITIZER=${BOX_SANITIZER:-60} BOX_TRAINING=${BOX_TRAINING:-60}
+export BOX_ROWS=${BOX_ROWS:-80} BOX_MEMORY=${BOX_MEMORY:-45} BOX_PROFILE=${BOX_PROFILE:-30}
+SHARDS=${SHARDS:-6} SANITIZER=${SANITIZER:-compute-sanitizer}
+# Triton looks for libcuda.so.1 in a folder; on a stand-in that is a link to it.
+if [ "$dry" = card ]; then
+  FAKE_CARD_STUB=$(dirname "$FAKE_CARD_LIBRARY")
+  [ -e "$FAKE_CARD_STUB/libcuda.so.1" ] || FAKE_CARD_STUB=$FAKE_CARD_STUB/stub
+  export FAKE_CARD_STUB FAKE_CARD_TRAIN=${FAKE_CARD_TRAIN:-tests/fake_card/train.py --methods sdca}
+fi
+mkdir -p "$OUT/state" "$OUT/tests"
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+site=$PWD/build/gpu/site # outside of $OUT: the libraries are no results
+mkdir -p "$site"
+export command device scale backends dry again site scratch STEPS SHARDS SANITIZER
+export PYTHONUNBUFFERED=1 PYTHONPATH=$PWD:$site${PYTHONPATH:+:$PYTHONPATH}
+# A copy of the tree has no repository: the pack says what it is a copy of, if that still holds.
+if ! git rev-parse --short HEAD >/dev/null 2>&1 && [ -f "$PACK/COMMIT" ] && [ -z "${FASTUDA_COMMIT:-}" ]; then
+  FASTUDA_COMMIT=$(cat "$PACK/COMMIT")
+  sha256sum --check --quiet "$PACK/TREE" || FASTUDA_COMMIT=${FASTUDA_COMMIT%-dirty}-dirty
+  export FASTUDA_COMMIT
+fi
+SECONDS=0
+TIMEFORMAT='%U %S'
+log=$OUT/$command.log # of this script; each part has one of its own, which a killed part leaves behind too
+summary=() failed=0
+[ -f "$OUT/times.tsv" ] || printf 'command\tpart\tbox_s\twall_s\tcpu_s\tstatus\n' >"$OUT/times.tsv"
+
+# part NAME BOX [always]: run the function NAME within BOX seconds and what is left of TOTAL; its output goes to the
+# log of its own and its end is shown. A part that passed in an earlier run with this $OUT is left out unless it says "always".
 part() {
-  local name=$1 box=$2 start=$SECONDS left=$((TOTAL - SECONDS)) status=124 state="FAILED: no time left"
+  local name=$1 box=$2 start=$SECONDS left=$((TOTAL - SECONDS)) status=124 state="FAILED: no time left" cpu=0
+  local done=$OUT/state/$command-$name own=$OUT/$command-$name.log
+  if [ "${3:-}" != always ] && [ -z "$again" ] && [ -f "$done" ]; then
+    summary+=("$(printf '%-12s %4ss  %s' "$name" 0 "passed before")")
+    return
+  fi
   [ "$box" -le "$left" ] || box=$left
-  printf '\n== %s (at %ss, at most %ss)\n' "$name" "$start" "$box" | tee -a "$out/gpu.log"
+  printf '\n== %s (at %ss, at most %ss)\n' "$name" "$start" "$box" | tee -a "$log"
   if [ "$box" -gt 0 ]; then
-    # timeout runs programs, not functions: a shell that inherits them
-    timeout -k 5 "$box" bash -uo pipefail -c "$name" 2>&1 | tee "$scratch/log" | tee -a "$out/gpu.log" | tail -n 40
-    status=${PIPESTATUS[0]}
+    # timeout runs programs, not functions: a shell that inherits them. INT first, so that pytest writes its report.
+    { time timeout -s INT -k 12 "$box" bash -uo pipefail -c "$name" >"$own" 2>&1; } 2>"$scratch/time"
+    status=$?
+    tail -n 40 "$own"
+    cpu=$(tail -n 1 "$scratch/time" | awk '{print int($1 + $2 + 0.5)}')
     case $status in
-      0) state=ok ;;
-      77) state="left out: $(tail -n 1 "$scratch/log")" status=0 ;;
-      124 | 137) state="FAILED: out of time" ;;
+      0) state=ok && touch "$done" ;;
+      77) state="left out: $(tail -n 1 "$own")" status=0 ;;
+      124 | 130 | 137) state="FAILED: out of time" ;;
       *) state="FAILED: exit status $status" ;;
     esac
   fi
+  printf '%s: exit status %s\n' "$name" "$status" | tee -a "$log"
+  printf '%s\t%s\t%s\t%s\t%s\t%s\n' "$command" "$name" "$2" $((SECONDS - start)) "$cpu" "$state" >>"$OUT/times.tsv"
   [ "$status" -eq 0 ] || failed=1
-  summary+=("$(printf '%-10s %4ss  %s' "$name" $((SECONDS - start)) "$state")")
+  summary+=("$(printf '%-12s %4ss  %s' "$name" $((SECONDS - start)) "$state")")
 }
 
-wheels() {
-  compgen -G '.whl/*.whl' >/dev/null || { echo "no wheels in .whl/"; return 77; }
-  "$PYTHON" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade --target "$site" .whl/*.whl
-}
+. benchmarks/gpu/parts.sh
 
-facts() {
-  nvidia-smi -L 2>/dev/null
-  nvcc --version 2>/dev/null | tail -n 2
-  "$PYTHON" - "$device" <<'PY'
-import sys, torch
-print("python", sys.version.split()[0], "torch", torch.__version__, "cuda", torch.version.cuda)
-if sys.argv[1] == "cuda":
-    if not torch.cuda.is_available():
-        sys.exit("torch sees no GPU")
-    major, minor = torch.cuda.get_device_capability()
-    print("card", torch.cuda.get_device_name(), f"sm_{major}{minor}")
-PY
-}
-
-build() { # in place, for this card only, so that it is quick
-  if [ "$device" = cpu ]; then
-    "$PYTHON" setup.py --version || return 1
-    echo "setup.py can be read; nothing is built for a CPU"
-    return 77
-  fi
-  local arch
-  arch=$("$PYTHON" -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())') || return 1
-  export TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-$arch}
-  # the editable install also maps kernels/ to fastuda.kernels; where pip refuses, the extension alone is built
-  "$PYTHON" -m pip install -q --no-index --no-build-isolation --no-deps -e . ||
-    "$PYTHON" setup.py build_ext --inplace || return 1
-  "$PYTHON" - <<'PY'
-import sys
-from fastuda.ops import backend_report, build_facts
-print(build_facts())
-report = backend_report()
-for name, row in report.items():
-    print(f"{name:32} {row}")
-if not build_facts().get("cuda"):
-    sys.exit("the extension was built without CUDA")
-PY
-}
-
-tests() { # rooms whose libraries are missing here are named and left out; the operators never are
-  local rooms=tests
-  "$PYTHON" -c 'import hypothesis, kornia_rs, tensorboardX, tyro' 2>/dev/null || {
-    rooms=tests/ops
-    echo "only tests/ops: the trainer's libraries are not installed (carry them as wheels in .whl/)"
-  }
-  "$PYTHON" -m pytest -m gpu "$rooms" -q --durations=5 -p no:cacheprovider
-  local status=$?
-  # on a CPU it is right that nothing carries the mark or all of it skips
-  [ "$device" = cpu ] && [ "$status" -eq 5 ] && return 77
-  return "$status"
-}
-
-sanitizer() {
-  local tool=${SANITIZER:-compute-sanitizer} status=0 check
-  if [ "$device" = cpu ]; then
-    "$PYTHON" benchmarks/profile_ops.py --once --device cpu --scale smoke --providers cpu reference
-    return
-  fi
-  command -v "$tool" >/dev/null || { echo "$tool is not installed"; return 77; }
-  # without the caching allocator, so that a buffer's end is an allocation's end
-  for check in memcheck racecheck; do
-    PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout -k 5 50 "$tool" --tool "$check" --error-exitcode 9 --print-limit 20 \
-      "$PYTHON" benchmarks/profile_ops.py --once --device cuda --scale smoke
-    local one=$?
-    echo "$check: exit status $one"
-    [ "$one" -eq 0 ] || status=1
+case $dry in
+  cpu) echo "dry run on a CPU: tiny shapes, no figure means anything" | tee -a "$log" ;;
+  card) echo "dry run on the stand-in card $FAKE_CARD_LIBRARY: no kernel runs, no figure means anything" | tee -a "$log" ;;
+esac
+part wheels 15 always
+part facts "$box_facts" always # the first import of torch reads gigabytes
+part extension "$BOX_BUILD" always
+if [ "$command" = correct ]; then
+  for backend in $backends; do
+    export backend
+    part "once_$backend" "$BOX_ONCE"
   done
-  return "$status"
-}
-
-benchmarks() {
-  local options=(--device "$device" --scale "$scale" --results "$out")
-  [ "$device" = cuda ] || options+=(--ungated -k "not compile")
-  "$PYTHON" -m pytest benchmarks/ops --benchmark-only "${options[@]}" --time-limit 170 -q -p no:cacheprovider \
-    --benchmark-columns=median,rounds
-}
-
-profile() {
-  local providers=(cuda triton)
-  [ "$device" = cuda ] || providers=(cpu reference)
-  "$PYTHON" benchmarks/profile_ops.py --device "$device" --scale "$scale" --providers "${providers[@]}" \
-    --output "$out/profile_$device.txt"
-}
-
-export device scale out site PYTHON
-export -f wheels facts build tests sanitizer benchmarks profile
-part wheels "${BOX_WHEELS:-60}"
-export PYTHONPATH=$PYTHONPATH:$site
-part facts "${BOX_FACTS:-30}"
-part build "${BOX_BUILD:-150}"
-part tests "${BOX_TESTS:-100}"
-part sanitizer "${BOX_SANITIZER:-100}"
-part benchmarks "${BOX_BENCHMARKS:-220}"
-part profile "${BOX_PROFILE:-60}"
+  part tests "$BOX_TESTS"
+  part sanitizer "$BOX_SANITIZER"
+  part training "$BOX_TRAINING"
+else
+  for backend in $backends; do
+    export backend
+    part "rows_$backend" "$BOX_ROWS"
+  done
+  part memory "$BOX_MEMORY"
+  part profile "$BOX_PROFILE"
+  # what they are compared with, in the time that is left
+  export BOX_OTHERS=$((TOTAL - SECONDS - 15))
+  [ "$BOX_OTHERS" -le 20 ] || part rows_others "$BOX_OTHERS"
+  part results 15 always
+fi
+part failures 10 always
 
 {
   printf '\n== summary (%ss)\n' "$SECONDS"
   printf '%s\n' "${summary[@]}"
-} | tee -a "$out/gpu.log"
+} | tee -a "$log"
 exit "$failed"

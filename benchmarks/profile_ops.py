@@ -3,13 +3,20 @@
     python benchmarks/profile_ops.py [--device cuda] [--scale full] [--providers cuda triton] [--output profile.txt]
 
 ``--once`` calls every kernel once on small shapes with odd sizes and profiles nothing: what compute-sanitizer runs.
+Each table is in ``--output`` as soon as it is made; a call that fails is named at the end, after all others, and the
+exit status is then 1. Where a kernel's fault has ended the GPU's context the status is 75: the same command with the
+same ``--journal`` goes on after the call that did it.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
+import re
 import sys
+import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,8 +25,14 @@ import torch
 FOLDER = Path(__file__).resolve().parent
 sys.path[:0] = [str(FOLDER), str(FOLDER.parent)]
 
+import _fake_card  # noqa: E402
+import _journal  # noqa: E402
 import _measure  # noqa: E402
 import _results  # noqa: E402
+import _timing  # noqa: E402
+import roofline  # noqa: E402
+
+DEVICE_LOST = 75
 
 
 def operators() -> list[_measure.Operator]:
@@ -34,19 +47,31 @@ def operators() -> list[_measure.Operator]:
     return found
 
 
-def calls(device: torch.device, scale: str, providers: list[str]) -> Iterator[tuple[str, Callable, Callable, tuple]]:
-    """(title, prepare, call, inputs) of each case, direction and provider that can run here."""
-    for operator in operators():
-        for name, case in operator.cases[scale].items():
-            functions = operator.providers(case, device.type)
-            inputs = operator.setup(case, torch.Generator(device).manual_seed(0))
-            for provider in providers:
-                function = functions.get(provider)
-                if function is None or isinstance(function, _measure.UnavailableError):
-                    continue
+def calls(
+    device: torch.device, scale: str, providers: list[str], first: int = 0, every: int = 1
+) -> Iterator[tuple[dict, Callable]]:
+    """(names as a journal has them, function that makes (prepare, call, inputs)) of each case, direction and provider.
+
+    The function raises UnavailableError where a provider cannot serve; the inputs of a case are made when first wanted.
+    """
+    for operator in operators()[first::every]:
+        for case_name, case in operator.cases[scale].items():
+            made: list = []
+
+            def make(provider: str, direction: str, operator=operator, case=case, made=made) -> tuple:
+                if not made:
+                    inputs = operator.setup(case, torch.Generator(device).manual_seed(0))
+                    made.append((inputs, operator.providers(case, device.type)))
+                inputs, functions = made[0]
+                function = functions.get(provider, _measure.UnavailableError("not for this case"))
+                if isinstance(function, _measure.UnavailableError):
+                    raise function
+                return *_timing.directed(function, direction), inputs
+
+            for provider in (name for name in providers if name in operator.names):
                 for direction in operator.directions:
-                    prepare, call = _measure.directed(function, direction)
-                    yield f"{operator.name} {name} {direction} {provider}", prepare, call, inputs
+                    names = (operator.name, case_name, direction, provider)
+                    yield dict(zip(_journal.KEY, names, strict=True)), lambda p=provider, d=direction, m=make: m(p, d)
 
 
 def table(prepare: Callable, call: Callable, inputs: tuple, device: torch.device) -> str:
@@ -66,33 +91,102 @@ def table(prepare: Callable, call: Callable, inputs: tuple, device: torch.device
     return trace.key_averages().table(sort_by=key, row_limit=12, max_name_column_width=60)
 
 
+def append(path: Path, text: str) -> None:
+    """Add a table to the file, on the disk when this returns."""
+    with open(path, "a") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def profiled(make: Callable, names: dict, device: torch.device, options: argparse.Namespace) -> str:
+    """Call one row's kernel, or profile it into the output file; what is said about it."""
+    prepare, call, inputs = make()
+    if options.once:
+        call(*prepare(*inputs))
+        roofline.synchronise(device)
+        return "called"
+    text = table(prepare, call, inputs, device)
+    if options.output is not None:
+        append(options.output, f"== {_journal.title(names)}\n{text}\n")
+    launches = _timing.count_launches(call, prepare(*inputs))
+    return "no GPU" if launches is None else f"{launches} launches"
+
+
+def is_lost(device: torch.device) -> bool:
+    """Whether an earlier fault makes every later call of this process fail."""
+    try:
+        roofline.synchronise(device)
+    except Exception:  # torch raises different kinds of it in different releases
+        return True
+    return False
+
+
+def walk(device: torch.device, options: argparse.Namespace, journal: _journal.Journal | None) -> tuple[int, list[str]]:
+    """Profile all rows that the journal does not hold; how many were served, and a line for each that failed."""
+    start, served, failed = time.perf_counter(), 0, []
+    for names, make in calls(device, options.scale, options.providers, options.first, options.every):
+        title = _journal.title(names)
+        before = journal.done.get(_journal.key(names)) if journal else None
+        if before:
+            served += before["kind"] == "row"
+            failed += [f"{title}: {before['why']}"] if before["kind"] == "failed" else []
+            continue
+        if options.time_limit and time.perf_counter() - start > options.time_limit:
+            failed.append(f"{title} and all after it: the time limit of {options.time_limit:g} s is over")
+            break
+        note = journal.append if journal else lambda kind, **values: None
+        note("begin", **names)
+        try:
+            said = profiled(make, names, device, options)
+        except _measure.UnavailableError as why:
+            note("skipped", **names, why=str(why))
+            continue
+        except Exception as error:
+            traceback.print_exc()
+            failed.append(f"{title}: {type(error).__name__}: {error}")
+            note("failed", **names, why=f"{type(error).__name__}: {error}")
+            if is_lost(device):
+                sys.exit(DEVICE_LOST)
+            continue
+        served += 1
+        note("row", **names)
+        print(f"{title}: {said}", flush=True)
+    return served, failed
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--scale", choices=("smoke", "quick", "full"), default="quick")
     parser.add_argument("--providers", nargs="+", default=list(_results.OURS))
-    parser.add_argument("--output", type=Path, help="file of the tables; the launches are printed anyway")
+    parser.add_argument("--output", type=Path, help="file that the tables are appended to")
+    parser.add_argument("--journal", type=Path, help="file of what was done; a process that is given it again goes on")
+    parser.add_argument("--time-limit", type=float, help="seconds after which no call begins")
     parser.add_argument("--once", action="store_true")
+    parser.add_argument("--fake-card", action="store_true", help="a card that runs no kernel")
+    parser.add_argument("--shard", default="0/1", help="I/N: every N-th operator from the I-th on, counted from 0")
     options = parser.parse_args()
+    if not re.fullmatch(r"\d+/[1-9]\d*", options.shard):
+        parser.error(f"--shard must be I/N, such as 0/4, not {options.shard!r}")
+    options.first, options.every = map(int, options.shard.split("/"))
     device = torch.device(options.device)
     if device.type == "cpu":
         torch.set_num_threads(1)
-    parts, found = [], 0
-    for title, prepare, call, inputs in calls(device, options.scale, options.providers):
-        found += 1
-        if options.once:
-            call(*prepare(*inputs))
-            _measure.roofline.synchronise(device)
-            print(title)
-            continue
-        parts.append(f"== {title}\n{table(prepare, call, inputs, device)}")
-        launches = _measure.count_launches(call, prepare(*inputs))
-        print(f"{title}: {'no GPU' if launches is None else f'{launches} launches'}")
-    if options.output is not None and parts:
-        options.output.write_text("\n".join(parts))
-    if not found:
-        print(f"none of {', '.join(options.providers)} serves {device.type} here", file=sys.stderr)
-    return int(not found)
+    products = _fake_card.empty_products() if options.fake_card else None  # noqa: F841  (held while they are replaced)
+    journal = _journal.Journal(options.journal) if options.journal else None
+    if options.output is not None and not (journal and journal.done):
+        options.output.unlink(missing_ok=True)  # the tables of an earlier run
+    if journal:
+        journal.append("session", argv=sys.argv[1:])
+    served, failed = walk(device, options, journal)
+    if journal:
+        journal.append("end", rows=served)
+    if not served:
+        failed.append(f"none of {', '.join(options.providers)} serves {device.type} here")
+    for line in failed:
+        print(f"failed: {line}", file=sys.stderr)
+    return int(bool(failed))
 
 
 if __name__ == "__main__":

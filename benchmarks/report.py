@@ -95,6 +95,18 @@ def number(x: float, digits: int = 3) -> str:
     return f"{x:.0f}" if x >= 10 ** (digits - 1) else f"{x:.{digits}g}"
 
 
+def share(row: dict) -> str:
+    """The row's share of its ceiling; a dash where it beats that, which then was no ceiling (see NOTES.md)."""
+    return f"{row['ceiling_share']:.0%}" if row["ceiling_share"] <= 1 else "–"
+
+
+IN_A_ROW = 5  # where a GPU's table has the column of the clock; on a CPU both times are the clock's
+
+
+def operator_header(is_gpu: bool) -> list[str]:
+    return [*HEADER[:IN_A_ROW], *["ms in a row"] * is_gpu, *HEADER[IN_A_ROW:]]
+
+
 def operator_row(ours: dict, others: dict[str, dict]) -> list[str]:
     extra = "–" if ours["extra_mib"] is None else number(ours["extra_mib"])
     return [
@@ -103,7 +115,8 @@ def operator_row(ours: dict, others: dict[str, dict]) -> list[str]:
         ours["direction"],
         ours["provider"],
         f"{number(ours['ms'])} ({number(ours['ms_20'])}–{number(ours['ms_80'])})",
-        f"{ours['ceiling_share']:.0%}",
+        *["–" if ours["wall_ms"] is None else number(ours["wall_ms"])] * (ours["device_type"] == "cuda"),
+        share(ours),
         ratio(ours, others, ["usual"]),
         ratio(ours, others, ["reference"]),
         ratio(ours, others, COMPILED),
@@ -136,7 +149,7 @@ def operators() -> str:
         where = "" if is_gpu else f", {threads} pinned thread" if threads == 1 else f", {threads} threads"
         versions = ", ".join(sorted({f"{n} {v}" for row in own for n, v in row["versions"].items()}))
         commits = ", ".join(sorted({row["commit"] for row in own}))
-        content = _results.table(list(HEADER), table_rows)
+        content = _results.table(operator_header(is_gpu), table_rows)
         parts.append(f"**{device}{where}** ({versions}; commit {commits})\n\n{content}")
         if (picture := plot_path(device, threads)).exists():
             parts.append(f"![{device}](benchmarks/results/{picture.name})")
@@ -144,8 +157,10 @@ def operators() -> str:
         if not any(row["device_type"] == kind and row["provider"] in _results.OURS for row in rows):
             parts.append(f"**{what}**: not measured yet.")
     parts.append(
-        "*Of ceiling*: the least time that the bytes and operations of the case need at this machine's own measured "
-        "bandwidth and matrix rate, over the time taken. *vs*: the other's time over ours, in the same run; above 1 we "
+        "*In a row*: one of several calls in a row by the clock, the host's work included. *Of ceiling*: the least "
+        "time that the bytes and operations of the case need at this machine's own measured bandwidths and "
+        "multiply-add peak, over the time taken; a dash in older rows, whose ceiling was a matrix library's rate, "
+        "where ours is the faster. *vs*: the other's time over ours, in the same run; above 1 we "
         "are faster. *compile*: the fastest of torch.compile of the reference and of the other forms. *Extra*: peak "
         "memory beyond inputs, results and the gradient. *Error*: largest error against float64 over the largest "
         "magnitude."
@@ -197,8 +212,9 @@ def plots() -> list[Path]:
 def lines(rows: Sequence[dict], probe) -> list[str]:
     """A plain table of a run for the terminal, fastest first, after the ceilings it is measured against."""
     found = [
-        f"{probe.device}, {probe.threads} threads: read {probe.read_gb_s:.1f} GB/s, copy {probe.copy_gb_s:.1f} GB/s, "
-        f"fp32 {probe.fp32_gflop_s:.0f} GFLOP/s, bf16 {probe.bf16_gflop_s:.0f} GFLOP/s"
+        f"{probe.device}, {probe.threads} threads: read {probe.read_gb_s:.1f}, copy {probe.copy_gb_s:.1f} and write "
+        f"{probe.write_gb_s:.1f} GB/s; multiply-adds {probe.fma_gflop_s:.0f}, matrix products in fp32 "
+        f"{probe.fp32_gflop_s:.0f} and in bf16 {probe.bf16_gflop_s:.0f} GFLOP/s"
     ]
     for (operator, case, direction), others in group(rows).items():
         found.append(f"{operator}, {case}, {direction}:")
@@ -206,7 +222,8 @@ def lines(rows: Sequence[dict], probe) -> list[str]:
             extra = "      ?" if row["extra_mib"] is None else f"{row['extra_mib']:7.1f}"
             found.append(
                 f"  {row['provider']:<16} {row['ms']:10.3f} ms ({row['ms_20']:.3f} to {row['ms_80']:.3f})  "
-                f"{row['ceiling_share']:6.1%} of ceiling  {extra} MiB extra  error {row['error_fp64']:.1e}"
+                f"{row['wall_ms']:.3f} in a row  {row['ceiling_share']:6.1%} of {row['bound']}  "
+                f"{extra} MiB extra  error {row['error_fp64']:.1e}"
                 + ("" if row["deterministic"] else "  not deterministic")
                 + ("" if row["launches"] is None else f"  {row['launches']} launches")
             )

@@ -1,8 +1,9 @@
-"""What this machine can do, measured: read and copy bandwidth, fp32 and bf16 matrix rate, and whether it is idle.
+"""What this machine can do, measured: bandwidth to read, copy and write, rate of multiply-adds, and whether it is idle.
 
     python benchmarks/roofline.py [--device cuda] [--threads 1]
 
-Benchmarks state their times as a share of these ceilings, and the Gate refuses to report when they moved meanwhile.
+Benchmarks state their times as a share of these ceilings. Each is the best reading of several, from the fastest code
+that is known for it, because a bound that a kernel beats is the wrong bound.
 """
 
 from __future__ import annotations
@@ -14,23 +15,32 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import _peaks
 import torch
 
 DRIFT = 0.15  # ceilings before and after may differ by this share of the larger one
 FOREIGN_CORES = 0.3  # processor time of other processes, in cores, above which the machine is called loaded
-FIGURES = ("read_gb_s", "copy_gb_s", "fp32_gflop_s", "bf16_gflop_s")
+FIGURES = ("read_gb_s", "copy_gb_s", "write_gb_s", "fma_gflop_s", "fp32_gflop_s", "bf16_gflop_s")
+# A float32 product of which no digit is lost takes at least three products of 16-bit parts: high x high and the two
+# of high x low.
+SPLIT_PRODUCTS = 3
 _BYTES = {"cpu": 2**27, "cuda": 2**30}
 _SIDE = {"cpu": {torch.float32: 1024, torch.bfloat16: 512}, "cuda": {torch.float32: 4096, torch.bfloat16: 8192}}
-_BUDGET = 0.6  # seconds of one figure of the probe
+_BUDGET = 0.4  # seconds of one figure of the probe
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Ceilings of one device with the current number of threads, and the cores that others used meanwhile."""
+    """Ceilings of one device with the current number of threads, and the cores that others used meanwhile.
+
+    read, copy and write: GB/s (1e9 bytes) of DRAM; a copy counts the bytes it reads and the bytes it writes.
+    fma: GFLOP/s of float32 multiply-adds in registers. fp32 and bf16: GFLOP/s of the library's matrix product, float32
+    without tensor cores. taken: seconds since 1970 when the probe ended.
+    """
 
     device: str
     threads: int
@@ -39,6 +49,18 @@ class Probe:
     fp32_gflop_s: float
     bf16_gflop_s: float
     foreign_cores: float
+    write_gb_s: float
+    fma_gflop_s: float
+    taken: float = 0.0
+
+    def ceilings(self) -> dict[str, float]:
+        return {figure: getattr(self, figure) for figure in FIGURES}
+
+
+def best(probes: Iterable[Probe]) -> Probe:
+    """The larger of each ceiling: what the machine reached once, it can do."""
+    probes = list(probes)
+    return replace(probes[0], **{figure: max(getattr(probe, figure) for probe in probes) for figure in FIGURES})
 
 
 @dataclass(frozen=True)
@@ -54,11 +76,25 @@ class Work:
     def bytes(self) -> int:
         return self.read + self.written
 
+    def floor(self, probe: Probe) -> tuple[float, str]:
+        """Milliseconds that the work takes at least, and what bounds it: "read", "copy", "write" or "operations".
+
+        Bytes that are read and as many that are written go at the copy's rate, the rest at its own. float32 operations
+        go at the multiply-add peak or, where that is faster, as three products of 16-bit parts by the matrix units.
+        """
+        copied = min(self.read, self.written)
+        seconds = 2 * copied / probe.copy_gb_s + (self.read - copied) / probe.read_gb_s
+        seconds = (seconds + (self.written - copied) / probe.write_gb_s) / 1e9
+        vector = max(probe.fma_gflop_s, probe.fp32_gflop_s)
+        split = probe.bf16_gflop_s / SPLIT_PRODUCTS if self.dtype == torch.float32 else probe.bf16_gflop_s
+        operations = self.flops / (max(vector, split) * 1e9)
+        if operations > seconds:
+            return 1e3 * operations, "operations"
+        share = self.written / max(self.bytes, 1)
+        return 1e3 * seconds, "read" if share < 0.1 else "write" if share > 0.9 else "copy"
+
     def floor_ms(self, probe: Probe) -> float:
-        """max(bytes / bandwidth, operations / rate): the read bandwidth where writes are below a tenth, else copy."""
-        bandwidth = probe.read_gb_s if self.written < 0.1 * self.bytes else probe.copy_gb_s
-        rate = probe.fp32_gflop_s if self.dtype == torch.float32 else max(probe.bf16_gflop_s, probe.fp32_gflop_s)
-        return 1e3 * max(self.bytes / (bandwidth * 1e9), self.flops / (rate * 1e9))
+        return self.floor(probe)[0]
 
 
 def synchronise(device: torch.device) -> None:
@@ -118,8 +154,8 @@ class ForeignLoad:
         return max(0.0, others / wall) if wall > 0 else 0.0
 
 
-def _median_seconds(call: Callable[[int], object], device: torch.device, budget: float, most: int = 25) -> float:
-    """Of one call; on a GPU of several in a row, or the host's wait would be part of it."""
+def _readings(call: Callable[[int], object], device: torch.device, budget: float, most: int = 25) -> list[float]:
+    """Seconds of one call; on a GPU of several in a row, or the host's wait would be part of it."""
     batch = 8 if device.type == "cuda" else 1
     call(0)
     synchronise(device)
@@ -133,42 +169,72 @@ def _median_seconds(call: Callable[[int], object], device: torch.device, budget:
         seconds.append((time.perf_counter() - start) / batch)
         if batch * seconds[0] > budget:  # so slow that one reading is enough
             break
-    return statistics.median(seconds)
+    return seconds
 
 
 def read_gb_s(device: torch.device, nbytes: int, budget: float = _BUDGET) -> float:
-    """The better of a sum and a dot product over rotated buffers of ``nbytes`` each."""
+    """The usual bandwidth, a median: of the better of a sum and a dot product over rotated buffers of ``nbytes``."""
     buffers = [torch.rand(2**18, device=device).repeat(max(1, nbytes // 2**20)) for _ in range(2)]
     reads = (lambda i: buffers[i % 2].sum(), lambda i: torch.dot(buffers[i % 2], buffers[i % 2]))
-    return buffers[0].nbytes / 1e9 / min(_median_seconds(read, device, budget / 2) for read in reads)
+    return buffers[0].nbytes / 1e9 / min(statistics.median(_readings(read, device, budget / 2)) for read in reads)
+
+
+def bandwidths(device: torch.device, nbytes: int, budget: float = _BUDGET) -> dict[str, float]:
+    """The best GB/s seen of a read, a copy and a write, by PyTorch and on a CPU also by plain loops past the caches."""
+    source = [torch.rand(2**18, device=device).repeat(nbytes // 2**20) for _ in range(2)]
+    target = torch.empty_like(source[0])
+    calls: dict[str, list[Callable[[int], object]]] = {
+        "read": [lambda i: source[i % 2].sum(), lambda i: torch.dot(source[i % 2], source[i % 2])],
+        "copy": [lambda i: target.copy_(source[i % 2])],
+        "write": [lambda i: target.fill_(float(i))],
+    }
+    found = {}
+    for mode, own in calls.items():
+        seconds = [min(_readings(call, device, budget / len(own))) for call in own]
+        if device.type == "cpu":
+            seconds += _plain_walks(mode, target, source, budget)
+        found[f"{mode}_gb_s"] = (2 if mode == "copy" else 1) * target.nbytes / 1e9 / min(seconds)
+    return found
+
+
+def _plain_walks(mode: str, target: torch.Tensor, source: Sequence[torch.Tensor], budget: float) -> list[float]:
+    seconds: list[float] = []
+    end = time.perf_counter() + budget
+    while len(seconds) < 3 or (len(seconds) < 25 and time.perf_counter() < end):
+        taken = _peaks.cpu_walk_seconds(mode, target, source[len(seconds) % 2], torch.get_num_threads())
+        if taken is None:
+            break
+        seconds.append(taken)
+    return seconds
+
+
+def rates(device: torch.device, size: float, budget: float = _BUDGET) -> dict[str, float]:
+    """The best GFLOP/s seen of a matrix product in float32 and bfloat16, and of multiply-adds in registers."""
+    found = {}
+    for dtype, name in ((torch.float32, "fp32_gflop_s"), (torch.bfloat16, "bf16_gflop_s")):
+        side = max(64, int(_SIDE[device.type][dtype] * size))
+        a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+        found[name] = 2 * side**3 / 1e9 / min(_readings(lambda _, a=a, b=b: a @ b, device, budget))
+    if device.type == "cuda":
+        peak = _peaks.gpu_fma_gflop_s(device, budget)
+    else:
+        peak = _peaks.cpu_fma_gflop_s(torch.get_num_threads(), budget)
+    return found | {"fma_gflop_s": found["fp32_gflop_s"] if peak is None else peak}
 
 
 def probe(device: torch.device | str = "cpu", size: float = 1.0) -> Probe:
-    """Measure the four ceilings (about 2 s); ``size`` scales the buffers down for a test of the harness itself."""
+    """Measure all ceilings (about 3 s); ``size`` scales the buffers down for a test of the harness itself."""
     device = torch.device(device)
-    load, threads = ForeignLoad(), torch.get_num_threads()
+    threads = torch.get_num_threads()
     nbytes = max(2**20, int(_BYTES[device.type] * size))
+    if device.type == "cpu":
+        _peaks.library()  # its compiler is no load of other processes
+    load = ForeignLoad()
     with pinned(device, threads):
         if device.type == "cuda":  # an idle card needs a moment to raise its clocks
             read_gb_s(device, nbytes)
-        read = read_gb_s(device, nbytes)
-        source = [torch.rand(2**18, device=device).repeat(nbytes // 2**20) for _ in range(2)]
-        target = torch.empty_like(source[0])
-        copy = 2 * target.nbytes / 1e9 / _median_seconds(lambda i: target.copy_(source[i % 2]), device, _BUDGET)
-        rates = {}
-        for dtype, side in _SIDE[device.type].items():
-            side = max(64, int(side * size))
-            a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-            rates[dtype] = 2 * side**3 / 1e9 / _median_seconds(lambda _, a=a, b=b: a @ b, device, _BUDGET)
-    return Probe(
-        device=device_name(device),
-        threads=threads,
-        read_gb_s=read,
-        copy_gb_s=copy,
-        fp32_gflop_s=rates[torch.float32],
-        bf16_gflop_s=rates[torch.bfloat16],
-        foreign_cores=load.cores(),
-    )
+        figures = bandwidths(device, nbytes) | rates(device, size)
+    return Probe(device=device_name(device), threads=threads, foreign_cores=load.cores(), taken=time.time(), **figures)
 
 
 def drift(before: float, after: float) -> float:

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-sys.path[:0] = [str(BENCHMARKS), str(BENCHMARKS / "train")]
+sys.path[:0] = [str(BENCHMARKS), str(BENCHMARKS / "train"), str(Path(__file__).parent)]
+
+import roofline  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -28,4 +30,18 @@ def row() -> dict:
     where = {"device": "Some CPU", "device_type": "cpu", "threads": 1, "versions": {"torch": "2.13"}}
     how = {"commit": "abc", "scale": "full", "launches": None, "rounds": 7, "sets": 4, "gated": True, "run": "now"}
     what = {"operator": "class_moments", "case": "diag A=256", "direction": "forward", "provider": "cpu"}
-    return {**what, **times, **work, **quality, **where, **how}
+    judged = {"wall_ms": 2.1, "bound": "read", "ceilings": {"read_gb_s": 20.0}, "gate": "passed"}
+    return {**what, **times, **work, **quality, **where, **how, **judged}
+
+
+def probe(**figures: float) -> roofline.Probe:
+    """Ceilings of an idle machine, the named ones changed."""
+    usual = {"read_gb_s": 20.0, "copy_gb_s": 10.0, "write_gb_s": 8.0, "foreign_cores": 0.0, "taken": 1000.0}
+    rates = {"fma_gflop_s": 150.0, "fp32_gflop_s": 100.0, "bf16_gflop_s": 200.0}
+    return roofline.Probe(device="Some CPU", threads=1, **usual | rates | figures)
+
+
+@pytest.fixture
+def idle():
+    """idle(**figures): ceilings of an idle machine, the named ones changed."""
+    return probe

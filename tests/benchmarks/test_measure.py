@@ -7,10 +7,15 @@ import itertools
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
+import _gate
+import _journal
 import _measure
 import _memory
+import _results
+import _timing
 import pytest
 import roofline
 import torch
@@ -47,25 +52,72 @@ def operator(**functions) -> object:
 
 
 @pytest.fixture
-def harness():
-    probe = roofline.Probe("Some CPU", 1, 20.0, 10.0, 100.0, 200.0, 0.0)
-    return _measure.Harness(CPU, "smoke", 1, size=1 / 64, probes=[probe])
+def harness(idle, tmp_path):
+    journal = _journal.Journal(tmp_path / "rows.jsonl")
+    probe = idle(taken=time.time())
+    return _measure.Harness(CPU, "smoke", 1, size=1 / 64, journal=journal, commit="abc", run_id="now", probes=[probe])
 
 
 def test_quantiles_are_median_and_20_and_80_percent():
-    row = _measure.quantiles([i / 1e3 for i in (5, 1, 4, 2, 3, 11, 7, 8, 9, 10, 6)])
+    row = _timing.quantiles([i / 1e3 for i in (5, 1, 4, 2, 3, 11, 7, 8, 9, 10, 6)])
     assert row == pytest.approx({"ms": 6, "ms_20": 3, "ms_80": 9})
-    assert _measure.quantiles([0.002]) == pytest.approx({"ms": 2, "ms_20": 2, "ms_80": 2})
+    assert _timing.quantiles([0.002]) == pytest.approx({"ms": 2, "ms_20": 2, "ms_80": 2})
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward", "both"])
-def test_a_row_is_complete(harness, direction, tmp_path):
+def test_a_row_is_complete_and_in_the_journal(harness, direction, tmp_path):
     row = harness.run(None, operator(), "A=999", direction, "cpu")
     assert row["deterministic"] and 0 <= row["error_fp64"] < 1e-6 and row["extra_mib"] < 1
     assert row["floor_ms"] == pytest.approx(1e3 * 8 * 999 / 10e9) and row["sets"] == _measure.ROTATION
-    assert row["ceiling_share"] == pytest.approx(row["floor_ms"] / row["ms"])
-    path = harness.save(tmp_path, gated=False, run="now")  # checks every column
-    assert path.name == f"{roofline.slug(roofline.device_name(CPU))}.json" and path.exists()
+    assert row["ceiling_share"] == pytest.approx(row["floor_ms"] / row["ms"]) and row["bound"] == "copy"
+    assert row["wall_ms"] > 0 and row["gate"].startswith("not judged") and not row["gated"]
+    *_, begin, end = _journal.read(harness.journal.path)
+    assert begin["kind"] == "begin" and end == {"kind": "row", **row}
+    for judged in _gate.judge([{"kind": "probe", **asdict(harness.probes[0])}, end]):
+        _results.check(judged)
+
+
+def test_a_row_that_raises_is_in_the_journal_and_the_next_is_measured(harness):
+    def broken(q, labels):
+        raise RuntimeError("an illegal memory access")
+
+    with pytest.raises(RuntimeError):
+        harness.run(None, operator(broken=broken), "A=999", "forward", "broken")
+    harness.run(None, operator(broken=broken), "A=999", "forward", "cpu")
+    found = _journal.outcomes(_journal.read(harness.journal.path))
+    assert [outcome["kind"] for outcome in found.values()] == ["failed", "row"]
+    assert next(iter(found.values()))["why"] == "RuntimeError: an illegal memory access"
+
+
+def test_calls_in_a_row_hold_the_hosts_time_and_share_the_wait():
+    calls = []
+    sets = [(torch.ones(1),)] * 2
+
+    def call(x):
+        calls.append(time.sleep(0.002))
+
+    found = _timing.calls_in_a_row(lambda *x: x, call, sets, CPU, elapsed=0.01, budget=0.12)
+    assert len(calls) == 4 * _timing.REPEATS and 2 <= found < 4  # milliseconds a call
+    calls.clear()
+    _timing.calls_in_a_row(lambda *x: x, call, sets, CPU, elapsed=1.0, budget=0.12)
+    assert len(calls) == 1  # a slow call is not made again for this
+
+
+def test_graphs_of_calls_in_a_row_fit_into_memory(monkeypatch):
+    free = iter([100.0, 80.0])
+    monkeypatch.setattr(_timing, "available_bytes", lambda device_type: next(free))
+    prepared = []
+    calls = []
+    _timing.calls_in_a_row(lambda *x: prepared.append(x) or x, calls.append, [(1,)], CPU, elapsed=1e-3, budget=1.0)
+    assert len(calls) == 2 * _timing.REPEATS  # 20 of 100 bytes a graph: 2 graphs in half of them
+
+
+def test_a_dry_run_compares_nothing_and_says_so(harness):
+    harness.dry, harness.probes = True, []
+    row = harness.run(None, operator(bad=lambda q, _: q.sum() * float("nan")), "A=999", "forward", "bad")
+    assert row["dry"] and row["error_fp64"] is None and row["ceilings"]["read_gb_s"] == 1.0
+    (judged,) = _gate.judge(_journal.read(harness.journal.path))
+    assert judged["gate"].startswith("refused") and "no kernel ran" in judged["gate"]
 
 
 def test_inputs_rotate(harness):
@@ -78,7 +130,7 @@ def test_inputs_rotate(harness):
 
     harness.scale = "smoke"
     rounds = harness._time(None, lambda *inputs: inputs, watched, harness.prepared(operator(), "A=999")[0], 0.0)[0]
-    assert len(rounds) == len(seen) == 3 and len(set(seen)) == 3
+    assert len(rounds) == 3 and len(set(seen[:3])) == 3
     sets = harness.prepared(operator(), "A=999")[0]
     assert len({inputs[0].data_ptr() for inputs in sets}) == 4 and not torch.equal(sets[0][0], sets[1][0])
 
@@ -133,18 +185,17 @@ def test_a_bandwidth_that_moves_makes_the_row_busy(harness, monkeypatch):
     pulses = iter([10.0, 9.9, 10.0, 8.0])
     monkeypatch.setattr(harness, "_pulse", lambda: next(pulses))
     harness.run(None, operator(), "A=999", "forward", "cpu")
-    assert harness.busy == []
-    harness.run(None, operator(), "A=999", "both", "cpu")
-    assert harness.busy == ["square A=999 both cpu"]
-    harness.probes *= 2
-    assert harness.objections() == ["the bandwidth moved while square A=999 both cpu was timed"]
+    assert harness.rows[0]["steady"]
+    row = harness.run(None, operator(), "A=999", "both", "cpu")
+    assert not row["steady"]
+    assert "the bandwidth moved while it was timed" in _gate.judged(row, *harness.probes * 2)["gate"]
 
 
 def test_an_unsteady_row_is_timed_again(harness, monkeypatch):
     harness.scale = "quick"
     pulses = iter([10.0, 8.0, 10.0, 10.0])
     monkeypatch.setattr(harness, "_pulse", lambda: next(pulses))
-    seconds, steady = harness._time(None, lambda *x: x, lambda q: q, [(torch.ones(1),)] * 4, 1.0)
+    seconds, _, steady = harness._time(None, lambda *x: x, lambda q: q, [(torch.ones(1),)] * 4, 1.0)
     assert steady and len(seconds) == _measure.ROUNDS["quick"][0] and next(pulses, None) is None
 
 

@@ -8,7 +8,6 @@ import _forecasts
 import _results
 import pytest
 import report
-import roofline
 
 TIMES = {"cpu": 2.0, "reference": 8.0, "compile": 6.0, "usual": 400.0, "index_add": 9.0, "one_hot_matmul": 7.0}
 
@@ -48,10 +47,23 @@ def test_a_gpu_file_ends_not_measured_yet(folder, row):
     _results.write(folder / "card.json", [row | card])
     text = report.operators()
     assert "**NVIDIA Card** (" in text and "| triton |" in text and "not measured yet" not in text
+    own, of_gpu = (next(line for line in text.splitlines() if part in line) for part in ("| cpu |", "| triton |"))
+    assert "ms in a row" in text and of_gpu.count("|") == own.count("|") + 1 and "| 2 (1.9–2.2) | 2.1 | 50% |" in of_gpu
+
+
+def test_no_share_above_100_percent_is_published(folder, row):
+    """An older row was held against a matrix library's rate, which is no bound: its share says nothing."""
+    old = {name: value for name, value in row.items() if name not in ("wall_ms", "bound", "ceilings", "gate")}
+    (folder / "cpu.json").write_text(json.dumps([old | {"ceiling_share": 3.03}]))
+    (line,) = [line for line in report.operators().splitlines() if "`class_moments`" in line]
+    assert "303" not in line and "| 2 (1.9–2.2) | – |" in line
+    with pytest.raises(ValueError, match="less time than its floor: 303"):
+        _results.write(folder / "cpu.json", [row | {"ceiling_share": 3.03}])
 
 
 def test_ungated_rows_are_left_out(folder, row):
-    card = {"device": "NVIDIA Card", "device_type": "cuda", "provider": "cuda", "gated": False}
+    card = {"device": "NVIDIA Card", "device_type": "cuda", "provider": "cuda"}
+    card |= {"gated": False, "gate": "refused: busy"}
     _results.write(folder / "card.json", [row | card])
     assert "**GPU**: not measured yet." in report.operators() and "NVIDIA Card" not in report.operators()
 
@@ -95,13 +107,12 @@ def test_bad_markers_are_named(folder, text, message):
         report.render(text)
 
 
-def test_the_terminal_table_names_every_provider(row):
-    probe = roofline.Probe("Some CPU", 1, 20.0, 10.0, 100.0, 200.0, 0.0)
+def test_the_terminal_table_names_every_provider(row, idle):
     rows = [row, row | {"provider": "usual", "ms": 1.95, "deterministic": False, "extra_mib": None, "launches": 7}]
-    text = report.lines(rows, probe)
-    assert "read 20.0 GB/s" in text[0] and text[1] == "class_moments, diag A=256, forward:"
+    text = report.lines(rows, idle())
+    assert "read 20.0, copy 10.0 and write 8.0 GB/s" in text[0] and text[1] == "class_moments, diag A=256, forward:"
     assert text[2].split()[0] == "usual" and "not deterministic" in text[2] and "7 launches" in text[2]
-    assert text[3].split()[0] == "cpu" and "50.0% of ceiling" in text[3]
+    assert text[3].split()[0] == "cpu" and "2.100 in a row   50.0% of read" in text[3]
 
 
 def test_a_run_that_waited_for_the_processor_states_what_it_used():

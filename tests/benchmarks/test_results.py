@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 
 import _results
 import pytest
@@ -38,6 +40,10 @@ def test_a_missing_column_is_named(row, column):
         ({"ms_80": 1.0}, "ordered"),
         ({"ms": 0.0, "ms_20": 0.0}, "positive"),
         ({"speed": 1}, "unknown columns: speed"),
+        ({"bound": "luck"}, "bound"),
+        ({"wall_ms": "2"}, "'wall_ms'"),
+        ({"gate": "refused: busy"}, "gated exactly where"),
+        ({"ceiling_share": 1.01}, "less time than its floor: 101.0% of read"),
     ],
 )
 def test_a_bad_value_is_refused(row, change, message):
@@ -70,7 +76,7 @@ def test_a_bad_row_leaves_the_file_alone(row, tmp_path):
 
 
 def test_load_reads_gated_rows_of_operators_only(row, tmp_path):
-    _results.write(tmp_path / "cpu.json", [row, row | {"provider": "usual", "gated": False}])
+    _results.write(tmp_path / "cpu.json", [row, row | {"provider": "usual", "gated": False, "gate": "refused: busy"}])
     (tmp_path / "train_cpu.json").write_text('[{"task": "streets"}]')
     (tmp_path / "list.json").write_text("{}")
     assert [r["provider"] for r in _results.load(tmp_path)] == ["cpu"]
@@ -79,9 +85,51 @@ def test_load_reads_gated_rows_of_operators_only(row, tmp_path):
         _results.load(tmp_path)
 
 
+def test_rows_of_before_the_newest_columns_are_read(row, tmp_path):
+    """What was not measured then is null, not a figure; a rewritten file holds the same older values."""
+    old = {name: row[name] for name in [*_results.COLUMNS, "device_type", "scale", "floor_ms", "launches", "rounds"]}
+    old |= {"sets": 4, "gated": True, "run": "then"}
+    (tmp_path / "cpu.json").write_text(json.dumps([old]))
+    (found,) = _results.load(tmp_path)
+    assert found == old | {"wall_ms": None, "bound": None, "ceilings": None, "gate": "passed"}
+    _results.write(tmp_path / "cpu.json", [row | {"case": "other"}])
+    assert found in json.loads((tmp_path / "cpu.json").read_text())
+
+
+def test_the_committed_rows_can_be_read():
+    assert _results.load()
+
+
 def test_commit(monkeypatch):
     monkeypatch.setenv("FASTUDA_COMMIT", "1234567")
     assert _results.commit() == "1234567"
     monkeypatch.delenv("FASTUDA_COMMIT")
     monkeypatch.setenv("PATH", "")
     assert _results.commit() == "unknown"
+
+
+def test_a_changed_source_makes_the_tree_dirty_and_a_new_result_does_not(tmp_path, monkeypatch):
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b", *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    if shutil.which("git") is None:
+        pytest.skip("needs git")
+    for name in ("csrc/a.cpp", "benchmarks/results/cpu.json", "README.md"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("old")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-q", "-m", "a")
+    monkeypatch.setattr(_results, "ROOT", tmp_path)
+    monkeypatch.delenv("FASTUDA_COMMIT", raising=False)
+    clean = git("rev-parse", "--short", "HEAD")
+    assert _results.commit() == clean
+    for name in ("benchmarks/results/cpu.json", "benchmarks/results/new.json", "README.md"):
+        (tmp_path / name).write_text("new")
+        assert _results.commit() == clean
+    (tmp_path / "csrc" / "new.cpp").write_text("not followed by git")
+    assert _results.commit() == f"{clean}-dirty"
+    (tmp_path / "csrc" / "new.cpp").unlink()
+    (tmp_path / "csrc" / "a.cpp").write_text("new")
+    assert _results.commit() == f"{clean}-dirty"

@@ -8,11 +8,14 @@ import sys
 import time
 from dataclasses import replace
 
+import _peaks
 import pytest
 import roofline
 import torch
 
-IDLE = roofline.Probe("Some CPU", 1, 20.0, 10.0, 100.0, 200.0, 0.0)
+BANDWIDTHS = {"read_gb_s": 20.0, "copy_gb_s": 10.0, "write_gb_s": 8.0}
+RATES = {"fma_gflop_s": 200.0, "fp32_gflop_s": 100.0, "bf16_gflop_s": 400.0}
+IDLE = roofline.Probe("Some CPU", 1, foreign_cores=0.0, **BANDWIDTHS, **RATES)
 
 
 def test_the_probe_measures_something():
@@ -21,12 +24,76 @@ def test_the_probe_measures_something():
     assert probe.device == roofline.device_name("cpu") and probe.threads == torch.get_num_threads()
 
 
-def test_floor_is_the_larger_of_traffic_and_arithmetic():
-    assert roofline.Work(20 * 10**9, 0, 1.0).floor_ms(IDLE) == pytest.approx(1e3)  # reads at 20 GB/s
-    assert roofline.Work(5 * 10**9, 5 * 10**9, 1.0).floor_ms(IDLE) == pytest.approx(1e3)  # half writes: copy rate
-    assert roofline.Work(1, 1, 200e9).floor_ms(IDLE) == pytest.approx(2e3)
-    assert roofline.Work(1, 1, 200e9, torch.bfloat16).floor_ms(IDLE) == pytest.approx(1e3)
+G = 10**9
+
+
+@pytest.mark.parametrize(
+    ("read", "written", "seconds", "bound"),
+    [
+        (20, 0, 1.0, "read"),
+        (5, 5, 1.0, "copy"),
+        (0, 8, 1.0, "write"),
+        (25, 5, 1.0 + 1.0, "copy"),  # 10 of the bytes are a copy, 20 more are read
+        (5, 13, 1.0 + 1.0, "copy"),
+        (39, 1, 0.2 + 1.9, "read"),
+    ],
+)
+def test_each_mix_of_accesses_has_its_own_ceiling(read, written, seconds, bound):
+    floor = roofline.Work(read * G, written * G, 1.0).floor(IDLE)
+    assert floor == (pytest.approx(1e3 * seconds), bound)
+
+
+def test_operations_are_bound_by_the_multiply_add_peak_and_not_by_a_library():
+    assert roofline.Work(1, 1, 200e9).floor(IDLE) == (pytest.approx(1e3), "operations")
+    assert roofline.Work(1, 1, 400e9, torch.bfloat16).floor_ms(IDLE) == pytest.approx(1e3)
+    # three products of 16-bit parts make a float32 product: tensor cores can be faster than float32 units
+    cores = replace(IDLE, bf16_gflop_s=900.0)
+    assert roofline.Work(1, 1, 300e9).floor_ms(cores) == pytest.approx(1e3)
     assert roofline.Work(3, 4, 0).bytes == 7
+
+
+def test_a_ceiling_is_the_best_of_its_readings():
+    found = roofline.best([IDLE, replace(IDLE, read_gb_s=22.0, fma_gflop_s=190.0)])
+    assert found == replace(IDLE, read_gb_s=22.0)
+
+
+@pytest.mark.skipif(_peaks._compiler() is None, reason="needs a C++ compiler")
+def test_the_multiply_add_peak_is_no_less_than_a_matrix_product_reaches():
+    """The shortest of many readings each, so that other work on the machine takes from neither."""
+    peak = _peaks.cpu_fma_gflop_s(1, 0.3)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        a = torch.randn(512, 512)
+        seconds = min(roofline._readings(lambda _: a @ a, torch.device("cpu"), 0.5, most=100))
+    finally:
+        torch.set_num_threads(threads)
+    assert peak * 1.05 > 2 * 512**3 / 1e9 / seconds
+    clock_and_width = 2 * 2 * _peaks.library().fastuda_vector_bytes() / 4 * 6.5  # two units, 6.5 GHz
+    assert 1 < peak < clock_and_width
+
+
+@pytest.mark.skipif(_peaks._compiler() is None, reason="needs a C++ compiler")
+def test_plain_walks_do_what_they_say():
+    def aligned(value: float) -> torch.Tensor:
+        buffer = torch.full((2**20 + 64,), value)
+        place = next(i for i in range(64) if buffer[i:].data_ptr() % 64 == 0)
+        return buffer[place : place + 2**20]
+
+    source, target = aligned(3.0), aligned(5.0)
+    assert _peaks.cpu_walk_seconds("read", target, source, 1) > 0 and target.eq(5).all()
+    assert _peaks.cpu_walk_seconds("copy", target, source, 2) > 0 and target.eq(3).all()
+    assert _peaks.cpu_walk_seconds("write", target, source, 1) > 0 and target.eq(0).all() and source.eq(3).all()
+    assert _peaks.cpu_walk_seconds("read", target[1:], source, 1) is None  # not at the start of a vector
+
+
+def test_without_a_compiler_there_is_no_peak(monkeypatch):
+    monkeypatch.setattr(_peaks, "_compiler", lambda: None)
+    _peaks.library.cache_clear()
+    try:
+        assert _peaks.cpu_fma_gflop_s(1, 0.01) is None and roofline.probe("cpu", size=1 / 64).fma_gflop_s > 0
+    finally:
+        _peaks.library.cache_clear()
 
 
 def test_the_gate_passes_an_idle_machine():
