@@ -3,8 +3,8 @@
 FASTUDA_GPU_TESTS, which only this module reads, is one of
 
     device      the default: a CUDA device.  conftest.py skips the tests where there is none.
-    rehearsal   the CPU computes, but only after the dispatch table was asked as it is on a card.  A wrong name, argument
-                or tolerance of a test shows without a GPU, and each form that a test reaches is printed.
+    rehearsal   the CPU computes, but only after the dispatch table was asked as it is on a card.  A wrong name, a
+                wrong argument or tolerance of a test shows without a GPU; each form that a test reaches is printed.
     launches    a driver that accepts kernels and runs none: its results have the right shape and dtype, no more than
                 that is compared, and the CPU's results take their place.
 """
