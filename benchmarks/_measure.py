@@ -190,8 +190,13 @@ def ours(raw: str, function: Callable, device_type: str) -> dict[str, Callable |
 
     def bind(name: str) -> Callable:
         def run(*inputs: object) -> object:
-            with ops.use_backend(name):
-                return function(*inputs)
+            try:
+                with ops.use_backend(name):
+                    return function(*inputs)
+            except RuntimeError as error:
+                if "does not serve" in str(error):
+                    raise UnavailableError(str(error)) from error
+                raise
 
         run.backend = name  # under which ``directed`` runs the backward pass
         return run

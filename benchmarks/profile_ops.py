@@ -79,9 +79,13 @@ def main() -> int:
         torch.set_num_threads(1)
     parts, found = [], 0
     for title, prepare, call, inputs in calls(device, options.scale, options.providers):
+        try:
+            call(*prepare(*inputs))
+        except _measure.UnavailableError as why:
+            print(f"{title}: {why}")
+            continue
         found += 1
         if options.once:
-            call(*prepare(*inputs))
             _measure.roofline.synchronise(device)
             print(title)
             continue

@@ -184,16 +184,21 @@ def test_gpu_rules_and_distributions(backend, kind):
 @pytest.mark.gpu
 @gpu.each_backend
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_gpu_dtypes_layouts_and_classes(backend, dtype):
+def test_gpu_dtypes_and_layouts(backend, dtype):
     confidence, label = pixels((3, 33, 41), 19, "sure")
-    for label_dtype in LABEL_DTYPES:
-        check(confidence.to(dtype), label.to(label_dtype), 19, backend=backend)
+    for label_dtype in LABEL_DTYPES if dtype == torch.float32 else LABEL_DTYPES[:1]:
+        check(confidence.to(dtype), label.to(label_dtype), 19, RULES[:1], backend=backend)
     inside = torch.ones((4, 35, 90), dtype=dtype)[1:, 1:-1, 3:85:2].copy_(confidence)
     check(inside, label.mT.contiguous().mT, 19, RULES[:1], ignore=1, backend=backend)
+
+
+@pytest.mark.gpu
+@gpu.each_backend
+def test_gpu_classes_and_lengths(backend):
     for count, classes in ((0, 19), (1, 19), (1025, 2), (5000, 150)):
         confidence, label = pixels((count,), classes)
-        check(confidence.to(dtype), label, classes, RULES[:1], backend=backend)
-    check(confidence.to(dtype), torch.full_like(label, 255), classes, RULES[:1], backend=backend)
+        check(confidence, label, classes, RULES[:1], backend=backend)
+    check(confidence, torch.full_like(label, 255), classes, RULES[:1], backend=backend)
 
 
 @pytest.mark.parametrize(

@@ -84,27 +84,32 @@ def test_what_is_missing_is_found(rehearsal):
     assert unbenchmarked(left) == {("sinkhorn", "triton")} and not untested(left)
 
 
-def test_a_rehearsal_can_fail(tmp_path):
-    """A wrong tolerance, a wrong argument and a test that reaches nothing show in a rehearsal."""
-    file = tmp_path / "test_wrong.py"
-    body = """
-        import sys; sys.path.insert(0, {tests!r})
-        import gpu, pytest, torch
-        from fastuda.ops import confusion_matrix
+WRONG_TESTS = """
+import sys
 
-        @pytest.mark.gpu
-        @gpu.each_backend
-        def test_it(backend):
-            y = torch.tensor([[[0, 1]]])
-            {line}
-    """.replace("\n        ", "\n")
-    for line, returncode, found in (
-        ("assert gpu.run(backend, confusion_matrix, y, y, 2).sum() == 2", 0, 2),
-        ("assert gpu.run(backend, confusion_matrix, y, y, 2).sum() == 3", 1, 2),
-        ("assert gpu.run(backend, confusion_matrix, y, 2).sum() == 2", 1, 0),
-        ("pass", 0, 0),
-    ):
-        file.write_text(body.format(tests=str(ROOT / "tests"), line=line))
-        done = rehearse(str(file))
-        assert done.returncode == returncode, done.stdout + done.stderr
-        assert len(set(re.findall(r"rehearsed confusion_matrix by (\w+)", done.stdout))) == found
+sys.path.insert(0, {tests!r})
+import gpu, pytest, torch
+from fastuda.ops import confusion_matrix
+
+y = torch.tensor([[[0, 1]]])
+
+@pytest.mark.gpu
+@gpu.each_backend
+@pytest.mark.parametrize("what", ["right", "value", "argument", "nothing"])
+def test_it(what, backend):
+    if what != "nothing":
+        arguments = (y, y, 2) if what != "argument" else (y, 2)
+        assert gpu.run(backend, confusion_matrix, *arguments).sum() == (3 if what == "value" else 2)
+"""
+
+
+def test_a_rehearsal_can_fail(tmp_path):
+    """A wrong value and a wrong argument fail; a test that reaches no operator covers none."""
+    file = tmp_path / "test_wrong.py"
+    file.write_text(WRONG_TESTS.format(tests=str(ROOT / "tests")))
+    done = rehearse(str(file), "-rpf")
+    for what, outcome in {"right": "PASSED", "value": "FAILED", "argument": "FAILED", "nothing": "PASSED"}.items():
+        for backend in gpu.BACKENDS:
+            assert re.search(rf"^{outcome} \S*test_it\[{what}-{backend}\]", done.stdout, re.MULTILINE), done.stdout
+            calls = re.findall(rf"rehearsed (\w+) by {backend} in \S*test_it\[{what}-{backend}\]", done.stdout)
+            assert set(calls) == ({"confusion_matrix"} if what in ("right", "value") else set())

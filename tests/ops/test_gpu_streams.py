@@ -84,7 +84,10 @@ def replayed(call: Callable, inputs: tuple, others: tuple) -> object:
 def test_streams_graphs_and_no_waiting(name, case, backend):
     call, inputs, others = problem(name, case, backend)
     with gpu.serving(backend):
-        first, second = call(*inputs), call(*others)
+        try:
+            first, second = call(*inputs), call(*others)
+        except _measure.UnavailableError as why:
+            pytest.skip(str(why))
         with no_synchronisation():
             again = call(*inputs)
         gpu.same(again, first, "two calls differ")
