@@ -6,11 +6,14 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from roofline import synchronise
 from torch import Tensor
+
+from fastuda.ops import use_backend
 
 ROW = {"cpu": (1, 32), "cuda": (4, 64)}  # fewest and most calls in a row
 REPEATS = 3  # rows of calls, of which the median counts
@@ -25,10 +28,15 @@ def quantiles(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def directed(function: Callable, direction: str) -> tuple[Callable, Callable]:
-    """(prepare, call): what is done before the clock starts, and what is timed on what ``prepare`` returned."""
+    """(prepare, call): what is done before the clock starts, and what is timed on what ``prepare`` returned.
+
+    A function's attribute ``backend``, if it has one, serves the backward pass too.
+    """
+    backend = getattr(function, "backend", None)
 
     def gradient(loss: Tensor, q: Tensor) -> Tensor:
-        return torch.autograd.grad(loss, q)[0]
+        with use_backend(backend) if backend else nullcontext():
+            return torch.autograd.grad(loss, q)[0]
 
     if direction == "forward":
         return lambda *inputs: inputs, torch.no_grad()(function)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import gpu
 import pytest
 import torch
 from close import assert_as_accurate
@@ -15,8 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fastuda.ops import use_backend
-from fastuda.ops._dispatch import GPU_BACKENDS, TABLE
+from fastuda.ops._dispatch import TABLE
 from fastuda.ops._library import has_kernel
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -265,56 +265,45 @@ class PixelContract:
 
     def on_gpu(self, backend: str, features: Tensor, labels: Tensor, classes: int, setting) -> None:
         """Run on the GPU, on the layout as it is, and hold it against the reference in float64 on the CPU."""
-        gpu = torch.empty_strided(features.shape, features.stride(), dtype=features.dtype, device="cuda")
-        gpu.copy_(features)
-        try:
-            with use_backend(backend):
-                ours, again = (self.each(gpu, labels.cuda(), classes, setting) for _ in range(2))
-        except RuntimeError as error:  # Triton serves some sizes only, CUDA C++ serves all
-            if backend == "triton" and "does not serve" in str(error):
-                return
-            raise
-        self.same(ours, again, "not deterministic")
-        self.compare(ours, features, labels, classes, setting)
+        with gpu.noted(setting=setting, features=tuple(features.shape), strides=features.stride(), labels=labels.dtype):
+            ours = gpu.run(backend, lambda x, y: self.each(x, y, classes, setting), features, labels)
+            self.compare(ours, features, labels, classes, setting)
 
     def served(self, backend: str) -> list:
-        """The settings whose raw operators the backend serves; skips the test if there are none."""
+        """The settings of which a GPU has kernels; a low rank has none, and the reference needs none."""
         pixels = make((1, 8, 3, 3), 3)
         names = {
             setting: {str(op).split(".")[1] for op, _ in self.raw(*pixels, 3, setting)}  # "fastuda.NAME.default"
             for setting in self.settings
         }
-        found = [setting for setting in self.settings if backend == "reference" or names[setting] <= TABLE.keys()]
-        if not found:
-            pytest.skip(f"no GPU kernel of {sorted(set.union(*names.values()))}")
-        return found
+        return [setting for setting in self.settings if backend == "reference" or names[setting] <= TABLE.keys()]
 
     @pytest.mark.gpu
-    @pytest.mark.parametrize("backend", GPU_BACKENDS)
-    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize(
+        "backend, dtype", [*((b, d) for b in gpu.BACKENDS for d in gpu.FLOAT_DTYPES[b]), ("reference", DTYPES[0])]
+    )
     def test_gpu_settings(self, dtype, backend):
         for setting in self.served(backend):
             for layout in ("nchw", "channels_last"):
                 self.on_gpu(backend, *lay_out(*make((2, 64, 31, 29), 19, dtype), layout), 19, setting)
 
     @pytest.mark.gpu
-    @pytest.mark.parametrize("backend", GPU_BACKENDS[:2])
-    @pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout != "expanded"])
+    @gpu.each_backend
+    @pytest.mark.parametrize("layout", LAYOUTS)
     def test_gpu_layouts(self, layout, backend):
         for label_dtype in LABEL_DTYPES:
             features, labels = lay_out(*make((2, 37, 19, 23), 13, label_dtype=label_dtype), layout)
             self.on_gpu(backend, features, labels, 13, self.settings[0])
 
     @pytest.mark.gpu
-    @pytest.mark.parametrize("backend", GPU_BACKENDS[:2])
-    @pytest.mark.parametrize("channels", [1, 19, 256, 2048])
-    def test_gpu_classes_and_channels(self, channels, backend):
-        for classes in (2, 19, 150):
-            features, labels = lay_out(*make((1, channels, 17, 29), classes, DTYPES[2]), "channels_last")
-            self.on_gpu(backend, features, labels, classes, self.settings[0])
+    @gpu.each_backend
+    @pytest.mark.parametrize("channels, classes", [(1, 2), (19, 150), (150, 19), (256, 19), (2048, 19)])
+    def test_gpu_classes_and_channels(self, channels, classes, backend):
+        features, labels = lay_out(*make((1, channels, 17, 29), classes, DTYPES[2]), "channels_last")
+        self.on_gpu(backend, features, labels, classes, self.settings[0])
 
     @pytest.mark.gpu
-    @pytest.mark.parametrize("backend", GPU_BACKENDS[:2])
+    @gpu.each_backend
     def test_gpu_ugly_shapes_and_labels(self, backend):
         for setting in self.served(backend):
             for shape in UGLY_SHAPES:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import gpu
 import pytest
 import torch
 from close import assert_as_accurate
@@ -131,12 +132,15 @@ class DenseContract:
         """Run the operator and hold it against its reference and the reference in float64."""
         setting = self.settings[0] if setting is None else setting
         ours = self.each(scores, labels, setting, **options)
+        self.compare(ours, scores, labels, setting, **options)
+        return ours
+
+    def compare(self, ours: Outputs, scores: Tensor, labels: Tensor, setting, **options) -> None:
         plain = self.evaluate(self.reference, scores, labels, setting, **options)
         truth = self.evaluate(self.reference, scores.double(), labels, setting, **options)
         assert ours.keys() == truth.keys()
         for name, exact in truth.items():
             self.compare_output(name, ours[name], plain[name], exact, scores)
-        return ours
 
     def compare_output(self, name: str, ours: Tensor, plain: Tensor, exact: Tensor, scores: Tensor) -> None:
         # The truth of a float64 result is no better than the result itself, hence the larger multiple.
@@ -307,6 +311,54 @@ class DenseContract:
                     self.same(self.each(scores, labels, setting), first, f"other bits with {n} threads")
         finally:
             torch.set_num_threads(threads)
+
+    # --- on a GPU: each form apart, as a backend may serve one and not another ---
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        if "setting" in metafunc.fixturenames:
+            metafunc.parametrize("setting", self.settings)
+
+    def on_gpu(self, backend: str, scores: Tensor, labels: Tensor, setting, **options) -> Outputs:
+        """Run on the GPU, on the layout as it is, and hold it against the reference in float64 on the CPU."""
+        with gpu.noted(scores=tuple(scores.shape), strides=scores.stride(), labels=labels.shape, **options):
+            ours = gpu.run(backend, lambda x, y: self.each(x, y, setting, **options), scores, labels)
+            self.compare(ours, scores, labels, setting, **options)
+        return ours
+
+    @pytest.mark.gpu
+    @gpu.each_backend_and_dtype
+    def test_gpu_dtypes(self, backend, dtype, setting):
+        shape = (2, 19, 11, 13)
+        for layout in ("nchw", "channels_last"):
+            scores, labels = make(shape, self.size(shape, (60, 71)), dtype)
+            ours = self.on_gpu(backend, lay_out(scores, layout), labels, setting)
+        assert all(value.any() for value in ours.values()), "an output is zero: the comparison says nothing"
+
+    @pytest.mark.gpu
+    @gpu.each_backend
+    def test_gpu_layouts_and_labels(self, backend, setting):
+        shape = (2, 20, 13, 19)
+        for layout, label_dtype in zip(LAYOUTS, LABEL_DTYPES * 3, strict=False):
+            scores = lay_out(make(shape)[0], layout)
+            _, labels = make(shape, self.size(scores.shape, (51, 77)), label_dtype=label_dtype)
+            self.on_gpu(backend, scores, lay_out_labels(labels, layout), setting, ignore_index=1)
+
+    @pytest.mark.gpu
+    @gpu.each_backend
+    def test_gpu_ugly_sizes(self, backend, setting):
+        for place, (shape, size) in enumerate(UGLY_SIZES):
+            self.on_gpu(backend, *make(shape, self.size(shape, size)), setting, align_corners=place % 2 == 0)
+
+    @pytest.mark.gpu
+    @gpu.each_backend
+    def test_gpu_classes_and_labels_out_of_range(self, backend, setting):
+        for classes in (1, 2, 19, 150, 255):
+            shape = (1, classes, 4, 9)
+            scores, labels = make(shape, self.size(shape, (19, 35)))
+            for value in (255, -(2**40), classes, 2**40) if classes == 19 else (255,):
+                self.on_gpu(backend, scores, labels.masked_fill(labels == 0, value), setting)
+        none = self.on_gpu(backend, scores, torch.full_like(labels, 255), setting)
+        assert not self.reads_labels or not any(value.any() for value in none.values()), "not zero without a pixel"
 
     @pytest.mark.parametrize(
         "message, change",

@@ -146,7 +146,7 @@ def providers(case: Case, device_type: str) -> dict[str, Callable | UnavailableE
     def definition(scores: Tensor, labels: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
         return reference(scores, offsets, None, *size, *case.patch, not case.logits, True, 0, False)[:2]
 
-    found = ours("aggregate_patches", operator, device_type) if device_type == "cpu" else {}
+    found = ours("aggregate_patches", operator, device_type)
     found |= {"reference": definition, "usual": pad_and_add(case), "slice_add": slice_add(case)}
     return found | {"monai": monai(case)}
 
@@ -159,7 +159,7 @@ OPERATOR = Operator(
     work=work,
     truth=truth,
     results=results,
-    names=("cpu", "reference", "usual", "slice_add", "monai"),
+    names=("cpu", "cuda", "triton", "reference", "usual", "slice_add", "monai"),
     tolerance=5e-3,  # a pixel of a small picture
 )
 

@@ -95,7 +95,7 @@ def numpy_form(device_type: str, dtype: torch.dtype) -> Callable | UnavailableEr
 
 
 def providers(case: Case, device_type: str) -> dict[str, Callable | UnavailableError]:
-    found = ours("class_thresholds", operator, device_type) if device_type == "cpu" else {}
+    found = ours("class_thresholds", operator, device_type)
     found |= {"reference": plain, "compile": compiled(plain), "usual": usual, "sort": sort}
     return found | {"numpy": numpy_form(device_type, case.dtype)}
 
@@ -107,7 +107,7 @@ OPERATOR = Operator(
     providers=providers,
     work=work,
     truth=truth,
-    names=("cpu", "reference", "compile", "usual", "sort", "numpy"),
+    names=("cpu", "cuda", "triton", "reference", "compile", "usual", "sort", "numpy"),
 )
 
 

@@ -101,7 +101,7 @@ def providers(case: Case, device_type: str) -> dict[str, Callable | UnavailableE
     def definition(scores: Tensor, labels: Tensor) -> Tensor:
         return reference(scores, *case.size, BINS, False, True)
 
-    found = ours("confidence_histogram", operator, device_type) if device_type == "cpu" else {}
+    found = ours("confidence_histogram", operator, device_type)
     found |= {"reference": definition, "usual": usual_of(case), "bincount": counted(case)}
     return found | {"compile": compiled(definition)}
 
@@ -114,7 +114,7 @@ OPERATOR = Operator(
     work=work,
     truth=truth,
     results=results,
-    names=("cpu", "reference", "usual", "bincount", "compile"),
+    names=("cpu", "cuda", "triton", "reference", "usual", "bincount", "compile"),
     tolerance=5e-3,  # in a small picture
 )
 

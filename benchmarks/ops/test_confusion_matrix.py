@@ -97,7 +97,7 @@ def torchmetrics_form(validate: bool) -> Callable | UnavailableError:
 
 
 def providers(case: Case, device_type: str) -> dict[str, Callable | UnavailableError]:
-    found = ours("confusion_matrix", operator, device_type) if device_type == "cpu" else {}
+    found = ours("confusion_matrix", operator, device_type)
     found |= {"reference": plain, "compile": compiled(plain), "usual": usual}
     return found | {"torchmetrics": torchmetrics_form(True), "torchmetrics_unchecked": torchmetrics_form(False)}
 
@@ -109,7 +109,7 @@ OPERATOR = Operator(
     providers=providers,
     work=work,
     truth=truth,
-    names=("cpu", "reference", "compile", "usual", "torchmetrics", "torchmetrics_unchecked"),
+    names=("cpu", "cuda", "triton", "reference", "compile", "usual", "torchmetrics", "torchmetrics_unchecked"),
 )
 
 

@@ -70,8 +70,8 @@ def setup(case: Case, generator: torch.Generator) -> tuple:
     if case.covariance == "diag":
         statistics += (torch.rand(CLASSES, case.channels, **on),)
     elif case.covariance == "full":
-        root = torch.randn(CLASSES, case.channels, case.channels, **on) / case.channels**0.5
-        statistics += (root @ root.mT,)
+        scale, direction = torch.rand(CLASSES, case.channels, **on), torch.randn(CLASSES, case.channels, **on)
+        statistics += (torch.diag_embed(scale) + direction.unsqueeze(2) * direction.unsqueeze(1) / case.channels,)
     return (q.requires_grad_(), labels, *statistics)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import wraps
 
 import torch
 from _measure import Operator, UnavailableError, compiled, fits, ours
@@ -124,6 +125,7 @@ class _WithModes(torch.autograd.Function):
 
 
 def with_modes(function: Callable) -> Callable:
+    @wraps(function)  # with its attributes, of which one names the backend
     def call(e: Tensor, labels: Tensor, modes: Tensor) -> Tensor:
         wanted = torch.is_grad_enabled()
         return _WithModes.apply(function, e, labels, modes) if wanted else function(e, labels, modes)

@@ -90,7 +90,7 @@ def providers(case: Case, device_type: str) -> dict[str, Callable | UnavailableE
         return reference(scores, soft, *case.size, TEMPERATURE, True)
 
     usual = usual_of(case)
-    found = ours("prototype_rectify", operator, device_type) if device_type == "cpu" else {}
+    found = ours("prototype_rectify", operator, device_type)
     return found | {"reference": definition, "usual": usual, "compile": compiled(usual)}
 
 
@@ -102,7 +102,7 @@ OPERATOR = Operator(
     work=work,
     truth=truth,
     results=results,
-    names=("cpu", "reference", "usual", "compile"),
+    names=("cpu", "cuda", "triton", "reference", "usual", "compile"),
     tolerance=5e-3,  # a pixel of a small picture
 )
 

@@ -100,7 +100,7 @@ def providers(case: Case, device_type: str) -> dict[str, Callable | UnavailableE
         return reference(scores, thresholds, *case.size, False, case.balanced, True, True)
 
     usual = usual_of(case)
-    found = ours("pseudo_labels", operator, device_type) if device_type == "cpu" else {}
+    found = ours("pseudo_labels", operator, device_type)
     return found | {"reference": definition, "usual": usual, "compile": compiled(usual)}
 
 
@@ -112,7 +112,7 @@ OPERATOR = Operator(
     work=work,
     truth=truth,
     results=results,
-    names=("cpu", "reference", "usual", "compile"),
+    names=("cpu", "cuda", "triton", "reference", "usual", "compile"),
     tolerance=5e-3,  # a pixel of thousands changes its class or its bin
 )
 

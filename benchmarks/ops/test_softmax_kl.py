@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import wraps
 
 import torch
 from _measure import Operator, UnavailableError, compiled, fits, ours
@@ -92,6 +93,7 @@ class _Both(torch.autograd.Function):
 
 
 def with_both(function: Callable) -> Callable:
+    @wraps(function)  # with its attributes, of which one names the backend
     def call(first: Tensor, labels: Tensor, second: Tensor, mask: Tensor) -> Tensor:
         wanted = torch.is_grad_enabled()
         return _Both.apply(function, first, second, mask) if wanted else function(first, second, mask)
@@ -117,7 +119,7 @@ def usual(first: Tensor, second: Tensor, mask: Tensor) -> Tensor:
 
 
 def providers(case: Case, device_type: str) -> dict[str, Callable | UnavailableError]:
-    found = ours("softmax_kl_forward", operator, device_type) if device_type == "cpu" else {}
+    found = ours("softmax_kl_forward", operator, device_type)
     others = {"reference": definition, "compile": compiled(definition), "usual": usual}
     others["compile_usual"] = compiled(usual)
     found |= {name: fits(function, 48 * case.pixels * CLASSES, device_type) for name, function in others.items()}
@@ -132,7 +134,8 @@ OPERATOR = Operator(
     work=work,
     truth=truth,
     directions=("forward", "backward", "both"),
-    names=("cpu", "reference", "compile", "usual", "compile_usual"),
+    names=("cpu", "cuda", "triton", "reference", "compile", "usual", "compile_usual"),
+    tolerance={torch.float32: 1e-3, torch.bfloat16: 2**-8 + 1e-3},  # bfloat16 rounds by 2^-8
 )
 
 

@@ -82,10 +82,10 @@ uint32_t limit_of(int64_t n, int64_t m) {
   return wanted >= static_cast<double>(m) ? kEverything : static_cast<uint32_t>(wanted / m * kEverything);
 }
 
-// The number above the n smallest of `keys`, which are different; they are put in another order.
+// The number above the n <= count smallest of `keys`, which are different; they are put in another order. Others than
+// `keys` are compared with it too, so it is no larger than needed even where n is all of them.
 uint64_t bound_of(uint64_t* keys, int64_t n, int64_t count) {
   if (n == 0) return 0;
-  if (n >= count) return std::numeric_limits<uint64_t>::max();
   std::nth_element(keys, keys + n - 1, keys + count);
   return keys[n - 1] + 1;
 }

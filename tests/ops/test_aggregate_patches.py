@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import gpu
 import pytest
 import torch
 from close import assert_as_accurate
@@ -47,9 +50,14 @@ def by_hand(patches: Tensor, offsets: Tensor, size, patch, align, probabilities,
     return votes, counts
 
 
-def check(patches, offsets, size, *, patch, align_corners=True, probabilities=False, full=None, bins=16):
+def check(patches, offsets, size, *, patch, align_corners=True, probabilities=False, full=None, bins=16, backend=None):
     options = {"stride": 1, "patch": patch, "align_corners": align_corners, "probabilities": probabilities}
-    found = aggregate_patches(patches, offsets, size, full=full, bins=bins, return_volume=True, **options)
+
+    def call(x, at, whole, **more):
+        return aggregate_patches(x, at, size, full=whole, **options, **more)
+
+    with_all = partial(call, bins=bins, return_volume=True)
+    found = gpu.run(backend, with_all, patches, offsets, full)
     votes, number = by_hand(patches, offsets, size, patch, align_corners, probabilities, full)
     truth, covered = votes / number.clamp(min=1), number[:, 0] > 0
     double = patches.dtype == torch.float64
@@ -57,16 +65,18 @@ def check(patches, offsets, size, *, patch, align_corners=True, probabilities=Fa
     plain = reference(patches, offsets, full, *size, *patch, probabilities, align_corners, bins, True)
     assert_as_accurate(found.volume, plain[3], truth, 4 * unit, "volume")
     best = truth.amax(1).where(covered, 0.0)
-    assert_as_accurate(found.confidence, plain[1], best, 4 * unit, "confidence")
-    assert (found.confidence[~covered] == 0).all() and (found.label[~covered] == 255).all()
     near = 8 * unit * (1.0 if probabilities or not patches.numel() else max(1.0, patches.abs().max().item()))
-    assert_labels(found.label.where(covered, truth.argmax(1).to(torch.uint8)), truth, near)
+    lean = gpu.run(backend, call, patches, offsets, full)
+    assert lean.histogram is None and lean.volume is None
+    for one in (found, lean):
+        assert_as_accurate(one.confidence, plain[1], best, 4 * unit, "confidence")
+        assert (one.confidence[~covered] == 0).all() and (one.label[~covered] == 255).all()
+        assert_labels(one.label.where(covered, truth.argmax(1).to(torch.uint8)), truth, near)
+    # Compilers of GPUs may round the same formula otherwise where less is returned.
+    assert backend or (torch.equal(lean.label, found.label) and torch.equal(lean.confidence, found.confidence))
     place = found.label.long().where(covered, 0)
     seen = found.confidence.where(covered, torch.nan)
     assert torch.equal(found.histogram, count(seen, place, truth.shape[1], bins)), "not what is returned is counted"
-    lean = aggregate_patches(patches, offsets, size, full=full, **options)
-    assert torch.equal(lean.label, found.label) and torch.equal(lean.confidence, found.confidence)
-    assert lean.histogram is None and lean.volume is None
     return found
 
 
@@ -118,6 +128,46 @@ def test_dtypes_and_layouts(dtype, layout):
     check(patches, offsets.flip(2).flip(2).mT.contiguous().mT, (50, 70), patch=(40, 60))
     other = full.to(torch.float32 if dtype == torch.float16 else torch.float16)
     check(patches, offsets, (50, 70), patch=(40, 60), full=other)
+
+
+@pytest.mark.gpu
+@gpu.each_backend_and_dtype
+def test_gpu_dtypes_and_layouts(backend, dtype):
+    offsets = scattered(2, 3, (50, 70), (40, 60))
+    for layout in LAYOUTS if dtype == torch.float32 else LAYOUTS[:2]:
+        patches = lay_out(logits(6, 19, 6, 9, dtype=dtype), layout).unflatten(0, (2, 3))
+        full = lay_out(logits(2, 19, 5, 8, dtype=dtype), layout)
+        with gpu.noted(layout=layout):
+            check(patches, offsets, (50, 70), patch=(40, 60), full=full, backend=backend)
+            check(patches, offsets.mT.contiguous().mT, (50, 70), patch=(40, 60), backend=backend)
+
+
+@pytest.mark.gpu
+@gpu.each_backend
+@pytest.mark.parametrize("with_full", [False, True])
+def test_gpu_wherever_patches_lie(backend, with_full):
+    full = logits(1, 19, 5, 9, seed=9) if with_full else None
+    for number, places in enumerate(PLACES.values()):
+        offsets = torch.tensor(places, dtype=torch.int64).view(1, -1, 2)
+        patches, align = logits(1, offsets.shape[1], 19, 5, 7), number % 2 == 0
+        with gpu.noted(places=places):
+            check(patches, offsets, (40, 83), patch=(20, 37), align_corners=align, full=full, backend=backend)
+
+
+@pytest.mark.gpu
+@gpu.each_backend
+def test_gpu_sizes_classes_and_probabilities(backend):
+    for source, patch in (((1, 1), (9, 30)), ((8, 20), (8, 20)), ((30, 40), (12, 17)), ((3, 7), (1, 50))):
+        for size in ((1, 1), (33, 65), (16, 300)):
+            offsets = scattered(1, 4, size, patch, seed=3)
+            shares = logits(1, 4, 19, *source).softmax(2)
+            with gpu.noted(source=source, patch=patch, size=size):
+                check(shares, offsets, size, patch=patch, probabilities=True, backend=backend)
+    offsets = scattered(1, 4, (20, 40), (16, 24))
+    for classes in (1, 2, 150, 255):
+        check(logits(1, 4, classes, 4, 6), offsets, (20, 40), patch=(16, 24), backend=backend)
+    offsets = scattered(1, 40, (12, 900), (10, 130))
+    check(logits(1, 40, 3, 3, 17), offsets, (12, 900), patch=(10, 130), backend=backend)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Samplers by class: exact numbers of each class, uniform, reproducible."""
 
+import gpu
 import pytest
 import torch
 from uniform import chi_square
@@ -150,26 +151,64 @@ def test_cpu_kernels_are_compiled(compiled):
         assert has_kernel(name, "CPU"), f"{name}: no compiled kernel, every test would test the reference"
 
 
-def agree(y: torch.Tensor, seed: torch.Tensor, classes: int, wanted: int, ignore_index: int = 255) -> None:
+def agree(
+    y: torch.Tensor, seed: torch.Tensor, classes: int, wanted: int, ignore_index: int = 255, backend: str | None = None
+) -> None:
     for name in ("class_balanced_sample", "sample_per_class"):
-        ours = getattr(torch.ops.fastuda, name)(y, seed, classes, wanted, ignore_index)
-        assert torch.equal(ours, getattr(definition, name)(y, seed, classes, wanted, ignore_index)), name
+        raw, true = getattr(torch.ops.fastuda, name), getattr(definition, name)
+        ours = gpu.run(backend, lambda y, s, raw=raw: raw(y, s, classes, wanted, ignore_index), y, seed)
+        assert torch.equal(ours, true(y, seed, classes, wanted, ignore_index)), name
+
+
+# Images, pixels, classes and pixels wanted.
+SIZES = (
+    (0, 5, 2, 3), (3, 0, 2, 3), (1, 1, 1, 1), (7, 97, 5, 20), (5, 300, 1, 40), (4, 800, 19, 100), (3, 64, 9, 64),
+    (2, 50, 30, 300),
+)  # fmt: skip
+
+
+def random_labels(images: int, pixels: int, classes: int, dtype: torch.dtype, g: torch.Generator) -> torch.Tensor:
+    low, high = (0, 256) if dtype == torch.uint8 else (-3, classes + 3)
+    y = torch.randint(low, high, (images, pixels), generator=g)
+    return y.where(torch.rand(y.shape, generator=g) < 0.2, y.remainder(classes)).to(dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
 def test_exactly_the_pixels_of_the_definition(dtype):
     g = torch.Generator().manual_seed(1)
-    for images, pixels, classes, wanted in (
-        (0, 5, 2, 3), (3, 0, 2, 3), (1, 1, 1, 1), (7, 97, 5, 20), (5, 300, 1, 40), (4, 800, 19, 100), (3, 64, 9, 64),
-        (2, 50, 30, 300),
-    ):  # fmt: skip
-        low, high = (0, 256) if dtype == torch.uint8 else (-3, classes + 3)
-        y = torch.randint(low, high, (images, pixels), generator=g)
-        y = y.where(torch.rand(y.shape, generator=g) < 0.2, y.remainder(classes)).to(dtype)
+    for images, pixels, classes, wanted in SIZES:
+        y = random_labels(images, pixels, classes, dtype, g)
         seed = torch.randint(0, 1 << 32, (2,), generator=g)
         for view in (y, y.T.contiguous().T, torch.cat([y, y], 1)[:, ::2], y[:, 1:]):
             for ignore_index in (255, 0, -100, 2**40):
                 agree(view, seed, classes, wanted, ignore_index)
+
+
+@pytest.mark.gpu
+@gpu.each_backend
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
+def test_gpu_exactly_the_pixels_of_the_definition(backend, dtype):
+    g = torch.Generator().manual_seed(1)
+    for images, pixels, classes, wanted in (*SIZES[:4], (2, 9000, 19, 100), SIZES[5])[
+        0 if dtype == torch.uint8 else 4 :
+    ]:
+        y = random_labels(images, pixels, classes, dtype, g)
+        seed = torch.randint(0, 1 << 32, (2,), generator=g)
+        agree(y, seed, classes, wanted, backend=backend)
+    for view in (y.T.contiguous().T, torch.cat([y, y], 1)[:, ::2]):
+        agree(view, seed, classes, wanted, ignore_index=3, backend=backend)
+
+
+@pytest.mark.gpu
+@gpu.each_backend
+def test_gpu_many_images_and_the_same_pixels_as_on_a_cpu_for_one_generator(backend):
+    """Of many images some are short of candidates at the first look."""
+    g = torch.Generator().manual_seed(2)
+    many = torch.randint(0, 3, (3000, 90), generator=g)
+    agree(many, torch.randint(0, 1 << 32, (2,), generator=g), 3, 12, backend=backend)
+    for sample in (class_balanced_sample, sample_per_class):
+        ours = gpu.run(backend, lambda y, sample=sample: sample(y, 50, CLASSES, generator=generator()), labels())
+        assert torch.equal(ours, sample(labels(), 50, CLASSES, generator=generator()))
 
 
 def test_exact_where_the_first_look_finds_too_few():
@@ -178,6 +217,12 @@ def test_exact_where_the_first_look_finds_too_few():
     y = torch.randint(0, 3, (6000, 90), generator=g)
     for wanted in (1, 12, 60):
         agree(y, torch.randint(0, 1 << 32, (2,), generator=g), 3, wanted)
+
+
+def test_exact_where_the_first_look_finds_no_more_than_wanted():
+    """Pixels of a class whose candidates are all drawn are still there for the top-up: two of these images need it."""
+    g = torch.Generator().manual_seed(2)
+    agree(torch.randint(0, 3, (3000, 90), generator=g), torch.randint(0, 1 << 32, (2,), generator=g), 3, 12)
 
 
 def test_same_pixels_for_any_number_of_threads():

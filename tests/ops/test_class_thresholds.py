@@ -2,6 +2,7 @@
 
 import math
 
+import gpu
 import pytest
 import torch
 from hypothesis import given, settings
@@ -39,11 +40,14 @@ def pixels(shape, classes: int, kind: str = "even", seed: int = 0) -> tuple[torc
     return confidence, torch.where(torch.rand(shape, generator=g) < 0.15, odd, label)
 
 
-def check(confidence: torch.Tensor, label: torch.Tensor, classes: int, rules=RULES[:2], ignore: int = 255) -> None:
+def check(
+    confidence: torch.Tensor, label: torch.Tensor, classes: int, rules=RULES[:2], ignore: int = 255, backend=None
+) -> None:
     for portion, from_top in rules:
-        ours = RAW(confidence, label, classes, portion, from_top, ignore)
+        options = classes, portion, from_top, ignore
+        ours = gpu.run(backend, lambda c, y, options=options: RAW(c, y, *options), confidence, label)
         assert ours.dtype == torch.float32 and ours.shape == (classes,)
-        truth = definition(confidence, label, classes, portion, from_top, ignore)
+        truth = definition(confidence, label, *options)
         assert torch.equal(ours, truth), f"portion {portion}, {'top' if from_top else 'bottom'}: {ours} is not {truth}"
 
 
@@ -171,12 +175,30 @@ def test_opcheck_and_compile():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("kind", ["even", "sure", "any"])
-def test_gpu(kind):
-    confidence, label = pixels((2, 300, 200), 19, kind)
-    for portion, from_top in RULES:
-        ours = RAW(confidence.cuda(), label.cuda(), 19, portion, from_top, 255)
-        assert torch.equal(ours.cpu(), definition(confidence, label, 19, portion, from_top, 255))
+@gpu.each_backend
+@pytest.mark.parametrize("kind", SHAPES)
+def test_gpu_rules_and_distributions(backend, kind):
+    check(*pixels((2, 300, 200), 19, kind), 19, RULES, backend=backend)
+
+
+@pytest.mark.gpu
+@gpu.each_backend
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gpu_dtypes_and_layouts(backend, dtype):
+    confidence, label = pixels((3, 33, 41), 19, "sure")
+    for label_dtype in LABEL_DTYPES if dtype == torch.float32 else LABEL_DTYPES[:1]:
+        check(confidence.to(dtype), label.to(label_dtype), 19, RULES[:1], backend=backend)
+    inside = torch.ones((4, 35, 90), dtype=dtype)[1:, 1:-1, 3:85:2].copy_(confidence)
+    check(inside, label.mT.contiguous().mT, 19, RULES[:1], ignore=1, backend=backend)
+
+
+@pytest.mark.gpu
+@gpu.each_backend
+def test_gpu_classes_and_lengths(backend):
+    for count, classes in ((0, 19), (1, 19), (1025, 2), (5000, 150)):
+        confidence, label = pixels((count,), classes)
+        check(confidence, label, classes, RULES[:1], backend=backend)
+    check(confidence, torch.full_like(label, 255), classes, RULES[:1], backend=backend)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gpu
 import pytest
 import torch
 from near_labels import (
@@ -29,12 +30,15 @@ def by_hand(label: Tensor, confidence: Tensor, classes: int, bins: int) -> Tenso
     return counts
 
 
-def check(scores: Tensor, size, bins: int, probabilities: bool = False, align_corners: bool = True) -> Tensor:
+def check(
+    scores: Tensor, size, bins: int, probabilities: bool = False, align_corners: bool = True, backend: str | None = None
+) -> Tensor:
     options = {"size": size, "probabilities": probabilities, "align_corners": align_corners}
-    counts = confidence_histogram(scores, bins=bins, **options)
-    label, confidence = pseudo_labels(scores, return_confidence=True, **options)
+    counts = gpu.run(backend, lambda x: confidence_histogram(x, bins=bins, **options), scores)
     assert counts.dtype == torch.int64
-    assert torch.equal(counts, by_hand(label, confidence, scores.shape[1], bins)), "not what pseudo_labels returns"
+    if backend is None:  # compilers of GPUs may round the same formula otherwise in another kernel
+        label, confidence = pseudo_labels(scores, return_confidence=True, **options)
+        assert torch.equal(counts, by_hand(label, confidence, scores.shape[1], bins)), "not what pseudo_labels returns"
     up = upsample(scores, size or scores.shape[2:], align_corners)
     best, place = (up if probabilities else up.softmax(1)).max(1)
     # A pixel at a bin's edge or between two classes moves by one bin or one class: no more than a few of them do.
@@ -55,6 +59,28 @@ def test_every_size(source, size, align_corners):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_dtypes_and_layouts(dtype, layout):
     check(lay_out(logits(2, 19, 7, 11, dtype=dtype), layout), (31, 45), 32)
+
+
+@pytest.mark.gpu
+@gpu.each_backend_and_dtype
+def test_gpu_dtypes_and_layouts(backend, dtype):
+    for layout in LAYOUTS if dtype == torch.float32 else LAYOUTS[:2]:
+        with gpu.noted(layout=layout):
+            check(lay_out(logits(2, 19, 10, 21, dtype=dtype), layout), (61, 83), 32, backend=backend)
+
+
+@pytest.mark.gpu
+@gpu.each_backend
+def test_gpu_sizes_bins_and_classes(backend):
+    for place, (source, size) in enumerate(SIZES):
+        with gpu.noted(source=source, size=size):
+            scores = logits(2, 19, *source)
+            assert check(scores, size, 64, False, place % 2 == 0, backend).sum() == 2 * size[0] * size[1]
+    check(scores.softmax(1), size, 64, True, backend=backend)
+    for bins in (1, 1024, 5000):
+        check(logits(1, 19, 11, 13), (20, 70), bins, backend=backend)
+    for classes in (1, 2, 150, 255):
+        check(logits(1, classes, 5, 21), (15, 30), 16, backend=backend)
 
 
 @pytest.mark.parametrize("bins", [1, 2, 1000, 1024, 5000])

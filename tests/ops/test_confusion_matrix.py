@@ -1,5 +1,6 @@
 """confusion_matrix against a loop over pixels and against its definition."""
 
+import gpu
 import pytest
 import torch
 from hypothesis import given, settings
@@ -25,8 +26,8 @@ def pair(shape, classes: int, run: int = 1, seed: int = 0) -> tuple[torch.Tensor
     return prediction.view(shape), values[1][place].view(shape)
 
 
-def check(prediction: torch.Tensor, truth: torch.Tensor, classes: int) -> torch.Tensor:
-    matrix = confusion_matrix(prediction, truth, classes)
+def check(prediction: torch.Tensor, truth: torch.Tensor, classes: int, backend: str | None = None) -> torch.Tensor:
+    matrix = gpu.run(backend, lambda p, t: confusion_matrix(p, t, classes), prediction, truth)
     assert matrix.dtype == torch.int64 and matrix.shape == (classes, classes)
     assert torch.equal(matrix, definition(prediction, truth, classes))
     return matrix
@@ -123,12 +124,22 @@ def test_opcheck_and_compile():
 
 
 @pytest.mark.gpu
-def test_gpu():
-    for dtype in DTYPES:
-        prediction, truth = (t.to(dtype) for t in pair((2, 300, 200), 19, 5))
-        assert torch.equal(
-            confusion_matrix(prediction.cuda(), truth.cuda(), 19).cpu(), definition(prediction, truth, 19)
-        )
+@gpu.each_backend
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gpu_dtypes_layouts_and_runs(backend, dtype):
+    for run in (1, 5, 60):
+        prediction, truth = pair((2, 300, 200), 19, run)
+        assert check(prediction.to(dtype), truth.to(torch.uint8), 19, backend).sum() > 1000
+    inside = torch.full((3, 302, 410), 3, dtype=dtype)[1:, 1:-1, 3:403:2].copy_(prediction)
+    check(inside, truth.mT.contiguous().mT, 19, backend)
+
+
+@pytest.mark.gpu
+@gpu.each_backend
+@pytest.mark.parametrize("classes", [1, 2, 63, 150, 300])
+def test_gpu_classes_and_lengths(backend, classes):
+    for pixels in (0, 1, 1023, 9797):
+        check(*pair((pixels,), classes, 5), classes, backend)
 
 
 @pytest.mark.parametrize(

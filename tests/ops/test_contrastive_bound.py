@@ -20,19 +20,19 @@ def statistics(classes: int, channels: int, kind: str | None, seed: int = 0, dty
     """Mean and covariance of each class, as scattered as random numbers and yet plain arithmetic, for torch.compile."""
 
     def numbers(*shape: int) -> Tensor:
-        n = torch.arange(1, 1 + int(np.prod(shape)), dtype=torch.float64, device=device)
+        n = torch.arange(1, 1 + int(np.prod(shape)), dtype=torch.float64)
         return torch.sin(0.7 * n * n + len(shape) + seed).view(shape) * 2**0.5
 
-    mean = numbers(classes, channels).to(dtype)
+    mean = numbers(classes, channels).to(device, dtype)
     if kind is None:
         return mean, None
-    diag = numbers(1, classes, channels)[0].square()
+    diag = numbers(1, classes, channels)[0].square().to(device)
     if kind == "diag":
         return mean, diag.to(dtype)
     if kind == "low_rank":
-        return mean, LowRank(diag.to(dtype) / 2, (numbers(classes, channels, 3) / 2).to(dtype))
+        return mean, LowRank(diag.to(dtype) / 2, (numbers(classes, channels, 3) / 2).to(device, dtype))
     root = numbers(classes, channels, channels)
-    return mean, (root @ root.mT / channels).to(dtype)
+    return mean, (root @ root.mT / channels).to(device, dtype)
 
 
 def dense(covariance: Tensor | LowRank | None, like: Tensor) -> Tensor:

@@ -19,8 +19,8 @@ FORMS = {"plain": (0.5, 1.0, False), "square": (2.0, 0.25, True)}
 
 def centres(classes: int, channels: int, modes: int = 3, device="cpu", dtype=torch.float32) -> torch.Tensor:
     """Modes near the classes of ``contract.make``, scaled so that no posterior is always 0 or 1."""
-    n = torch.arange(1, 1 + classes * modes * channels, dtype=torch.float64, device=device)
-    return (3 * torch.sin(0.7 * n * n)).view(classes, modes, channels).to(dtype)
+    n = torch.arange(1, 1 + classes * modes * channels, dtype=torch.float64)
+    return (3 * torch.sin(0.7 * n * n)).view(classes, modes, channels).to(device, dtype)
 
 
 def scale(channels: int) -> float:

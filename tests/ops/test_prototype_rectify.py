@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gpu
 import pytest
 import torch
 from near_labels import (
@@ -23,8 +24,11 @@ from fastuda.ops import prototype_rectify
 from fastuda.ops._library import has_kernel
 
 
-def check(scores: Tensor, soft: Tensor, size, temperature: float = 1.0, align_corners: bool = True) -> Tensor:
-    label = prototype_rectify(scores, soft, size=size, temperature=temperature, align_corners=align_corners)
+def check(
+    scores: Tensor, soft: Tensor, size, temperature=1.0, align_corners: bool = True, backend: str | None = None
+) -> Tensor:
+    options = {"size": size, "temperature": temperature, "align_corners": align_corners}
+    label = gpu.run(backend, lambda x, y: prototype_rectify(x, y, **options), scores, soft)
     size = tuple(scores.shape[2:]) if size is None else size
     up, share = (upsample(x, size, align_corners) for x in (scores, soft))
     keys = up / temperature + share.log()
@@ -54,6 +58,29 @@ def test_dtypes_and_layouts(dtype, layout):
         shares = lay_out(soft_labels(2, 19, 8, 21, dtype=soft), layout)
         found = check(lay_out(logits(2, 19, 10, 21, dtype=dtype), layout), shares, (61, 83))
     assert len(found.unique()) > 10
+
+
+@pytest.mark.gpu
+@gpu.each_backend_and_dtype
+def test_gpu_dtypes_and_layouts(backend, dtype):
+    for layout in LAYOUTS if dtype == torch.float32 else LAYOUTS[:2]:
+        for soft in DTYPES if layout == "nchw" else DTYPES[:1]:
+            shares = lay_out(soft_labels(2, 19, 8, 21, dtype=soft), layout)
+            with gpu.noted(layout=layout, soft=soft):
+                found = check(lay_out(logits(2, 19, 10, 21, dtype=dtype), layout), shares, (61, 83), backend=backend)
+    assert len(found.unique()) > 10
+
+
+@pytest.mark.gpu
+@gpu.each_backend
+def test_gpu_sizes_classes_and_temperatures(backend):
+    for place, (source, size) in enumerate(SIZES):
+        soft = soft_labels(2, 19, *((8, 11), (90, 40), source)[place % 3])
+        with gpu.noted(source=source, size=size, soft=soft.shape):
+            check(logits(2, 19, *source), soft, size, 1.0, place % 2 == 0, backend)
+    for classes, temperature in ((1, 1.0), (2, 0.08), (150, 30.0), (255, 0.5)):
+        scores = logits(1, classes, 6, 17, scale=0.5)
+        check(scores, soft_labels(1, classes, 9, 9), (23, 47), temperature, backend=backend)
 
 
 @pytest.mark.parametrize("classes", [1, 2, 16, 33, 150, 255])

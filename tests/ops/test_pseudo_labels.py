@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gpu
 import pytest
 import torch
 from close import assert_as_accurate
@@ -30,11 +31,17 @@ def spread(classes: int, seed: int = 0) -> Tensor:
     return torch.rand(classes, generator=torch.Generator().manual_seed(seed)) * 0.8 + 0.1
 
 
-def check(scores: Tensor, size, threshold: Tensor, probabilities=False, balanced=False, align_corners=True) -> Tensor:
+def check(
+    scores: Tensor, size, threshold: Tensor, probabilities=False, balanced=False, align_corners=True, backend=None
+) -> Tensor:
     """Run the operator and hold it against PyTorch's own upsampling and softmax in float64."""
-    options = {"size": size, "probabilities": probabilities, "align_corners": align_corners, "return_confidence": True}
-    rule = {"thresholds" if balanced else "threshold": threshold}
-    label, confidence = (select_balanced if balanced else pseudo_labels)(scores, **options, **rule)
+
+    def call(x: Tensor, least: Tensor, with_confidence: bool) -> tuple[Tensor, Tensor] | Tensor:
+        options = {"size": size, "probabilities": probabilities, "align_corners": align_corners}
+        rule = {"thresholds" if balanced else "threshold": least}
+        return (select_balanced if balanced else pseudo_labels)(x, return_confidence=with_confidence, **options, **rule)
+
+    label, confidence = gpu.run(backend, call, scores, threshold, True)
     size = tuple(scores.shape[2:]) if size is None else size
     up = upsample(scores, size, align_corners)
     p = up if probabilities else up.softmax(1)
@@ -43,7 +50,9 @@ def check(scores: Tensor, size, threshold: Tensor, probabilities=False, balanced
     steps = 4 * unit * up.abs().max().clamp(min=1).item()
     keys = p.log() - threshold.double().log().view(-1, 1, 1) if balanced else up
     band = 4 * steps if not probabilities else steps
-    assert_labels(label, keys, 4 * steps if balanced else steps, p, threshold, band)
+    only = gpu.run(backend, call, scores, threshold, False)
+    for found in (label, only):
+        assert_labels(found, keys, 4 * steps if balanced else steps, p, threshold, band)
     best = p.gather(1, keys.argmax(1, keepdim=True)).squeeze(1)
     plain = reference(scores, threshold, *size, probabilities, balanced, align_corners, True)[1]
     if balanced:  # of two near quotients, either's probability
@@ -52,8 +61,7 @@ def check(scores: Tensor, size, threshold: Tensor, probabilities=False, balanced
     else:
         assert_as_accurate(confidence, plain, best, 4 * unit, "confidence")
     assert confidence.dtype == (torch.float64 if double else torch.float32)
-    only = (select_balanced if balanced else pseudo_labels)(scores, **(options | {"return_confidence": False}), **rule)
-    assert torch.equal(only, label), "other labels without the confidence"
+    assert backend or torch.equal(only, label), "other labels without the confidence"
     return label
 
 
@@ -75,6 +83,30 @@ def test_dtypes_and_layouts(dtype, layout):
         found = check(scores, (61, 83), spread(19), False, balanced)
         assert (found == 255).any() and len(found.unique()) > 10
         check(lay_out(logits(2, 19, 10, 21).softmax(1).to(dtype), layout), (61, 83), spread(19), True, balanced)
+
+
+@pytest.mark.gpu
+@gpu.each_backend_and_dtype
+def test_gpu_dtypes_and_layouts(backend, dtype):
+    for layout in LAYOUTS if dtype == torch.float32 else LAYOUTS[:2]:
+        scores = lay_out(logits(2, 19, 10, 21, dtype=dtype), layout)
+        for balanced in (False, True):
+            with gpu.noted(layout=layout, balanced=balanced):
+                found = check(scores, (61, 83), spread(19), False, balanced, backend=backend)
+        shares = lay_out(logits(2, 19, 10, 21).softmax(1).to(dtype), layout)
+        check(shares, (61, 83), spread(19), True, balanced, backend=backend)
+    assert (found == 255).any() and len(found.unique()) > 10
+
+
+@pytest.mark.gpu
+@gpu.each_backend
+def test_gpu_sizes_and_classes(backend):
+    for place, (source, size) in enumerate(SIZES):
+        with gpu.noted(source=source, size=size):
+            check(logits(2, 19, *source), size, spread(19), False, place % 2 == 0, place % 3 == 0, backend)
+    for classes in (1, 2, 150, 255):
+        for balanced in (False, True):
+            check(logits(1, classes, 6, 17), (23, 47), spread(classes) / classes, False, balanced, backend=backend)
 
 
 @pytest.mark.parametrize("classes", [1, 2, 3, 16, 33, 150, 255])

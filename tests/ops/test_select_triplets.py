@@ -1,5 +1,6 @@
 """select_triplets: allowed partners only, uniform, reproducible."""
 
+import gpu
 import pytest
 import torch
 from uniform import chi_square
@@ -117,8 +118,8 @@ def test_cpu_kernel_is_compiled(compiled):
     assert has_kernel("select_triplets", "CPU"), "no compiled kernel, every test would test the reference"
 
 
-@pytest.mark.parametrize("classes, modes", [(1, 1), (2, 1), (5, 3), (19, 4), (150, 2)])
-def test_exactly_the_partners_of_the_definition(classes, modes):
+def problems(classes: int, modes: int):
+    """Arguments of the raw operator: source and target rows of several numbers, spread and dense, and a seed."""
     g = torch.Generator().manual_seed(classes)
     for source, target in ((0, 7), (7, 0), (1, 3), (300, 5000), (2000, 100)):
         inputs = []
@@ -128,9 +129,35 @@ def test_exactly_the_partners_of_the_definition(classes, modes):
         inputs[1][inputs[1] == modes] = 2**40
         seed = torch.randint(0, 1 << 32, (2,), generator=g)
         for chosen in (inputs, [x.contiguous() for x in inputs]):
-            ours = torch.ops.fastuda.select_triplets(*chosen, seed, classes, modes)
-            for mine, true in zip(ours, definition(*chosen, seed, classes, modes), strict=True):
-                assert mine.dtype == true.dtype and torch.equal(mine, true)
+            yield *chosen, seed
+
+
+def exactly_the_definition(classes: int, modes: int, backend: str | None = None) -> None:
+    for inputs in problems(classes, modes):
+        ours = gpu.run(backend, lambda *x: torch.ops.fastuda.select_triplets(*x, classes, modes), *inputs)
+        for mine, true in zip(ours, definition(*inputs, classes, modes), strict=True):
+            assert mine.dtype == true.dtype and torch.equal(mine, true)
+
+
+@pytest.mark.parametrize("classes, modes", [(1, 1), (2, 1), (5, 3), (19, 4), (150, 2)])
+def test_exactly_the_partners_of_the_definition(classes, modes):
+    exactly_the_definition(classes, modes)
+
+
+@pytest.mark.gpu
+@gpu.each_backend
+@pytest.mark.parametrize("classes, modes", [(1, 1), (5, 3), (19, 3), (150, 2)])
+def test_gpu_exactly_the_partners_of_the_definition(backend, classes, modes):
+    exactly_the_definition(classes, modes, backend)
+
+
+@pytest.mark.gpu
+@gpu.each_backend
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
+def test_gpu_the_same_partners_as_on_a_cpu_for_one_generator(backend, dtype):
+    inputs = *rows(700, 0, dtype), *rows(300, 1, dtype)
+    found = gpu.run(backend, lambda *x: draw(x[:2], x[2:]), *inputs)
+    gpu.same(found, draw(inputs[:2], inputs[2:]), "other partners")
 
 
 def test_the_raw_operator_refuses_what_it_would_misread(compiled):

@@ -1,5 +1,6 @@
 """sinkhorn: against the formula in float64, for every spread, dtype and layout."""
 
+import gpu
 import pytest
 import torch
 from torch import Tensor
@@ -165,6 +166,67 @@ def test_nan_filled_allocations():
         assert torch.equal(sinkhorn(scores, marginal=marginal), plain)
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+# --- on a GPU ---
+
+
+def on_gpu(backend: str, scores: Tensor, marginal: Tensor, **options) -> Tensor:
+    with gpu.noted(shape=tuple(scores.shape), strides=scores.stride(), **options):
+        return gpu.run(backend, lambda s, m: sinkhorn(s, marginal=m, **options), scores, marginal)
+
+
+@pytest.mark.gpu
+@gpu.each_backend_and_dtype
+def test_gpu_dtypes_and_classes(backend, dtype):
+    for rows, classes in ((517, 19), (3000, 150), (1, 19), (1500, 2), (300, 16)):
+        scores, marginal = problem(rows, classes, dtype=dtype)
+        ours = on_gpu(backend, scores, marginal)
+        assert ours.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+        limit = 1e-13 if dtype == torch.float64 else ROUNDING
+        assert (ours.double() - formula(scores, marginal)).abs().max() <= limit
+
+
+@pytest.mark.gpu
+@gpu.each_backend
+def test_gpu_rounds_spreads_and_offsets(backend):
+    scores, marginal = problem(517, 19)
+    marginal[3] = 0
+    for iterations in (1, 2, 7):
+        ours = on_gpu(backend, scores, marginal, iterations=iterations)
+        assert (ours.double() - formula(scores, marginal, iterations=iterations)).abs().max() <= ROUNDING
+    scores[:, 4] = -1  # a class that all rows but one shun
+    scores[7] = 1
+    for factor, offset in ((20, 0.0), (1.6, 0.0), (1, -3e3), (1, 2.0**15)):
+        wide = scores * factor + offset
+        ours = on_gpu(backend, wide, marginal)
+        assert (ours.double() - formula(wide, marginal)).abs().max() <= ROUNDING
+
+
+@pytest.mark.gpu
+@gpu.each_backend
+def test_gpu_batches_layouts_and_current_rows(backend):
+    scores, marginal = (torch.stack(tensors) for tensors in zip(*(problem(517, 19, s) for s in range(3)), strict=True))
+    whole = on_gpu(backend, scores, marginal)
+    for one, s, m in zip(whole, scores, marginal, strict=True):
+        assert (one.double() - formula(s, m)).abs().max() <= ROUNDING
+    for current in (0, 1, 48):
+        gpu.same(on_gpu(backend, scores, marginal, current=current), whole[:, 517 - current :], "other rows")
+    for layout in layouts(scores[0]).values():
+        gpu.same(on_gpu(backend, layout, marginal[0]), whole[0], "another layout")
+    assert on_gpu(backend, scores[:, :0], marginal).shape == (3, 0, 19)
+
+
+@pytest.mark.gpu
+@gpu.each_backend
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_gpu_what_is_not_finite(backend, value):
+    scores, marginal = problem(517, 19)
+    for where in ((5, 3), (516, slice(None)), (slice(None), 3)):
+        odd = scores.clone()
+        odd[where] = value
+        true = reference(odd[None], marginal[None], 0.05, 3, 517)[0]
+        torch.testing.assert_close(on_gpu(backend, odd, marginal), true, rtol=0, atol=ROUNDING, equal_nan=True)
 
 
 def _rank(rank: int, world: int, port: int) -> None:

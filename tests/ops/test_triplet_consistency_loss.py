@@ -1,5 +1,6 @@
 """triplet_consistency_loss: against its definition and autograd."""
 
+import gpu
 import pytest
 import torch
 
@@ -94,9 +95,7 @@ def strided(x: torch.Tensor) -> torch.Tensor:
     return torch.stack([x, between], 2).flatten(1)[:, ::2]
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("channels", [1, 7, 8, 15, 16, 17, 64])
-def test_channels_and_layouts(channels, dtype):
+def channels_and_layouts(channels: int, dtype: torch.dtype, backend: str | None = None) -> None:
     """Rows in another layout give the same bits: losses, and gradients that arrive in the rows' own layout."""
     g = torch.Generator().manual_seed(channels)
     target, source = (torch.randn(n, channels, generator=g).div(channels**0.5).to(dtype) for n in (200, 500))
@@ -104,7 +103,8 @@ def test_channels_and_layouts(channels, dtype):
     exact = [x.double().requires_grad_() for x in (target, source)]
     true = definition(*exact, *triplets, 0.5)
     slopes = torch.autograd.grad((true * grad).sum(), exact)
-    forward, backward = (getattr(torch.ops.fastuda, f"triplet_consistency_{d}") for d in ("forward", "backward"))
+    raw = [getattr(torch.ops.fastuda, f"triplet_consistency_{d}") for d in ("forward", "backward")]
+    forward, backward = (lambda *x, op=op: gpu.run(backend, op, *x) for op in raw)
     plain = forward(target, source, *triplets, 0.5)
     eps = torch.finfo(plain.dtype).eps
     assert (true == 0).any() and (plain.double() - true).abs().max() <= 8 * eps * true.max()
@@ -114,9 +114,59 @@ def test_channels_and_layouts(channels, dtype):
         assert (ours.double() - exact_slope).abs().max() <= 4 * torch.finfo(dtype).eps * exact_slope.abs().max()
     for lay_out in (transposed, strided):
         inputs = lay_out(target), lay_out(source), *(strided(x[:, None])[:, 0] for x in triplets[:2])
-        assert torch.equal(forward(*inputs, triplets.valid, 0.5), plain)
-        for ours, same in zip(backward(grad, *inputs, plain), first, strict=True):
-            assert torch.equal(ours, same)
+        gpu.same(forward(*inputs, triplets.valid, 0.5), plain, lay_out.__name__)
+        gpu.same(backward(grad, *inputs, plain), first, lay_out.__name__)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("channels", [1, 7, 8, 15, 16, 17, 64])
+def test_channels_and_layouts(channels, dtype):
+    channels_and_layouts(channels, dtype)
+
+
+@pytest.mark.gpu
+@gpu.each_backend_and_dtype
+@pytest.mark.parametrize("channels", [1, 19, 256])
+def test_gpu_channels_and_layouts(backend, dtype, channels):
+    channels_and_layouts(channels, dtype, backend)
+
+
+@pytest.mark.gpu
+@gpu.each_backend
+def test_gpu_empty_missing_and_wild_rows(backend):
+    target, source = (x.detach() for x in embeddings(torch.float32))
+    target[20], target[21] = torch.nan, torch.nan  # the first of them has no partners
+    call = lambda t, s, *rest: triplet_consistency_loss(t, s, *rest, reduction="none")  # noqa: E731
+    each = gpu.run(backend, call, target, source, *partners())
+    gpu.same(each.isnan().nonzero().flatten().tolist(), [21], "a row is not a number")
+    assert each[20] == 0
+    nothing = torch.zeros(200, dtype=torch.bool)
+    for t, s, triplets in (
+        (target[:0], source, [x[:0] for x in partners()]),
+        (target, source, (*partners()[:2], nothing)),
+        (target, source[:0], (*partners()[:2], nothing)),
+    ):
+        assert not gpu.run(backend, call, t, s, *triplets).any()
+
+
+@pytest.mark.gpu
+@gpu.each_backend
+@pytest.mark.parametrize("index", [-1, 500, 2**40])
+@pytest.mark.skipif(gpu.DEVICE == "cpu", reason="a CPU raises an error instead")
+def test_gpu_a_partner_outside_the_source_is_not_a_number(backend, index):
+    target, source = (x.detach() for x in embeddings(torch.float32))
+    good = partners()
+    forward, backward = (getattr(torch.ops.fastuda, f"triplet_consistency_{d}") for d in ("forward", "backward"))
+    for which in (0, 1):
+        triplets = [x.clone() for x in good]
+        triplets[which][7] = index
+        with gpu.serving(backend):
+            given = [gpu.on_device(x) for x in (target, source, *triplets)]
+            loss = forward(*given, 0.5)
+            slopes = backward(torch.ones_like(loss), *given[:4], loss)
+        if gpu.MODE == "device":
+            assert loss.isnan().nonzero().flatten().tolist() == [7] and not slopes[0][7].any()
+            assert all(slope.isfinite().all() for slope in slopes)
 
 
 def test_same_bits_for_any_number_of_threads():

@@ -20,12 +20,12 @@ FORMS = {
 }
 
 
-def class_weights(classes: int) -> torch.Tensor:
-    return 0.3 + torch.sin(1.0 + torch.arange(classes)).square()
+def class_weights(classes: int, device="cpu") -> torch.Tensor:
+    return (0.3 + torch.sin(1.0 + torch.arange(classes)).square()).to(device)
 
 
 def pixel_weights(labels: torch.Tensor) -> torch.Tensor:
-    return (torch.arange(labels.numel(), dtype=torch.float64).view(labels.shape) * 0.618) % 1
+    return (torch.arange(labels.numel(), dtype=torch.float64, device=labels.device).view(labels.shape) * 0.618) % 1
 
 
 class TestContract(DenseContract):
@@ -36,7 +36,7 @@ class TestContract(DenseContract):
     @staticmethod
     def options(scores, labels, form):
         weighted, scaled, smoothing, reduction = FORMS[form]
-        weight = class_weights(scores.shape[1]) if weighted else None
+        weight = class_weights(scores.shape[1], scores.device) if weighted else None
         return weight, pixel_weights(labels) if scaled else None, smoothing, reduction
 
     def operator(self, scores, labels, form, *, align_corners=True, ignore_index=255):
