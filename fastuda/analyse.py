@@ -78,7 +78,7 @@ def analyse_validation(
 
     ccd = class_center_distance(Moments(statistics.count, statistics.mean, statistics.m2))
     pdd, matrix = discrimination.compute(), confusion.matrix
-    shares = {"truth": class_shares(matrix.sum(1)), "labels": class_shares(matrix.sum(0))}
+    shares = {"truth": class_shares(matrix.sum(1)), "labels": class_shares(matrix[:, :-1].sum(0))}
     return {
         "images": len(restored.inputs.datasets["validation"]),
         **confusion.scores(classes).row(),
