@@ -14,7 +14,7 @@ from fastuda.data.dataset import Dataset, FileDataset, Unlabelled
 from fastuda.data.errors import DataError
 from fastuda.data.layouts import LAYOUTS, existing_directory, image_directory
 from fastuda.data.streets import Streets
-from fastuda.data.tables import id_table
+from fastuda.data.tables import IdTable, id_table, own_table
 from fastuda.data.translated import WithTranslated, find_translated
 
 _IDS = {"synthia": "synthia", "folder": "trainids"}
@@ -41,7 +41,10 @@ def build_dataset(config: DatasetConfig, classes: ClassSet) -> Dataset:
         raise DataError(f"there is no data set kind '{config.kind}'; there are streets, {', '.join(LAYOUTS)}")
     root = expand_root(config)
     entries = LAYOUTS[config.kind](config, root)
-    table = id_table(config.ids or _IDS.get(config.kind, "cityscapes"), root)
+    if classes.train_ids:
+        table = id_table(config.ids or _IDS.get(config.kind, "cityscapes"), root)
+    else:
+        table = own_table(config.ids, classes) if config.labelled else IdTable("none", {})
     dataset = FileDataset(classes, entries, table, config.labelled, same_size=config.kind != "synscapes")
     if not config.translated:
         return dataset
@@ -70,14 +73,22 @@ def expand_root(config: DatasetConfig) -> Path:
 
 
 def _expanded(directory: str) -> Path:
-    expanded = os.path.expanduser(os.path.expandvars(directory))
-    unset = re.search(r"\$\{?(\w+)\}?", expanded)
-    if unset:
-        raise DataError(f"the environment variable {unset[1]} is not set, which the data directory '{directory}' needs")
-    return Path(expanded)
+    """The directory as it is written where it exists, else with ``~`` and ``$VARIABLES`` expanded."""
+    if os.path.isdir(directory):
+        return Path(directory)
+
+    def value(found: re.Match) -> str:
+        name = found[1] or found[2]
+        if name not in os.environ:
+            raise DataError(f"the environment variable {name} is not set, which the data directory '{directory}' needs")
+        return os.environ[name]
+
+    return Path(os.path.expanduser(re.sub(r"\$(?:(\w+)|\{(\w+)\})", value, directory)))
 
 
 def _streets(config: DatasetConfig, classes: ClassSet) -> Dataset:
+    if not classes.train_ids:
+        raise DataError("streets draws the classes of Cityscapes: name one of the built-in class sets for it")
     streets = Streets(
         classes,
         look=config.look,
