@@ -55,7 +55,7 @@ def analyse_validation(
     its threshold, at most ``cap``.  sample: is shown every labelled pixel feature.  Memory does not depend on the
     number of images.  Raises ValueError for an unlabelled split or one without a labelled pixel.
     """
-    classes, device, channels = restored.inputs.classes, restored.device, restored.method.network.feature_channels
+    classes, device, channels = restored.classes, restored.device, restored.method.network.feature_channels
     number = classes.num_classes
     confusion, confidence = ConfusionMatrix(number).to(device), ConfidenceHistogram(number).to(device)
     entropy, statistics = SelfEntropy().to(device), ClassStatistics(number, channels).to(device)

@@ -21,11 +21,11 @@ _IDS = {"synthia": "synthia", "folder": "trainids"}
 
 
 class Domains(NamedTuple):
-    """The three data sets of a task."""
+    """The data sets of a task; ``validation`` is None where the task has none."""
 
     source: Dataset
     target: Dataset
-    validation: Dataset
+    validation: Dataset | None
 
 
 def build_dataset(config: DatasetConfig, classes: ClassSet) -> Dataset:
@@ -56,7 +56,8 @@ def build_domains(config: DataConfig) -> Domains:
     """Source, target and validation data set; the target is built without labels whatever its config says."""
     classes = class_set(config.classes)
     target = replace(config.target, labelled=False)
-    return Domains(*(build_dataset(c, classes) for c in (config.source, target, config.validation)))
+    chosen = (config.source, target, config.validation)
+    return Domains(*(None if c.kind == "none" else build_dataset(c, classes) for c in chosen))
 
 
 def expand_root(config: DatasetConfig) -> Path:

@@ -79,6 +79,9 @@ def check(config: DataConfig, limit: int = 0, say: Callable[[str], None] = print
     target = replace(config.target, labelled=False)
     good = True
     for name, part in (("source", config.source), ("target", target), ("validation", config.validation)):
+        if part.kind == "none":
+            say(f"{name}: none, so nothing will be scored")
+            continue
         try:
             dataset = build_dataset(part, classes)
         except (ValueError, OSError) as error:

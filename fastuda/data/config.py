@@ -22,7 +22,7 @@ from fastuda._paths import check_regular
 T = TypeVar("T")
 MOST_NODES = 1_000_000  # values in a YAML file, aliases unfolded: more than an id table of 65,536 lines has
 
-Kind = Literal["streets", "folder", "gta5", "synthia", "synscapes", "cityscapes", "crosscity"]
+Kind = Literal["none", "streets", "folder", "gta5", "synthia", "synscapes", "cityscapes", "crosscity"]
 
 
 def _size(name: str, size: tuple[int, int]) -> None:
@@ -34,7 +34,7 @@ def _size(name: str, size: tuple[int, int]) -> None:
 class DatasetConfig:
     """One data set of one domain."""
 
-    kind: Kind = "streets"
+    kind: Kind = "streets"  # "none": there is no such data set, which only the validation may be
     root: str = ""  # directory; $VARIABLES and ~ are expanded; relative to the current directory
     split: str = ""  # train | val; Cross-City: Train | Test; folder, gta5, synthia, synscapes: list file below root
     labelled: bool = True  # False: label files are never opened, listed or looked at
@@ -43,9 +43,11 @@ class DatasetConfig:
     labels: str = "labels"  # folder: label directory below root
     image_suffix: str = ""  # folder: end of an image's file name, such as _leftImg8bit.jpg; "" = any image file
     label_suffix: str = ""  # folder: replaces the image suffix in the label's file name; "" = .png
+
     # Label id -> class: trainids | cityscapes | synthia, a YAML file of "id: train id", or with your own classes the
     # name of one of their tables; "" = that of the kind, or the only one.
     ids: str = ""
+
     translated: str = ""  # source: directory of its images in the target's style (CycleGAN ...), shown beside them
     city: str = ""  # crosscity: Rio, Rome, Taipei or Tokyo
     look: Literal["rendered", "camera"] = "rendered"  # streets: how the world is drawn
@@ -77,13 +79,13 @@ class Augment:
     def __post_init__(self) -> None:
         _size("crop", self.crop)
         low, high = self.scale
-        if not 0 < low <= high:
+        if not 0 < low <= high < float("inf"):
             raise ValueError(f"scale must be two factors 0 < low <= high, not {self.scale}")
         for name in ("flip", "greyscale", "blur"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a probability between 0 and 1, not {getattr(self, name)}")
         for name in ("brightness", "contrast", "saturation"):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
         if not 0 <= self.hue <= 0.5:
             raise ValueError(f"hue must lie between 0 and 0.5 turns, not {self.hue}")
@@ -95,9 +97,10 @@ class DataConfig:
 
     # Class set: a name (see fastuda.data.classes), or your own as a YAML file or, in a task file, the mapping itself.
     classes: Annotated[str | dict[str, Any], tyro.conf.arg(constructor=str, metavar="NAME|FILE.yaml")] = "common11"
+
     source: DatasetConfig = DatasetConfig()
     target: DatasetConfig = DatasetConfig(labelled=False)
-    validation: DatasetConfig = DatasetConfig()
+    validation: DatasetConfig = DatasetConfig(kind="none")  # labelled images of the target; without them, no scores
     cache_mib: int = 512  # RAM for decoded images, MiB, shared by the data sets of a run
     workers: int = -1  # loading processes per data set; -1 = chosen by the machine, 0 = in the training process
 
@@ -109,6 +112,14 @@ class DataConfig:
             raise ValueError(f"cache_mib must not be negative, not {self.cache_mib}")
         if self.workers < -1:
             raise ValueError(f"workers must be -1 (automatic) or a number of processes, not {self.workers}")
+        for name in ("source", "target"):
+            if getattr(self, name).kind == "none":
+                raise ValueError(f"{name}.kind must name a data set: only the validation may be left out")
+        for name in ("source", "validation"):
+            if not getattr(self, name).labelled:
+                raise ValueError(
+                    f"{name}.labelled must be true: without labels it can neither be learnt from nor scored"
+                )
         for name in ("target", "validation"):
             if getattr(self, name).translated:
                 raise ValueError(f"{name}.translated must be empty: translated images are copies of the source's")
