@@ -29,6 +29,7 @@ from fastuda.nn.windows import Size
 from fastuda.train.checkpoint import write_atomically, write_json
 
 OVERLAY = 0.5  # share of the classes' colours over the photo
+FOLDERS = ("ids", "colour", "confidence")  # of the output
 
 
 class Photo(NamedTuple):
@@ -73,8 +74,10 @@ def find_photos(given: Sequence[str], output: Path) -> list[Photo]:
     """The images that paths, directories and patterns name, each with a name of its own.
 
     A directory's images keep their place below it; where two of one name come from different places, the names of the
-    directories above tell them apart.  Nothing below ``output`` is an input.  Raises DataError where nothing is found.
+    directories above tell them apart.  Results of earlier calls are no input.  Raises DataError for a path, directory
+    or pattern without an image.
     """
+    results = tuple((output / folder).resolve() for folder in FOLDERS)
     found: dict[Path, Path] = {}  # real path -> path below what was given
     for item in given:
         path = Path(item)
@@ -85,7 +88,7 @@ def find_photos(given: Sequence[str], output: Path) -> list[Photo]:
         else:
             matches = [Path(name) for name in sorted(glob.glob(item, recursive=True)) if os.path.isfile(name)]
             inside = [(match, Path(match.name)) for match in matches]
-        inside = [(image, below) for image, below in inside if not image.resolve().is_relative_to(output.resolve())]
+        inside = [(image, below) for image, below in inside if not any(map(image.resolve().is_relative_to, results))]
         if not inside:
             raise DataError(f"there is no image in {item}")
         for image, below in inside:
@@ -125,7 +128,7 @@ def predict_photos(
     if (output / "manifest.json").exists():
         raise OSError(f"{output} already holds predictions: choose another --output")
     output.mkdir(parents=True, exist_ok=True)
-    folders = ["ids", "colour", *(["confidence"] if confidence else [])]
+    folders = FOLDERS if confidence else FOLDERS[:2]
     for photo in _progress(photos):
         pixels = read_image(photo.path)
         images = torch.from_numpy(resize_image(pixels, size).transpose(2, 0, 1).copy())[None].to(restored.device)
