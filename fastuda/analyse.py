@@ -55,7 +55,7 @@ def analyse_validation(
     its threshold, at most ``cap``.  sample: is shown every labelled pixel feature.  Memory does not depend on the
     number of images.  Raises ValueError for an unlabelled split or one without a labelled pixel.
     """
-    classes, device, channels = restored.inputs.classes, restored.device, restored.method.network.feature_channels
+    classes, device, channels = restored.classes, restored.device, restored.method.network.feature_channels
     number = classes.num_classes
     confusion, confidence = ConfusionMatrix(number).to(device), ConfidenceHistogram(number).to(device)
     entropy, statistics = SelfEntropy().to(device), ClassStatistics(number, channels).to(device)
@@ -78,7 +78,7 @@ def analyse_validation(
 
     ccd = class_center_distance(Moments(statistics.count, statistics.mean, statistics.m2))
     pdd, matrix = discrimination.compute(), confusion.matrix
-    shares = {"truth": class_shares(matrix.sum(1)), "labels": class_shares(matrix.sum(0))}
+    shares = {"truth": class_shares(matrix.sum(1)), "labels": class_shares(matrix[:, :-1].sum(0))}
     return {
         "images": len(restored.inputs.datasets["validation"]),
         **confusion.scores(classes).row(),

@@ -14,23 +14,30 @@ from fastuda.data.photometric import standardise
 from fastuda.data.stream import EvalStream
 from fastuda.methods.protocol import Method
 from fastuda.metrics.confusion import ConfusionMatrix, Scores
-from fastuda.nn.windows import windowed_labels
+from fastuda.nn.windows import Size, windowed_labels
 from fastuda.ops import pseudo_labels
 from fastuda.ops._ranks import rank, total, world
+from fastuda.ops.pseudo_labels import PseudoLabels
 from fastuda.train.precision import Precision
 
-Size = tuple[int, int]
 OVERLAP = 1 / 3  # of neighbouring windows
 
 
 @torch.no_grad()
 def predict_labels(
-    method: Method, images: Tensor, size: Size, precision: Precision, window: Size | None = None
-) -> Tensor:
+    method: Method,
+    images: Tensor,
+    size: Size,
+    precision: Precision,
+    window: Size | None = None,
+    *,
+    confidence: bool = False,
+) -> Tensor | PseudoLabels:
     """Class indices (N, *size) uint8 of uint8 RGB images (N, 3, H, W) on the method's device.
 
-    The logits are upsampled to ``size`` on their way to the labels, never stored there.  window: (height, width) of
-    overlapping windows that the network sees one after another, instead of whole images.
+    confidence: return ``PseudoLabels``, with the probability of each pixel's class beside it.  window: (height, width)
+    of overlapping windows that the network sees one after another, instead of whole images.  The logits are upsampled
+    to ``size`` on their way to the labels, never stored there.
     """
 
     def predict(part: Tensor) -> Tensor:
@@ -38,8 +45,9 @@ def predict_labels(
             return method.predict(standardise(part).contiguous(memory_format=torch.channels_last))
 
     if window is None:
-        return pseudo_labels(predict(images), size=size)
-    return windowed_labels(predict, images, size, window, OVERLAP)
+        return pseudo_labels(predict(images), size=size, return_confidence=confidence)
+    found = windowed_labels(predict, images, size, window, OVERLAP)
+    return found if confidence else found.label
 
 
 def evaluate(
@@ -93,12 +101,12 @@ def main(arguments: list[str] | None = None) -> None:
     from fastuda.train.restore import one_sentence, restore
 
     parser = argparse.ArgumentParser(prog="python -m fastuda.evaluate", description=__doc__)
-    parser.add_argument("work_dir", type=Path, help="directory of a training run")
+    parser.add_argument("work_dir", type=Path, help="directory of a training run, or its checkpoint.pt")
     add_window(parser)
     options = parser.parse_args(arguments)
     with one_sentence(), distributed.ranks("auto"):
         restored = distributed.together(lambda: restore(options.work_dir))
-        stream, classes = restored.inputs.validation_stream(), restored.inputs.classes
+        stream, classes = distributed.together(restored.inputs.validation_stream), restored.classes
         scores = evaluate(restored.method, stream, classes, restored.device, restored.precision, window=options.window)
         Console(quiet=not distributed.is_first()).print(iou_table([{"name": "checkpoint", **scores.row()}]))
 

@@ -23,11 +23,11 @@ def export(restored: Restored, path: Path) -> None:
     """
     if path.suffix != ".safetensors":
         raise ValueError(f"--output must be a file named *.safetensors, not {path}")
-    config, method = restored.inputs.config, restored.method
+    config, method = restored.config, restored.method
     about = {
         "fastuda": FORMAT,
         "method": config.method,
-        "classes": json.dumps(list(restored.inputs.classes.names)),
+        "classes": json.dumps(list(restored.classes.names)),
         "domain": "target" if method.target_statistics_known else "source",
     }
     save_weights(method.network, path, config.model, about)

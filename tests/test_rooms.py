@@ -19,17 +19,18 @@ MAY_IMPORT = {
     "kernels": set(),
     "ops": {"reference", "_ext"},
     "nn": {"ops"},
-    "models": {"ops"},
-    "data": {"ops"},
+    "models": {"ops", "_paths"},
+    "data": {"ops", "_paths"},
     "metrics": {"ops"},
     "methods": {"ops", "nn", "models", "data", "metrics"},
     "_ext": {"_C"},
     "_C": set(),
+    "_paths": set(),
     "__init__": set(),
 }
 # The top floor: command lines and the loop.
 TOP = {"train", "evaluate", "predict", "analyse", "memory", "export"}
-MAY_IMPORT |= {room: TOP | {"ops", "nn", "models", "data", "metrics", "methods"} for room in TOP}
+MAY_IMPORT |= {room: TOP | {"ops", "nn", "models", "data", "metrics", "methods", "_paths"} for room in TOP}
 # Rooms whose third-party imports are listed; the others are bound by pyproject.toml alone.
 LIBRARIES = {"reference": {"torch"}, "kernels": {"torch", "triton"}, "ops": {"torch"}, "_ext": {"torch"}}
 UNPICKLERS = {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}

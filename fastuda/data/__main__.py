@@ -23,10 +23,15 @@ def main(arguments: list[str] | None = None) -> int:
     if options.limit < 0:
         parser.error("--limit must not be negative")
     try:
-        return 0 if check(data_config(options.config), options.limit) else 1
-    except ValueError as error:
+        if check(data_config(options.config), options.limit):
+            return 0
+        print(f"error: the data of {options.config} are not as the task says: see above", file=sys.stderr)
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 1
 
 
 if __name__ == "__main__":

@@ -14,18 +14,18 @@ from fastuda.data.dataset import Dataset, FileDataset, Unlabelled
 from fastuda.data.errors import DataError
 from fastuda.data.layouts import LAYOUTS, existing_directory, image_directory
 from fastuda.data.streets import Streets
-from fastuda.data.tables import id_table
+from fastuda.data.tables import IdTable, id_table, own_table
 from fastuda.data.translated import WithTranslated, find_translated
 
 _IDS = {"synthia": "synthia", "folder": "trainids"}
 
 
 class Domains(NamedTuple):
-    """The three data sets of a task."""
+    """The data sets of a task; ``validation`` is None where the task has none."""
 
     source: Dataset
     target: Dataset
-    validation: Dataset
+    validation: Dataset | None
 
 
 def build_dataset(config: DatasetConfig, classes: ClassSet) -> Dataset:
@@ -41,7 +41,10 @@ def build_dataset(config: DatasetConfig, classes: ClassSet) -> Dataset:
         raise DataError(f"there is no data set kind '{config.kind}'; there are streets, {', '.join(LAYOUTS)}")
     root = expand_root(config)
     entries = LAYOUTS[config.kind](config, root)
-    table = id_table(config.ids or _IDS.get(config.kind, "cityscapes"), root)
+    if classes.train_ids:
+        table = id_table(config.ids or _IDS.get(config.kind, "cityscapes"), root)
+    else:
+        table = own_table(config.ids, classes) if config.labelled else IdTable("none", {})
     dataset = FileDataset(classes, entries, table, config.labelled, same_size=config.kind != "synscapes")
     if not config.translated:
         return dataset
@@ -53,7 +56,8 @@ def build_domains(config: DataConfig) -> Domains:
     """Source, target and validation data set; the target is built without labels whatever its config says."""
     classes = class_set(config.classes)
     target = replace(config.target, labelled=False)
-    return Domains(*(build_dataset(c, classes) for c in (config.source, target, config.validation)))
+    chosen = (config.source, target, config.validation)
+    return Domains(*(None if c.kind == "none" else build_dataset(c, classes) for c in chosen))
 
 
 def expand_root(config: DatasetConfig) -> Path:
@@ -70,14 +74,22 @@ def expand_root(config: DatasetConfig) -> Path:
 
 
 def _expanded(directory: str) -> Path:
-    expanded = os.path.expanduser(os.path.expandvars(directory))
-    unset = re.search(r"\$\{?(\w+)\}?", expanded)
-    if unset:
-        raise DataError(f"the environment variable {unset[1]} is not set, which the data directory '{directory}' needs")
-    return Path(expanded)
+    """The directory as it is written where it exists, else with ``~`` and ``$VARIABLES`` expanded."""
+    if os.path.isdir(directory):
+        return Path(directory)
+
+    def value(found: re.Match) -> str:
+        name = found[1] or found[2]
+        if name not in os.environ:
+            raise DataError(f"the environment variable {name} is not set, which the data directory '{directory}' needs")
+        return os.environ[name]
+
+    return Path(os.path.expanduser(re.sub(r"\$(?:(\w+)|\{(\w+)\})", value, directory)))
 
 
 def _streets(config: DatasetConfig, classes: ClassSet) -> Dataset:
+    if not classes.train_ids:
+        raise DataError("streets draws the classes of Cityscapes: name one of the built-in class sets for it")
     streets = Streets(
         classes,
         look=config.look,

@@ -32,8 +32,13 @@ class Findings:
     unknown: list[str] = field(default_factory=list)
 
     @property
+    def unlabelled(self) -> bool:
+        """Whether labels were read and every pixel of them is ignored: nothing can be learnt or scored from them."""
+        return bool(self.pixels[255]) and not self.pixels[:255].any()
+
+    @property
     def clean(self) -> bool:
-        return not (self.unreadable or self.mismatches or self.unknown)
+        return not (self.unreadable or self.mismatches or self.unknown or self.unlabelled)
 
 
 def data_config(name_or_path: str | Path) -> DataConfig:
@@ -74,15 +79,18 @@ def check(config: DataConfig, limit: int = 0, say: Callable[[str], None] = print
     target = replace(config.target, labelled=False)
     good = True
     for name, part in (("source", config.source), ("target", target), ("validation", config.validation)):
+        if part.kind == "none":
+            say(f"{name}: none, so nothing will be scored")
+            continue
         try:
             dataset = build_dataset(part, classes)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             say(f"{name}: {error}")
             good = False
             continue
-        for title, place, looked_at in _parts(name, part, dataset):
-            findings = examine(looked_at, limit)
-            for line in _report(f"{title}: {place}", looked_at, findings):
+        for title, place, examined in _parts(name, part, dataset):
+            findings = examine(examined, limit)
+            for line in _report(f"{title}: {place}", examined, findings):
                 say(line)
             good = good and findings.clean
     return good
@@ -117,6 +125,8 @@ def _report(title: str, dataset: Dataset, findings: Findings) -> Iterator[str]:
         if findings.ids:
             yield f"  ids seen: {' '.join(map(str, sorted(findings.ids)))}"
         yield f"  classes: {_shares(dataset.classes, findings.pixels)}"
+        if findings.unlabelled:
+            yield "  every labelled pixel is ignored: the id table does not fit these labels"
     problems = (
         ("unreadable files", findings.unreadable),
         ("size mismatches", findings.mismatches),

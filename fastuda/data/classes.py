@@ -1,12 +1,17 @@
-"""The class sets of the field's benchmarks, all written as Cityscapes train ids (0..18)."""
+"""Class sets: those of the field's benchmarks, all written as Cityscapes train ids (0..18), and a user's own."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from fastuda.data.tables import IdTable
 
 IGNORE = 255
 
@@ -65,19 +70,25 @@ _COMMON11_MERGED = ((3, 2), (6, 7), (9, 8), (14, 13), (15, 13), (16, 13), (17, 1
 
 @dataclass(frozen=True)
 class ClassSet:
-    """An ordered set of classes; class index k stands for Cityscapes train id ``train_ids[k]``.
+    """An ordered set of classes; class index k stands for Cityscapes train id ``train_ids[k]`` where there are any.
 
     merged: pairs (finer train id, train id of the class that it counts as), for coarse class sets.
+    colours: RGB of each class; without them those of Cityscapes.
+    groups: further means beside mIoU, names of classes by the group's name.
+    tables: tables from label ids to these classes by name, of a user's own classes.
     """
 
     name: str
     names: tuple[str, ...]
-    train_ids: tuple[int, ...]
+    train_ids: tuple[int, ...] = ()
     merged: tuple[tuple[int, int], ...] = ()
+    colours: tuple[tuple[int, int, int], ...] = ()
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    tables: Mapping[str, IdTable] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:
-        return len(self.train_ids)
+        return len(self.names)
 
     @cached_property
     def lut(self) -> np.ndarray:
@@ -92,16 +103,22 @@ class ClassSet:
 
     @cached_property
     def palette(self) -> np.ndarray:
-        """(K, 3) uint8: the RGB colour of each class, as Cityscapes draws it."""
-        colours = np.array([TRAIN_ID_COLOURS[i] for i in self.train_ids], np.uint8)
+        """(K, 3) uint8: the RGB colour of each class."""
+        colours = np.array(self.colours or [TRAIN_ID_COLOURS[i] for i in self.train_ids], np.uint8)
         colours.setflags(write=False)
         return colours
 
 
+# Train ids of the means that the literature reports beside mIoU (SYNTHIA's 16 and 13, the rare classes).
+_GROUPS = {"miou16": _SYNTHIA16, "miou13": _SYNTHIA13, "tail": (3, 4, 6, 7, 9, 12, 14, 15, 16, 17, 18)}
+
+
 def _make(name: str, train_ids: tuple[int, ...], merged: tuple[tuple[int, int], ...] = ()) -> ClassSet:
     renamed = _COMMON11_NAMES if merged else {}
-    names = tuple(renamed.get(i, TRAIN_ID_NAMES[i]) for i in train_ids)
-    return ClassSet(name, names, train_ids, tuple(pair for pair in merged if pair[1] in train_ids))
+    names = {i: renamed.get(i, TRAIN_ID_NAMES[i]) for i in train_ids}
+    groups = {group: tuple(names[i] for i in ids) for group, ids in _GROUPS.items() if set(ids) < set(train_ids)}
+    pairs = tuple(pair for pair in merged if pair[1] in train_ids)
+    return ClassSet(name, tuple(names.values()), train_ids, pairs, groups=groups)
 
 
 _CLASS_SETS = {
@@ -114,13 +131,19 @@ _CLASS_SETS = {
 }
 
 
-def class_set(name: str) -> ClassSet:
-    """The class set of that name.
+def class_set(classes: str | Mapping[str, Any]) -> ClassSet:
+    """The class set of that name, or a user's own as fastuda/data/own_classes.py describes them.
 
-    Raises ValueError for an unknown name.
+    Raises ValueError for an unknown name, and for whatever is wrong with own classes.
     """
-    if name not in _CLASS_SETS:
-        close = get_close_matches(name, _CLASS_SETS, 1)
+    if isinstance(classes, Mapping):
+        from fastuda.data.own_classes import own_classes
+
+        return own_classes(classes, "data.classes")
+    if classes not in _CLASS_SETS:
+        close = get_close_matches(classes, _CLASS_SETS, 1)
         hint = f" (did you mean '{close[0]}'?)" if close else ""
-        raise ValueError(f"unknown class set '{name}'{hint}; there are {', '.join(_CLASS_SETS)}")
-    return _CLASS_SETS[name]
+        raise ValueError(
+            f"unknown class set '{classes}'{hint}; there are {', '.join(_CLASS_SETS)}, or your own in a YAML file"
+        )
+    return _CLASS_SETS[classes]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import types
 import typing
 from collections.abc import Mapping
@@ -11,13 +12,17 @@ from difflib import get_close_matches
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
+import tyro
 import yaml
 
-T = TypeVar("T")
+from fastuda._paths import check_regular
 
-Kind = Literal["streets", "folder", "gta5", "synthia", "synscapes", "cityscapes", "crosscity"]
+T = TypeVar("T")
+MOST_NODES = 1_000_000  # values in a YAML file, aliases unfolded: more than an id table of 65,536 lines has
+
+Kind = Literal["none", "streets", "folder", "gta5", "synthia", "synscapes", "cityscapes", "crosscity"]
 
 
 def _size(name: str, size: tuple[int, int]) -> None:
@@ -29,7 +34,7 @@ def _size(name: str, size: tuple[int, int]) -> None:
 class DatasetConfig:
     """One data set of one domain."""
 
-    kind: Kind = "streets"
+    kind: Kind = "streets"  # "none": there is no such data set, which only the validation may be
     root: str = ""  # directory; $VARIABLES and ~ are expanded; relative to the current directory
     split: str = ""  # train | val; Cross-City: Train | Test; folder, gta5, synthia, synscapes: list file below root
     labelled: bool = True  # False: label files are never opened, listed or looked at
@@ -38,7 +43,11 @@ class DatasetConfig:
     labels: str = "labels"  # folder: label directory below root
     image_suffix: str = ""  # folder: end of an image's file name, such as _leftImg8bit.jpg; "" = any image file
     label_suffix: str = ""  # folder: replaces the image suffix in the label's file name; "" = .png
-    ids: str = ""  # label id -> train id: trainids | cityscapes | synthia, or a YAML file; "" = that of the kind
+
+    # Label id -> class: trainids | cityscapes | synthia, a YAML file of "id: train id", or with your own classes the
+    # name of one of their tables; "" = that of the kind, or the only one.
+    ids: str = ""
+
     translated: str = ""  # source: directory of its images in the target's style (CycleGAN ...), shown beside them
     city: str = ""  # crosscity: Rio, Rome, Taipei or Tokyo
     look: Literal["rendered", "camera"] = "rendered"  # streets: how the world is drawn
@@ -70,13 +79,13 @@ class Augment:
     def __post_init__(self) -> None:
         _size("crop", self.crop)
         low, high = self.scale
-        if not 0 < low <= high:
+        if not 0 < low <= high < float("inf"):
             raise ValueError(f"scale must be two factors 0 < low <= high, not {self.scale}")
         for name in ("flip", "greyscale", "blur"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a probability between 0 and 1, not {getattr(self, name)}")
         for name in ("brightness", "contrast", "saturation"):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
         if not 0 <= self.hue <= 0.5:
             raise ValueError(f"hue must lie between 0 and 0.5 turns, not {self.hue}")
@@ -86,18 +95,31 @@ class Augment:
 class DataConfig:
     """The three data sets of an adaptation task."""
 
-    classes: str = "common11"  # class set, see fastuda.data.classes
+    # Class set: a name (see fastuda.data.classes), or your own as a YAML file or, in a task file, the mapping itself.
+    classes: Annotated[str | dict[str, Any], tyro.conf.arg(constructor=str, metavar="NAME|FILE.yaml")] = "common11"
+
     source: DatasetConfig = DatasetConfig()
     target: DatasetConfig = DatasetConfig(labelled=False)
-    validation: DatasetConfig = DatasetConfig()
+    validation: DatasetConfig = DatasetConfig(kind="none")  # labelled images of the target; without them, no scores
     cache_mib: int = 512  # RAM for decoded images, MiB, shared by the data sets of a run
     workers: int = -1  # loading processes per data set; -1 = chosen by the machine, 0 = in the training process
 
     def __post_init__(self) -> None:
+        if isinstance(self.classes, str) and self.classes.endswith((".yaml", ".yml")):
+            # The run keeps the classes themselves, so that it can be used where this file is not.
+            object.__setattr__(self, "classes", load_yaml(os.path.expanduser(self.classes)))
         if self.cache_mib < 0:
             raise ValueError(f"cache_mib must not be negative, not {self.cache_mib}")
         if self.workers < -1:
             raise ValueError(f"workers must be -1 (automatic) or a number of processes, not {self.workers}")
+        for name in ("source", "target"):
+            if getattr(self, name).kind == "none":
+                raise ValueError(f"{name}.kind must name a data set: only the validation may be left out")
+        for name in ("source", "validation"):
+            if not getattr(self, name).labelled:
+                raise ValueError(
+                    f"{name}.labelled must be true: without labels it can neither be learnt from nor scored"
+                )
         for name in ("target", "validation"):
             if getattr(self, name).translated:
                 raise ValueError(f"{name}.translated must be empty: translated images are copies of the source's")
@@ -124,7 +146,7 @@ def from_dict(cls: type[T], mapping: Mapping[str, Any] | None, where: str, base:
     values: dict[str, Any] = {}
     for key, value in mapping.items():
         if key not in fields:
-            raise ValueError(f"{where}: unknown field '{key}'{_close(key, fields)}")
+            raise ValueError(f"{where}: unknown field '{key}'{close_name(key, fields)}")
         default = getattr(base, key) if base is not None else _default(fields[key])
         values[key] = _coerce(hints[key], value, f"{where}.{key}", default)
     missing = [name for name, f in fields.items() if base is None and name not in values and _default(f) is MISSING]
@@ -142,8 +164,9 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     Raises ValueError, with the file's name, for a missing or unreadable file, broken YAML or another top-level type.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        content = yaml.load(text, Loader=_UniqueKeyLoader)
+        check_regular(path)
+        text = Path(path).read_text(encoding="utf-8-sig")
+        content = yaml.load(text, Loader=_StrictLoader)
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
     except Exception as error:  # PyYAML raises whatever a wrong tag or depth makes of its constructors
@@ -171,16 +194,25 @@ def find_task(name_or_path: str | Path) -> Path:
         return found
     names = sorted(p.stem for p in packaged.glob("*.yaml"))
     raise ValueError(
-        f"there is no task '{name_or_path}'{_close(str(name_or_path), names)}; there are {', '.join(names)}"
+        f"there is no task '{name_or_path}'{close_name(str(name_or_path), names)}; there are {', '.join(names)}"
     )
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """PyYAML lets a repeated key silently win; here it is an error."""
+class _StrictLoader(yaml.SafeLoader):
+    """PyYAML lets a repeated key silently win, and aliases multiply without bound; here both are errors."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        # Each node is composed once, an alias only refers to it: what counts is how often nodes are reached.
+        node = super().compose_node(parent, index)
+        if parent is None:
+            _count_nodes(node, {})
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: list[Any] = []
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue  # "<<: *anchor" fills in what the mapping itself does not say
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
@@ -188,6 +220,21 @@ class _UniqueKeyLoader(yaml.SafeLoader):
                 )
             seen.append(key)
         return super().construct_mapping(node, deep)
+
+
+def _count_nodes(node: yaml.Node, known: dict[int, int]) -> int:
+    """Nodes below and with ``node``, those behind an alias counted each time; an error where they are too many."""
+    if id(node) in known:
+        return known[id(node)]
+    known[id(node)] = MOST_NODES  # of a node that lies in itself
+    parts = node.value if isinstance(node.value, list) else []
+    children = [child for part in parts for child in (part if isinstance(part, tuple) else (part,))]
+    known[id(node)] = 1 + sum(_count_nodes(child, known) for child in children)
+    if known[id(node)] > MOST_NODES:
+        raise yaml.constructor.ConstructorError(
+            None, None, f"its aliases unfold to more than {MOST_NODES:,} values", node.start_mark
+        )
+    return known[id(node)]
 
 
 @cache
@@ -201,7 +248,8 @@ def _default(item: dataclasses.Field) -> Any:
     return item.default
 
 
-def _close(key: Any, known: typing.Iterable[str]) -> str:
+def close_name(key: Any, known: typing.Iterable[str]) -> str:
+    """A hint at the known name that is closest to ``key``; "" where none is close."""
     close = get_close_matches(str(key), list(known), 1)
     return f" (did you mean '{close[0]}'?)" if close else ""
 
@@ -215,12 +263,14 @@ def _coerce(hint: Any, value: Any, where: str, default: Any = MISSING) -> Any:
     if origin is Literal:
         if value not in arguments or type(value) not in {type(a) for a in arguments}:
             choices = ", ".join(str(a) for a in arguments)
-            raise ValueError(f"{where}: '{value}' is none of {choices}{_close(value, map(str, arguments))}")
+            raise ValueError(f"{where}: '{value}' is none of {choices}{close_name(value, map(str, arguments))}")
         return value
     if origin in (typing.Union, types.UnionType):
         return _coerce_union(arguments, value, where, default)
     if origin is tuple:
         return _coerce_tuple(arguments, value, where)
+    if origin is dict and isinstance(value, Mapping):
+        return dict(value)
     return _coerce_plain(hint, value, where)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from fastuda.data.classes import ClassSet
 from fastuda.data.errors import DataError, SizeMismatch
-from fastuda.data.files import image_size, read_image, read_label_ids
+from fastuda.data.files import image_size, label_size, read_image, read_label_ids
 from fastuda.data.tables import IdTable
 
 
@@ -99,9 +99,9 @@ class FileDataset:
     def ids(self, index: int) -> np.ndarray:
         """(H, W) label ids as stored, before the table. Raises ValueError as ``label`` does."""
         path = self.label_path(index)
-        ids = read_label_ids(path)
-        self._check_size(index, path, ids.shape)
-        return ids
+        # The header's size first: a file of a few kilobytes can unpack to gigabytes.
+        self._check_size(index, path, label_size(path))
+        return read_label_ids(path, self._table.read)
 
     def to_classes(self, index: int, ids: np.ndarray) -> np.ndarray:
         """(H, W) uint8 class indices of the ids of image ``index``. Raises ValueError for an id outside the table."""

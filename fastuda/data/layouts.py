@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from fastuda._paths import check_regular
 from fastuda.data.config import DatasetConfig
 from fastuda.data.dataset import Entry
 from fastuda.data.errors import DataError, UnreadableFile
@@ -88,7 +89,7 @@ def folder(config: DatasetConfig, root: Path) -> list[Entry]:
     if not label_suffix.lower().endswith(IMAGE_SUFFIXES):
         label_suffix += ".png"
     if config.split:
-        named = ((stem, _find_image(images, stem, config.image_suffix)) for stem in _read_list(root / config.split))
+        named: Iterable[tuple[str, Path]] = _listed(config, root, images, config.image_suffix)
     else:
         paths = image_files(images, config.image_suffix, recursive=True)
         named = ((path.relative_to(images).as_posix(), path) for path in paths)
@@ -113,7 +114,7 @@ def _two_folders(config: DatasetConfig, root: Path, label_folder: str) -> list[E
     """The label has the name of the image; ``config.split`` may name a list file of stems or file names."""
     images, labels = existing_directory(image_directory(config, root)), root / label_folder
     if config.split:
-        paths: Iterable[Path] = (_find_image(images, line, "") for line in _read_list(root / config.split))
+        paths: Iterable[Path] = (path for _, path in _listed(config, root, images, ""))
     else:
         paths = image_files(images)
     entries = [Entry(p.stem, p, labels / f"{p.stem}.png" if config.labelled else None) for p in paths]
@@ -128,63 +129,106 @@ def existing_directory(path: Path) -> Path:
 
 
 def image_files(directory: Path, suffix: str = "", recursive: bool = False) -> list[Path]:
-    """The image files in a directory, sorted by name so that every machine sees the same order."""
+    """The image files in a directory, sorted by name so that every machine sees the same order.
+
+    Hidden files and directories are none.  Raises DataError for a directory that cannot be read.
+    """
     return sorted(
         (Path(p) for p in _walk(directory, recursive) if _is_image(p, suffix)), key=lambda path: path.as_posix()
     )
 
 
-def _walk(directory: str | Path, recursive: bool) -> Iterator[str]:
-    with os.scandir(directory) as items:
-        for item in items:
-            if item.is_dir():
-                if recursive:
-                    yield from _walk(item.path, recursive)
-            else:
-                yield item.path
+def _walk(directory: str | Path, recursive: bool, above: tuple[str, ...] = ()) -> Iterator[str]:
+    real = os.path.realpath(directory)
+    if real in above:
+        raise DataError(f"the directory {directory} is a symbolic link to one that it lies in")
+    try:
+        with os.scandir(directory) as items:
+            visible = [item for item in items if not item.name.startswith(".")]
+            inside = [item.path for item in visible if item.is_dir()]
+    except OSError as error:
+        raise DataError(f"the directory {directory} cannot be read: {error.strerror}") from None
+    yield from (item.path for item in visible if item.path not in inside)
+    if recursive:
+        for path in inside:
+            yield from _walk(path, recursive, (*above, real))
 
 
 def _is_image(name: str, suffix: str) -> bool:
     if suffix.lower().endswith(IMAGE_SUFFIXES):
-        return name.endswith(suffix)
+        return name.lower().endswith(suffix.lower())
     stem, extension = os.path.splitext(name)
     return extension.lower() in IMAGE_SUFFIXES and stem.endswith(suffix)
 
 
 def _stem(name: str, suffix: str) -> str:
     """The name without the image suffix; a split list may leave it out already."""
-    if suffix and name.endswith(suffix):
-        return name.removesuffix(suffix)
+    if suffix and name.lower().endswith(suffix.lower()):
+        return name[: -len(suffix)]
     stem, extension = os.path.splitext(name)
     return stem.removesuffix(suffix) if extension.lower() in IMAGE_SUFFIXES else name
 
 
-def _find_image(images: Path, line: str, suffix: str) -> Path:
-    if _is_image(line, suffix):
-        candidates = [line]
+def _listed(config: DatasetConfig, root: Path, images: Path, suffix: str) -> Iterator[tuple[str, Path]]:
+    """(name below ``images``, path) of each image that the split list names.
+
+    Raises DataError for a list that cannot be read, is empty or names one image twice, in whatever spellings.
+    """
+    path = root / config.split
+    lines: dict[str, str] = {}
+    in_directory: dict[Path, dict[str, str]] = {}
+    for line in _read_list(path):
+        name = os.path.normpath(line).replace(os.sep, "/")
+        image = _find_image(images, name, suffix, in_directory)
+        if first := lines.get(real := os.path.normcase(os.path.normpath(image))):
+            same = "" if first == line else f", as {first} and as {line}"
+            raise DataError(f"the split list {path} names {line} twice{same}")
+        lines[real] = line
+        yield image.relative_to(images).as_posix() if image.is_relative_to(images) else name, image
+
+
+def _find_image(images: Path, name: str, suffix: str, in_directory: dict[Path, dict[str, str]]) -> Path:
+    """The image of a list's line; its suffix may be left out, and be written in capitals on disk."""
+    if _is_image(name, suffix):
+        candidates = [name]
     elif suffix.lower().endswith(IMAGE_SUFFIXES):
-        candidates = [line + suffix]
+        candidates = [name + suffix]
     else:
-        candidates = [line + suffix + extension for extension in IMAGE_SUFFIXES]
+        candidates = [name + suffix + extension for extension in IMAGE_SUFFIXES]
     for candidate in candidates:
         if (images / candidate).is_file():
             return images / candidate
+    folder = (images / candidates[0]).parent
+    if folder not in in_directory:
+        found = os.listdir(folder) if folder.is_dir() else []
+        in_directory[folder] = {_lower_suffix(name): name for name in sorted(found)}
+    for candidate in candidates:
+        if real := in_directory[folder].get(_lower_suffix(os.path.basename(candidate))):
+            return folder / real
     raise UnreadableFile(f"the image {images / candidates[0]} of the split list does not exist")
+
+
+def _lower_suffix(name: str) -> str:
+    stem, extension = os.path.splitext(name)
+    return stem + extension.lower()
 
 
 def _read_list(path: Path) -> list[str]:
     try:
-        text = path.read_text(encoding="utf-8")
+        check_regular(path)
+        content = path.read_bytes()
+        # Editors of Windows open a text with a byte order mark, which is no part of the first name.
+        wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))
+        text = content.decode("utf-16" if wide else "utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not text"
+        reason = (
+            "it is not text" if isinstance(error, UnicodeDecodeError) else error.strerror or "it is no regular file"
+        )
         raise DataError(f"the split list {path} cannot be read: {reason}") from None
     lines = [line.strip() for line in text.splitlines()]
     lines = [line for line in lines if line and not line.startswith("#")]
     if not lines:
         raise DataError(f"the split list {path} is empty")
-    if len(set(lines)) != len(lines):
-        twice = next(line for i, line in enumerate(lines) if line in lines[:i])
-        raise DataError(f"the split list {path} names {twice} twice")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""Label id -> Cityscapes train id."""
+"""Label id -> class."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import numpy as np
 from fastuda.data.classes import IGNORE, TRAIN_ID_NAMES, ClassSet
 from fastuda.data.config import load_yaml
 from fastuda.data.errors import DataError, UnknownId
+from fastuda.data.files import Read
 
-_OUTSIDE = 254  # marks ids that a table does not know; no class set has so many classes
+_OUTSIDE = 254  # marks ids that a table does not name; no class set has so many classes
+IDS, COLOURS = 1 << 16, 1 << 24  # values that an id can have, and one made of a colour
 
 # fmt: off
 _CITYSCAPES = {7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12, 26: 13,
@@ -24,20 +26,30 @@ _SYNTHIA = {3: 0, 4: 1, 2: 2, 21: 3, 5: 4, 7: 5, 15: 6, 9: 7, 6: 8, 1: 10, 10: 1
 
 @dataclass(frozen=True)
 class IdTable:
-    """A named table from label ids (0..65535) to Cityscapes train ids (0..18, 255 = ignore).
+    """A named table from label ids (0..65535, or colours) to Cityscapes train ids (0..18, 255 = ignore).
 
-    255 belongs to every table. An id that stands in no table is an error of the data, never silently ignored.
+    255 belongs to every table of ids. An id that the table does not name is an error of the data, never silently
+    ignored.
+
+    read: what of a label file is the id, as ``read_label_ids`` takes it.
+    of_classes: the mapping leads to class indices and not to train ids.
+    others_void: every id that the mapping does not name is ignored.
     """
 
     name: str
     mapping: Mapping[int, int]
+    read: Read = "id"
+    of_classes: bool = False
+    others_void: bool = False
 
     def lut(self, classes: ClassSet) -> np.ndarray:
-        """(65536,) uint8: label id -> class index of ``classes``, 255 = ignore, 254 = not in the table."""
-        table = np.full(65536, _OUTSIDE, np.uint8)
-        table[IGNORE] = IGNORE
-        for label_id, train_id in self.mapping.items():
-            table[label_id] = classes.lut[train_id]
+        """(65536,) or, of colours, (2^24,) uint8: id -> class index of ``classes``, 255 = ignore, 254 = not named."""
+        size = COLOURS if self.read == "colour" else IDS
+        table = np.full(size, IGNORE if self.others_void else _OUTSIDE, np.uint8)
+        if size == IDS:
+            table[IGNORE] = IGNORE
+        for label_id, value in self.mapping.items():
+            table[label_id] = value if self.of_classes else classes.lut[value]
         return table
 
     def apply(self, lut: np.ndarray, ids: np.ndarray, path: Path) -> np.ndarray:
@@ -46,10 +58,9 @@ class IdTable:
         Raises UnknownId for an id outside the table.
         """
         if ids.dtype not in (np.uint8, np.uint16):
-            outside = (ids < 0) | (ids > 65535)
+            outside = (ids < 0) | (ids >= len(lut))
             if outside.any():
                 raise self._unknown(ids[outside], path)
-            ids = ids.astype(np.uint16)
         indices = lut[:256][ids] if ids.dtype == np.uint8 else lut[ids]
         outside = indices == _OUTSIDE
         if outside.any():
@@ -57,12 +68,29 @@ class IdTable:
         return indices
 
     def _unknown(self, ids: np.ndarray, path: Path) -> UnknownId:
-        found = [str(i) for i in np.unique(ids)]
-        plural = "s" if len(found) > 1 else ""
-        shown = ", ".join(found[:8]) + (" ..." if len(found) > 8 else "")
+        found = np.unique(ids).tolist()
+        what, shown = "id", [str(i) for i in found[:8]]
+        if self.read == "colour":
+            what, shown = "colour", [str([i >> 16, i >> 8 & 255, i & 255]) for i in found[:8]]
+        plural, more = "s" if len(found) > 1 else "", " ..." if len(found) > 8 else ""
         return UnknownId(
-            f"the label {path} holds the id{plural} {shown}, which the id table '{self.name}' does not know"
+            f"the label {path} holds the {what}{plural} {', '.join(shown)}{more}, "
+            f"which the id table '{self.name}' does not name"
         )
+
+
+def own_table(name: str, classes: ClassSet) -> IdTable:
+    """The table of a user's own classes that a data set's field ``ids`` names; "" chooses the only one.
+
+    Raises DataError where there is none of that name.
+    """
+    if not name and len(classes.tables) == 1:
+        return next(iter(classes.tables.values()))
+    if name in classes.tables:
+        return classes.tables[name]
+    there = f"there are {', '.join(classes.tables)}" if classes.tables else "they have no section 'ids'"
+    asked = f"no id table '{name}'" if name else "more than one id table or none, and the field 'ids' names none"
+    raise DataError(f"the own classes have {asked}: {there}")
 
 
 def id_table(name: str, root: Path) -> IdTable:
@@ -72,7 +100,7 @@ def id_table(name: str, root: Path) -> IdTable:
     """
     if name == "trainids":
         return IdTable(name, {i: i for i in range(len(TRAIN_ID_NAMES))})
-    if name == "cityscapes":  # GTA5 and Cityscapes know ids 0..34; those that train nothing are ignored
+    if name == "cityscapes":  # GTA5 and Cityscapes have ids 0..34; those that train nothing are ignored
         return IdTable(name, {i: _CITYSCAPES.get(i, IGNORE) for i in range(35)})
     if name == "synthia":  # 0..22: void, ..., lane marking
         return IdTable(name, {i: _SYNTHIA.get(i, IGNORE) for i in range(23)})

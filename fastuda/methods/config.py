@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from fastuda.data.config import Augment
+from fastuda.methods.bounds import check_bounds
 from fastuda.models.config import ModelConfig
 
 Norm = Literal["same", "trained", "frozen"]
@@ -20,6 +21,9 @@ class OptimiserConfig:
     weight_decay: float = 1e-4
     classifier_factor: float = 10.0  # learning rate of the classifier over that of the backbone
 
+    def __post_init__(self) -> None:
+        check_bounds(self, momentum="share", weight_decay="not negative", classifier_factor="not negative")
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -30,6 +34,16 @@ class Schedule:
     horizon: float = 1.0  # iterations at which the polynomial schedule would reach 0, over ``iterations``
     ramp: int = 0  # iterations of linear increase before the polynomial decay is felt in full
     batch: int = 4  # images of each domain a step
+
+    def __post_init__(self) -> None:
+        check_bounds(
+            self,
+            iterations="not negative",
+            learning_rate="not negative",
+            horizon="at least 1",
+            ramp="not negative",
+            batch="at least 1",
+        )
 
 
 @dataclass(frozen=True)
@@ -50,6 +64,9 @@ class WarmUpConfig:
     lovasz: float = 0.75  # weight λ_lov, used in every stage that sees source labels
     lovasz_at: Literal["label", "logits"] = "label"  # resolution; "logits" is cheaper where they have a small stride
 
+    def __post_init__(self) -> None:
+        check_bounds(self, lovasz="not negative")
+
 
 @dataclass(frozen=True)
 class Looks:
@@ -57,6 +74,9 @@ class Looks:
 
     flip: bool = False  # the image and its mirror image
     scales: tuple[float, ...] = (1.0,)  # over these sizes of the image
+
+    def __post_init__(self) -> None:
+        check_bounds(self, scales="positive")
 
 
 @dataclass(frozen=True)
@@ -70,6 +90,10 @@ class SelfTrainingConfig(Looks):
     source: bool = False  # keep the supervised source loss beside the pseudo labels (the paper: target only)
     restart: bool = False  # from the initial weights instead of the adapted ones (released)
     norm: Norm = "same"  # batch norm's mode in this stage
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_bounds(self, rounds="at least 1", quantile="share", threshold_cap="share")
 
 
 @dataclass(frozen=True)
@@ -90,6 +114,9 @@ class SDCAConfig:
     norm: Norm = "same"  # batch norm's mode from here on; "trained" shares one set of statistics between the domains
     self_training: SelfTrainingConfig = SelfTrainingConfig()
 
+    def __post_init__(self) -> None:
+        check_bounds(self, temperature="positive", features="not negative", outputs="not negative", confidence="share")
+
 
 @dataclass(frozen=True)
 class AdversarialConfig:
@@ -103,6 +130,9 @@ class AdversarialConfig:
     learning_rate: float = 1e-4  # of the discriminator, which Adam trains
     width: int = 64  # channels of its first convolution
     depth: int = 4  # its convolutions, each of stride 2
+
+    def __post_init__(self) -> None:
+        check_bounds(self, weight="not negative", learning_rate="not negative", width="at least 1", depth="at least 1")
 
 
 @dataclass(frozen=True)
@@ -122,6 +152,9 @@ class SPCLConfig:
     norm: Norm = "same"  # batch norm's mode in the contrast stage
     self_training: SelfTrainingConfig = SelfTrainingConfig(threshold_cap=0.9)
 
+    def __post_init__(self) -> None:
+        check_bounds(self, keep="share", temperature="positive", weight="not negative", confidence_cap="share")
+
 
 @dataclass(frozen=True)
 class Portions:
@@ -132,6 +165,9 @@ class Portions:
     portion_most: float = 0.5
     threshold_cap: float = 1.0  # upper bound of the thresholds k_c; below 1, sure classes are labelled almost whole
     balanced: bool = True  # p of each class's pixels (CBST); False: of all pixels, whatever their classes (ablation)
+
+    def __post_init__(self) -> None:
+        check_bounds(self, portion="share", portion_step="share", portion_most="share", threshold_cap="share")
 
 
 @dataclass(frozen=True)
@@ -154,10 +190,31 @@ class DRSLConfig(Looks, Portions):
     classification: float = 0.1  # weight η
     consistency: float = 0.1  # weight γ, of drsl+ alone
     triplets: int = 1024  # N_e: target embeddings a step that look for partners
+
     # The swap stands in for translated images: 0 is what one sets where data.source.translated gives them.
     style: float = 0.5  # share of source images shown in the target's low frequencies (FDA); 0 = none
+
     style_beta: float = 0.01  # half side of the swapped square over the image's shorter side
     norm: Norm = "same"  # batch norm's mode in the rounds
+
+    def __post_init__(self) -> None:
+        Looks.__post_init__(self)
+        Portions.__post_init__(self)
+        check_bounds(
+            self,
+            rounds="at least 1",
+            channels="at least 1",
+            modes="at least 1",
+            per_class="at least 1",
+            sigma2="positive",
+            margin="not negative",
+            embedding="not negative",
+            classification="not negative",
+            consistency="not negative",
+            triplets="at least 1",
+            style="share",
+            style_beta="half",
+        )
 
 
 @dataclass(frozen=True)
@@ -178,6 +235,19 @@ class MLSLConfig(Portions):
     head_width: int = 2048  # channels of the image-level head
     least_share: float = 0.05  # η: a class shows if it covers more than this part of its mean share on the source
     norm: Norm = "same"  # batch norm's mode in the rounds
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_bounds(
+            self,
+            rounds="at least 1",
+            patches="not negative",
+            patch="at least 1",
+            patch_batch="at least 1",
+            presence="not negative",
+            head_width="at least 1",
+            least_share="share",
+        )
 
 
 @dataclass(frozen=True)
@@ -202,9 +272,11 @@ class CPSLConfig:
     reverse_cross_entropy: float = 0.0  # and of its reverse (released: 1; symmetric cross entropy, Wang et al. 2019)
     self_label: float = 0.1  # weight λ_1
     consistency: float = 5.0  # weight λ_2
+
     # What weak and strong view agree in: predictions, KL both ways (Eq. 13), or assignments to prototypes, the strong
     # view's following the weak one's (released).
     regularise: Literal["predictions", "assignments"] = "predictions"
+
     strong: Augment = Augment(brightness=0.5, contrast=0.5, saturation=0.5, hue=0.2, greyscale=0.2, blur=0.5)
     random_operations: int = 2  # of RandAugment
     cut_mix: float = 0.25  # share of the image that comes from another; 0 = none
@@ -214,6 +286,28 @@ class CPSLConfig:
     distil: float = 1.0  # weight of the teacher's divergence
     norm: Norm = "same"  # batch norm's mode from the self-labelling on
 
+    def __post_init__(self) -> None:
+        check_bounds(
+            self,
+            head_factor="not negative",
+            momentum="share",
+            samples="at least 1",
+            bank="not negative",
+            temperature="positive",
+            epsilon="positive",
+            iterations="at least 1",
+            share_keep="share",
+            cross_entropy="not negative",
+            reverse_cross_entropy="not negative",
+            self_label="not negative",
+            consistency="not negative",
+            random_operations="not negative",
+            cut_mix="share",
+            cut_out="share",
+            distillations="not negative",
+            distil="not negative",
+        )
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -221,6 +315,7 @@ class Recipe:
 
     # oracle: supervised on the target's labels, the upper bound
     method: Literal["source", "oracle", "sdca", "spcl", "cpsl", "mlsl", "drsl", "drsl+"] = "sdca"
+
     preset: Literal["paper", "released"] = "paper"
     model: ModelConfig = field(default_factory=ModelConfig)
     optimiser: OptimiserConfig = OptimiserConfig()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -12,19 +12,12 @@ from torch import Tensor, nn
 from fastuda.ops._checks import LABEL_DTYPES
 from fastuda.ops.confusion_matrix import confusion_matrix
 
-# Cityscapes train ids of the means that the literature reports beside mIoU (SYNTHIA's 16 and 13, the rare classes).
-SUBSETS = {
-    "miou16": (0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 15, 17, 18),
-    "miou13": (0, 1, 2, 6, 7, 8, 10, 11, 12, 13, 15, 17, 18),
-    "tail": (3, 4, 6, 7, 9, 12, 14, 15, 16, 17, 18),
-}
-
 
 class Classes(Protocol):
-    """What ``scores`` reads of a class set: names and Cityscapes train ids by class index."""
+    """What ``scores`` reads of a class set: names by class index, and groups of names that are averaged apart."""
 
     names: Sequence[str]
-    train_ids: Sequence[int]
+    groups: Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -32,9 +25,9 @@ class Scores:
     """Scores of a data set, fractions in 0..1.
 
     iou: by class name; None for a class that occurs neither in truth nor in prediction.
-    miou: mean IoU over the classes that occur in the truth.
+    miou: mean of ``iou`` over the classes that have one, as cityscapesScripts, torchmetrics and mmsegmentation take it.
     accuracy: share of pixels that are right; mean_accuracy: mean over the classes of the truth of that share (MPA).
-    subsets: mean IoU over named parts of the class set, like ``miou`` over those that occur; None where none does.
+    subsets: mean IoU over named parts of the class set, like ``miou`` over those that have one; None where none has.
     """
 
     iou: dict[str, float | None]
@@ -50,7 +43,9 @@ class Scores:
 
 
 class ConfusionMatrix(nn.Module):
-    """Counts of (truth, prediction) pairs: buffer ``matrix`` int64 (K, K), rows = truth; ranks merge by adding.
+    """Counts of (truth, prediction) pairs: buffer ``matrix`` int64 (K, K + 1), rows = truth; ranks merge by adding.
+
+    The last column counts the pixels of each class whose prediction is no class.
 
     Raises ValueError for fewer than one class.
     """
@@ -60,21 +55,21 @@ class ConfusionMatrix(nn.Module):
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
         self.num_classes = num_classes
-        self.register_buffer("matrix", torch.zeros(num_classes, num_classes, dtype=torch.int64))
+        self.register_buffer("matrix", torch.zeros(num_classes, num_classes + 1, dtype=torch.int64))
 
     @torch.no_grad()
     def update(self, prediction: Tensor, truth: Tensor) -> None:
         """Count the pixels of ``prediction`` and ``truth``: class indices of one shape, any integer dtypes.
 
-        Pixels whose truth (255, ...) or prediction is outside 0..K-1 are left out.  No host synchronisation.
+        Pixels whose truth is outside 0..K-1 (255, ...) are left out; a prediction outside 0..K-1 is a miss of the
+        true class and of no other.  No host synchronisation.
         Raises ValueError if the shapes differ.
         """
         if prediction.shape != truth.shape:
             raise ValueError(
                 f"prediction and truth must have one shape, got {tuple(prediction.shape)} and {tuple(truth.shape)}"
             )
-        prediction, truth = (t if t.dtype in LABEL_DTYPES else t.long() for t in (prediction, truth))
-        self.matrix += confusion_matrix(prediction, truth, self.num_classes)
+        self.matrix += count_pairs(prediction, truth, self.num_classes)
 
     def reset(self) -> None:
         self.matrix.zero_()
@@ -82,32 +77,38 @@ class ConfusionMatrix(nn.Module):
     def scores(self, classes: Classes) -> Scores:
         """The scores so far (waits for the device once).
 
-        ``subsets`` holds "miou16", "miou13" and "tail" where the class set has all their classes and others.
+        ``subsets`` holds the class set's groups: "miou16", "miou13" and "tail" of Cityscapes', or a user's own.
         Raises ValueError if the class set has another number of classes or no labelled pixel was counted.
         """
         if len(classes.names) != self.num_classes:
             raise ValueError(f"the class set has {len(classes.names)} classes, the matrix {self.num_classes}")
-        matrix = self.matrix.cpu().double()
+        matrix, names = self.matrix.cpu().double(), list(classes.names)
         right, truth = matrix.diagonal(), matrix.sum(1)
         if not truth.any():
             raise ValueError("no labelled pixel was counted, so there is nothing to score")
-        union = truth + matrix.sum(0) - right
+        union = truth + matrix[:, : self.num_classes].sum(0) - right
         iou = (right / union).tolist()
-        occurs = (truth > 0).tolist()
+        occurs = (union > 0).tolist()
 
         def mean(indices: Sequence[int]) -> float | None:
             values = [iou[k] for k in indices if occurs[k]]
             return sum(values) / len(values) if values else None
 
-        index = {train_id: k for k, train_id in enumerate(classes.train_ids)}
         return Scores(
-            iou={name: iou[k] if union[k] > 0 else None for k, name in enumerate(classes.names)},
+            iou={name: iou[k] if occurs[k] else None for k, name in enumerate(names)},
             miou=mean(range(self.num_classes)),
             accuracy=(right.sum() / truth.sum()).item(),
             mean_accuracy=(right / truth)[truth > 0].mean().item(),
-            subsets={
-                name: mean([index[i] for i in train_ids])
-                for name, train_ids in SUBSETS.items()
-                if set(train_ids) < set(index)
-            },
+            subsets={group: mean([names.index(name) for name in members]) for group, members in classes.groups.items()},
         )
+
+
+def count_pairs(prediction: Tensor, truth: Tensor, num_classes: int) -> Tensor:
+    """int64 (K, K + 1): pixels by true class and by prediction, which is in the last column where it is no class.
+
+    prediction, truth: any integers (or bool) of one shape; pixels whose truth is outside 0..K-1 are left out.
+    """
+    prediction, truth = (t if t.dtype in LABEL_DTYPES else t.long() for t in (prediction, truth))
+    column = prediction.where((prediction >= 0) & (prediction < num_classes), num_classes)
+    # A true label of K is no class either: its row is the one that is left out.
+    return confusion_matrix(column, truth, num_classes + 1)[:num_classes]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastuda.metrics.confusion import Classes, ConfusionMatrix, Scores
+from fastuda.metrics.confusion import Classes, ConfusionMatrix, Scores, count_pairs
 from fastuda.ops._checks import LABEL_DTYPES
 from fastuda.ops.confusion_matrix import confusion_matrix
 from fastuda.ops.pseudo_labels import MOST_CLASSES
@@ -107,10 +107,7 @@ class PseudoLabelScores(nn.Module):
             raise ValueError(
                 f"labels and truth must have one shape, got {tuple(labels.shape)} and {tuple(truth.shape)}"
             )
-        classes, labels, truth = self.num_classes, _integers(labels), _integers(truth)
-        column = labels.where((labels >= 0) & (labels < classes), classes)
-        # A true label of K is none either: its row is the one that is left out.
-        self.matrix += confusion_matrix(column, truth, classes + 1)[:classes]
+        self.matrix += count_pairs(_integers(labels), _integers(truth), self.num_classes)
 
     def quality(self, classes: Classes) -> PseudoLabelQuality:
         """The quality so far (waits for the device).
@@ -121,10 +118,10 @@ class PseudoLabelScores(nn.Module):
         if len(names) != self.num_classes:
             raise ValueError(f"the class set has {len(names)} classes, the matrix {self.num_classes}")
         kept, truth = ConfusionMatrix(self.num_classes), matrix.sum(1)
-        kept.matrix.copy_(matrix[:, :-1])
+        kept.matrix[:, :-1] = matrix[:, :-1]
         if not truth.any():
             raise ValueError("no labelled pixel was counted, so there is nothing to score")
-        right, labelled = kept.matrix.diagonal().double(), kept.matrix.sum(0)
+        right, labelled = kept.matrix.diagonal().double(), kept.matrix[:, :-1].sum(0)
         of_all = right / (truth + labelled - right)
         coverage = kept.matrix.sum(1).double() / truth
         some = bool(labelled.any())

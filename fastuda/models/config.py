@@ -14,19 +14,26 @@ class ModelConfig:
     name: Literal["unet", "deeplab_resnet18", "deeplab_resnet50", "deeplab_resnet101", "deeplab_vgg16", "resnet38"] = (
         "unet"
     )
+
     # Factor on every channel count; results are rounded to multiples of 8.
     width: float = 1.0
+
     # How batch norm treats the domains: one running set for both, never updated, or one set a domain.
     norm: Literal["trained", "frozen", "per_domain"] = "per_domain"
+
     # Path of a checkpoint to start from (torchvision, SDCA, SPCL, CPSL, ProDA, AdaptSegNet or our own); "" = none.
     weights: str = ""
+
     # Family whose ResNet graph is built; the released checkpoints of a family need its own.
     graph: Literal["torchvision", "sdca", "cpsl"] = "torchvision"
+
     # What follows a DeepLab's backbone. "aspp": DeepLab-v2's pyramid straight to the classes; "aspp_se": CPSL's and
     # ProDA's released one, whose 256 channels are then the features; "aspp_se_norm": with a batch norm before it, as
     # their distilled students have.
     decoder: Literal["aspp", "aspp_se", "aspp_se_norm"] = "aspp"
+
     # Store weights as NHWC, the fast layout of convolutions.
     channels_last: bool = True
+
     # Recompute activations in backward: about a third more time, a fraction of the memory.
     checkpointing: bool = False

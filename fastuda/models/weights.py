@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,17 @@ from fastuda.models.norm import batch_norms, copy_source_statistics
 Family = Literal["bare", "sdca", "cpsl", "adaptsegnet"]
 
 MIN_SHARE = 0.9
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# ProDA's and CPSL's checkpoints keep a best score as a NumPy number beside the weights, of NumPy 1 and 2 by now.
+_NUMPY_SCALARS = [
+    np.dtype,
+    np.float64,
+    np.float32,
+    np.int64,
+    *(type(np.dtype(kind)) for kind in ("f8", "f4", "i8")),
+    (np.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"),
+    (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),
+]
 GRAPH = ("name", "width", "graph", "decoder")  # settings of a network that its weights are of no use without
 _PREFIXES = ("module.", "Scale.", "backbone.", "feature_extractor.")
 _IMAGENET_HEAD = re.compile(r"(fc|classifier\.\d+)\.(weight|bias)")
@@ -85,8 +97,7 @@ def load_weights(model: nn.Module, path: str | Path) -> Report:
     if report.share < MIN_SHARE:
         raise ValueError(_refusal(path, report, backbone, len(matched)))
     for key, value in fit.items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
-            raise ValueError(f"{path} holds non-finite numbers in {key}")
+        _check_numbers(path, key, value, own[key])
     for key, value in fit.items():
         own[key].copy_(value)
     for name, layer in batch_norms(model).items():
@@ -97,16 +108,35 @@ def load_weights(model: nn.Module, path: str | Path) -> Report:
 
 def _read(path: Path) -> tuple[object, dict[str, Any]]:
     """What the file holds, and what it says of its network."""
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"weights file {path} does not exist")
+    if not path.is_file():
+        raise ValueError(f"{path} cannot be read as weights: it is not a regular file")
     try:
         if path.suffix == ".safetensors":
             with safetensors.safe_open(path, framework="pt") as file:
                 return {key: file.get_tensor(key) for key in file.keys()}, _network(file.metadata())
-        return torch.load(path, map_location="cpu", weights_only=True), {}
+        with torch.serialization.safe_globals(_NUMPY_SCALARS):
+            return torch.load(path, map_location="cpu", weights_only=True), {}
     except Exception as error:  # torch.load raises whatever a broken file makes of the unpickler
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if type(error).__name__ == "UnpicklingError":
+            # torch's own words advise to switch the check off, which would run whatever the file says.
+            reason = (
+                "it is damaged, or holds objects that are no tensors and could execute code; "
+                "save its state dict alone, best as safetensors"
+            )
         raise ValueError(f"{path} cannot be read as weights: {reason}") from error
+
+
+def _check_numbers(path: Path, key: str, value: Tensor, own: Tensor) -> None:
+    """ValueError unless the tensor is made of plain finite numbers of its place's kind."""
+    if value.is_meta or value.layout != torch.strided or value.is_quantized:
+        raise ValueError(f"{path} holds no plain numbers in {key}, but a tensor that is sparse, quantized or empty")
+    if own.is_floating_point() and value.dtype not in _FLOATS:
+        raise ValueError(f"{path} holds {value.dtype} numbers in {key}, not float16, bfloat16, float32 or float64")
+    if value.is_floating_point() and not torch.isfinite(value).all():
+        raise ValueError(f"{path} holds non-finite numbers in {key}")
 
 
 def _network(metadata: Mapping[str, str] | None) -> dict[str, Any]:

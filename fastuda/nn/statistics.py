@@ -15,8 +15,10 @@ class ClassStatistics(nn.Module):
 
     Buffers (so the state dict holds them): ``count`` int64 (K,), ``mean`` float32 (K, A) and ``m2`` float32, the sum of
     squared deviations, (K, A) for "diag" or (K, A, A) for "full"; None keeps no m2.  Classes that were never seen hold
-    zeros.  Streaming: whatever the number of pixels, an update holds one more set of the buffers (the batch's moments),
-    two blocks (K, A) and what ``class_moments`` needs for the batch.
+    zeros.  ``.double()`` makes them float64, ``.half()`` leaves them as they are.
+
+    Streaming: whatever the number of pixels, an update holds one more set of the buffers (the batch's moments), two
+    blocks (K, A) and what ``class_moments`` needs for the batch.
 
     Raises ValueError for sizes below 1 or an unknown kind.
     """
@@ -33,6 +35,17 @@ class ClassStatistics(nn.Module):
         self.register_buffer("count", torch.zeros(num_classes, dtype=torch.int64))
         self.register_buffer("mean", torch.zeros(num_classes, channels))
         self.register_buffer("m2", None if covariance is None else torch.zeros(shape))
+
+    def _apply(self, fn, recurse: bool = True) -> ClassStatistics:
+        """Where a model is moved or converted its statistics follow, but sums over pixels do not fit 16 bits."""
+        precise = {name: buffer.dtype for name, buffer in self.named_buffers() if buffer.is_floating_point()}
+        kept = {name: getattr(self, name) for name in precise}
+        super()._apply(fn, recurse)
+        for name, dtype in precise.items():
+            now = getattr(self, name)
+            if now.dtype.itemsize < 4:
+                setattr(self, name, kept[name].to(now.device, dtype))
+        return self
 
     @torch.no_grad()
     def update(
@@ -87,10 +100,10 @@ class ClassStatistics(nn.Module):
         if self.kind is not None:
             between = self.count * share
             step = moments.mean.to(self.mean.dtype) - self.mean
-            self.m2 += moments.m2
+            self.m2 += moments.m2.to(self.m2.dtype)
             _add_squares(self.m2, between, step)
         # A new tensor, not in place: a loss that still waits for its backward keeps the mean it was computed with.
-        self.mean = torch.lerp(self.mean, moments.mean.to(self.mean.dtype), share.unsqueeze(1))
+        self.mean = torch.lerp(self.mean, moments.mean.to(self.mean.dtype), share.to(self.mean.dtype).unsqueeze(1))
         self.count = count
 
     @torch.no_grad()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastuda.ops.aggregate_patches import aggregate_patches
+from fastuda.ops.pseudo_labels import PseudoLabels
 
 Size = tuple[int, int]
 
@@ -34,8 +35,8 @@ def window_offsets(size: Size, window: Size, overlap: float = 1 / 3) -> Tensor:
 @torch.no_grad()
 def windowed_labels(
     predict: Callable[[Tensor], Tensor], images: Tensor, size: Size, window: Size, overlap: float = 1 / 3
-) -> Tensor:
-    """Labels, uint8 (N, *size), by the mean softmax of overlapping windows of ``images`` (N, 3, H, W).
+) -> PseudoLabels:
+    """Labels, uint8 (N, *size), and confidences by the mean softmax of overlapping windows of ``images`` (N, 3, H, W).
 
     predict: logits (N, K, h, w) of a window of images, of one size for all windows.
     size: may differ from H x W; the windows are then placed to scale.
@@ -53,4 +54,5 @@ def windowed_labels(
     scaled = offsets * torch.tensor(size) // torch.tensor([height, width])
     patch = -(-window[0] * size[0] // height), -(-window[1] * size[1] // width)
     places = scaled.to(images.device).expand(len(images), -1, -1)
-    return aggregate_patches(scores, places, size, stride=1, patch=patch).label
+    votes = aggregate_patches(scores, places, size, stride=1, patch=patch)
+    return PseudoLabels(votes.label, votes.confidence)

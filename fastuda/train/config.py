@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -13,7 +13,7 @@ import tyro
 
 from fastuda.data.config import DataConfig, find_task, from_dict, load_yaml
 from fastuda.methods import METHODS
-from fastuda.methods.config import Recipe, Schedule
+from fastuda.methods.config import Recipe
 from fastuda.methods.presets import preset
 
 
@@ -26,13 +26,17 @@ class Config(Recipe):
     seed: int = 0
     amp: bool = False  # mixed precision: bf16 where the machine computes it, fp16 with a loss scale on older GPUs
     pass_batch: int = 4  # images at a time in passes without gradient (statistics, pseudo labels)
+
     # Batches whose gradients are averaged before a step: the large batch's gradient where each has as many valid pixels
     # and no term looks at a batch as a whole, as batch norm, Lovász, moving statistics and a batch's medians do.
     accumulate: int = 1
+
     # Settings for a card of so many GiB, of the same effective batch (fastuda/train/memory_bundle.py); "" = none.
     memory: Literal["", "8g", "11g", "16g", "24g"] = ""
+
     # Networks by torch.compile, other in rounding: "reduce-overhead" runs them as CUDA graphs; "" = as they are.
     compile: Literal["", "default", "reduce-overhead"] = ""
+
     device: Literal["auto", "cpu", "cuda"] = "auto"
     work_dir: str = ""  # results; "" = a new directory under runs/
     resume: bool = False  # continue the run that work_dir holds, bit for bit
@@ -45,27 +49,15 @@ class Config(Recipe):
         for name in ("accumulate", "pass_batch", "log_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name, schedule in _schedules(self):
-            if schedule.iterations < 0 or schedule.batch < 1 or schedule.learning_rate < 0 or schedule.horizon < 1:
-                raise ValueError(
-                    f"{name} needs iterations >= 0, batch >= 1, learning_rate >= 0 and horizon >= 1, not {schedule}"
-                )
+        for name in ("seed", "predictions"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
 
 
 RUNTIME_FIELDS = frozenset(
     {"work_dir", "resume", "log_every", "checkpoint_every", "predictions", "tensorboard", "device", "compile"}
 )
 """Fields that may change when a run is resumed: they do not decide what is learnt."""
-
-
-def _schedules(config, prefix: str = "") -> Iterator[tuple[str, Schedule]]:
-    """Every schedule of a configuration, with its dotted name."""
-    for item in dataclasses.fields(config):
-        value, name = getattr(config, item.name), prefix + item.name
-        if isinstance(value, Schedule):
-            yield name, value
-        elif dataclasses.is_dataclass(value):
-            yield from _schedules(value, f"{name}.")
 
 
 def parse(arguments: Sequence[str] | None = None) -> Config:
@@ -75,8 +67,8 @@ def parse(arguments: Sequence[str] | None = None) -> Config:
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--task", default=Config.task)
-    first.add_argument("--method", default=Config.method)
-    first.add_argument("--preset", default=Config.preset)
+    first.add_argument("--method")
+    first.add_argument("--preset")
     first.add_argument("--work-dir", "--work_dir", default="")
     first.add_argument("--resume", action="store_true")
     known, _ = first.parse_known_args(arguments)
@@ -94,16 +86,21 @@ def parse(arguments: Sequence[str] | None = None) -> Config:
     )
 
 
-def task_config(task: str, method: str = Config.method, preset_name: str = Config.preset) -> Config:
+def task_config(task: str, method: str | None = None, preset_name: str | None = None) -> Config:
     """The configuration of a task before the command line's changes.
 
-    Raises ValueError for an unknown task, preset, key or value, naming the file and the key.
+    method, preset_name: None takes what the task file says, or the defaults.  Raises ValueError for an unknown task,
+    preset, key or value, naming the file and the key.
     """
-    if method not in METHODS:
+    if method is not None and method not in METHODS:
         raise ValueError(f"--method '{method}' is not one of {', '.join(METHODS)}")
     path = find_task(task)
+    content = load_yaml(path)
+    # The preset of the method comes below the rest of the file, so both are read from it first.
+    chosen = from_dict(Config, {key: content[key] for key in ("method", "preset") if key in content}, str(path))
+    method, preset_name = method or chosen.method, preset_name or chosen.preset
     base = from_dict(Config, preset(preset_name, method), f"preset {preset_name}", base=Config())
-    config = from_dict(Config, load_yaml(path), str(path), base=base)
+    config = from_dict(Config, content, str(path), base=base)
     return dataclasses.replace(config, task=task, method=method, preset=preset_name)
 
 

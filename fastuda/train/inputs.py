@@ -40,10 +40,31 @@ class Inputs:
         self.datasets, self.caches = {}, {}
         for name in (*DOMAINS, "validation"):
             wanted = getattr(data, name)
+            if wanted.kind == "none":
+                continue
             if name == "source" and config.method == "oracle":
                 wanted = replace(data.target, labelled=True)
             self.datasets[name] = build_dataset(wanted, self.classes)
             self.caches[name] = ImageCache(self.datasets[name], wanted.size, data.cache_mib / 3)
+
+        if self.validated:
+            self._check_validation()
+
+    @property
+    def validated(self) -> bool:
+        """Whether there is a labelled validation split to score predictions on."""
+        return "validation" in self.datasets
+
+    def _check_validation(self) -> None:
+        """DataError unless some pixel of the validation split is labelled; ends at the first image that has one."""
+        dataset = self.datasets["validation"]
+        for index in range(len(dataset)):
+            if (dataset.label(index) != IGNORE).any():
+                return
+        raise DataError(
+            f"all pixels of the {len(dataset)} validation labels are ignored, such as those of {dataset.name(0)}: "
+            "data.validation.ids does not fit them"
+        )
 
     def loaders(self, stage: Stage, number: int, start: int) -> tuple[Iterator[Batch] | None, Iterator[Batch] | None]:
         """Source and target batches of a stage from iteration ``start`` on; None for a domain it does not look at."""
@@ -112,6 +133,9 @@ class Inputs:
         return images.contiguous(memory_format=torch.channels_last) if self.config.model.channels_last else images
 
     def validation_stream(self) -> EvalStream:
+        """Images and labels of the validation split. Raises DataError where the task has none."""
+        if not self.validated:
+            raise DataError("the task has no validation data set, so there is nothing to score: set data.validation")
         return EvalStream(self.datasets["validation"], self.caches["validation"].size, self.caches["validation"])
 
     def save_pseudo_labels(self, index: int, labels: np.ndarray) -> None:

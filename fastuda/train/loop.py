@@ -75,6 +75,7 @@ def train(config: Config, console: Console | None = None) -> Result:
             f"{f' x {world()}' if world() > 1 else ''}, {run.precision.reason}, results in {work_dir}",
             soft_wrap=True,
             highlight=False,
+            markup=False,
         )
         stages = run.method.stages()
         while run.position.stage < len(stages):
@@ -264,15 +265,17 @@ class Run:
             )
 
     def evaluate(self, name: str) -> None:
-        """Add a row of scores on the target's validation split."""
+        """Add a row of scores on the target's validation split, if there is one."""
         inputs = self.inputs
+        if not inputs.validated:
+            return
         scores = evaluate(
             self.method, inputs.validation_stream(), inputs.classes, self.device, self.precision, self.leave_if_asked
         )
         row = {"name": name, **scores.row()}
         self.position.rows = [r for r in self.position.rows if r["name"] != name] + [row]
         self.log.write("evaluation", row)
-        self.console.print(f"{name}: mIoU {row['miou']:.2%}", highlight=False)
+        self.console.print(f"{name}: mIoU {row['miou']:.2%}", highlight=False, markup=False)
 
     def save(self, optimisers: dict[str, Any] | None = None) -> None:
         self.position.seconds = time.monotonic() - self.clock
@@ -301,11 +304,16 @@ class Run:
             write_json(self.work_dir / "result.json", asdict(result))
             self.save_predictions(config.predictions)
         self.log.close()
-        self.console.print(iou_table(result.stages))
+        if result.stages:
+            self.console.print(iou_table(result.stages))
+        else:
+            self.console.print("no validation labels, so no scores: the last weights are the result", highlight=False)
         return result
 
     def save_predictions(self, count: int) -> None:
-        """Validation image | prediction | truth as PNG, ``count`` of them spread over the split."""
+        """Validation image | prediction | truth as PNG, ``count`` of them spread over the split, if there is one."""
+        if not self.inputs.validated:
+            return
         self.method.eval()
         stream = self.inputs.validation_stream()
         directory = self.work_dir / "predictions"

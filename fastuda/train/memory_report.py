@@ -78,11 +78,13 @@ def print_forecast(console: Console, config: Config, found: Forecast, card: str,
         soft_wrap=True,
     )
     if remedies:
-        table = Table("remedy", "peak MiB of the stage", "saves MiB", "costs", "options")
+        table = Table("remedy", "peak MiB of the stage", "saves MiB", "costs")
         for r in remedies:
             saved = found.of_stage(owner.phase.stage) - r.bytes
-            table.add_row(r.name, _mib(r.bytes), _mib(saved), r.cost, r.options)
+            table.add_row(r.name, _mib(r.bytes), _mib(saved), r.cost)
         console.print(table)
+        for r in remedies:  # below the table, where no column cuts them: they are there to be copied
+            console.print(f"{r.name}: {r.options}", highlight=False, markup=False, soft_wrap=True)
 
 
 def as_json(config: Config, found: Forecast, card: str, remedies: Sequence[Remedy]) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 from torch import Tensor
 
 from fastuda.ops._ranks import total, world
@@ -130,21 +131,30 @@ def one_line(row: Mapping[str, Any]) -> str:
     return f"{losses} | {speed}"
 
 
+class _WithNote(Progress):
+    """The losses stand in lines of their own: beside the bar they would squeeze its counter and times away."""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield from super().get_renderables()
+        for task in self.tasks:
+            if note := task.fields.get("note"):
+                yield Text(note, style="dim")
+
+
 class LiveLine:
-    """A progress bar with the last losses on a terminal; plain lines now and then elsewhere."""
+    """A progress bar above the last losses on a terminal; plain lines now and then elsewhere."""
 
     def __init__(self, console: Console, name: str, total: int, start: int = 0) -> None:
         self.console, self.name, self.total = console, name, total
         self.printed = self.began = time.monotonic()
         self.first = start
-        self.progress = Progress(
-            TextColumn("[bold]{task.description}"),
+        self.progress = _WithNote(
+            TextColumn("[bold]{task.description}", markup=True),
             BarColumn(20),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("ETA"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
             console=console,
             transient=True,
             disable=not console.is_terminal,
@@ -168,4 +178,6 @@ class LiveLine:
         ):
             self.printed = now
             eta = (now - self.began) / max(completed - self.first, 1) * (self.total - completed)
-            self.console.print(f"{self.name} {completed}/{self.total} ETA {eta:.0f} s | {note}", soft_wrap=True)
+            self.console.print(
+                f"{self.name} {completed}/{self.total} ETA {eta:.0f} s | {note}", soft_wrap=True, markup=False
+            )

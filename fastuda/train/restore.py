@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from fastuda.data.classes import ClassSet, class_set
 from fastuda.data.loader import LOST_WORKER, is_lost_worker
 from fastuda.methods import build_method
 from fastuda.methods.protocol import Method
 from fastuda.train.checkpoint import fill_method, load_run
-from fastuda.train.config import config_from_dict
+from fastuda.train.config import Config, config_from_dict
 from fastuda.train.distributed import LostRank
 from fastuda.train.inputs import Inputs
 from fastuda.train.meter import NonFiniteLoss
@@ -23,28 +27,50 @@ from fastuda.train.precision import Precision, choose_device, choose_precision
 from fastuda.train.signals import Interrupted
 
 
-@dataclass(frozen=True)
+@dataclass
 class Restored:
-    """The method of a run in evaluation mode on its device, with the run's data."""
+    """The method of a run in evaluation mode on its device, and how the run was configured.
+
+    ``inputs`` opens the run's data sets when it is first asked for: whatever needs none works where they are not.
+    """
 
     method: Method
-    inputs: Inputs
+    config: Config
+    classes: ClassSet
     device: torch.device
     precision: Precision
+    work_dir: Path
+
+    @cached_property
+    def inputs(self) -> Inputs:
+        return Inputs(self.config, self.device, self.work_dir / "pseudo_labels")
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) in pixels at which the network was scored, or trained where it was not; (0, 0) = native."""
+        data = self.config.data
+        return data.target.size if data.validation.kind == "none" else data.validation.size
+
+    def description(self) -> dict[str, Any]:
+        """Where these weights come from, as plain values."""
+        config = self.config
+        return {"directory": str(self.work_dir), "method": config.method, "task": config.task, "seed": config.seed}
 
 
-def restore(work_dir: Path) -> Restored:
-    """Open the last checkpoint of ``work_dir``; ValueError says what is wrong with it."""
-    path = work_dir / "checkpoint.pt"
+def restore(run: Path) -> Restored:
+    """Open a checkpoint: of a run's directory, or the file itself. ValueError says what is wrong with it."""
+    work_dir = run.parent if run.is_file() else run
+    path = run if run.is_file() else run / "checkpoint.pt"
+    if not run.exists():
+        raise ValueError(f"there is no run {run}")
     state = load_run(path)
     config = config_from_dict(state["config"], str(path))
     # The checkpoint holds the weights: the file that the run started from need not be there any more.
     config = replace(config, model=replace(config.model, weights=""))
-    device = choose_device(config.device)
-    inputs = Inputs(config, device, work_dir / "pseudo_labels")
-    method = build_method(config, inputs.classes.num_classes)
+    device, classes = choose_device(config.device), class_set(config.data.classes)
+    method = build_method(config, classes.num_classes)
     fill_method(method, state["method"], path)
-    return Restored(method.to(device).eval(), inputs, device, choose_precision(device, config.amp))
+    return Restored(method.to(device).eval(), config, classes, device, choose_precision(device, config.amp), work_dir)
 
 
 @contextmanager
@@ -52,12 +78,20 @@ def one_sentence() -> Iterator[None]:
     """End a command line with one sentence and a non-zero status on whatever the user or the machine got wrong."""
     try:
         yield
+        sys.stdout.flush()
     except Interrupted as interrupted:
         print(interrupted.message, file=sys.stderr)
         raise
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
+    except BrokenPipeError:
+        # Whoever read the output has gone; Python would complain once more while it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(128 + signal.SIGPIPE) from None
     except Exception as error:
         if lost := is_lost_worker(error):
-            # torch's handler would tell of the same worker once more, in a traceback out of the exit.
+            # torch's handler would report the same worker once more, in a traceback out of the exit.
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         elif not isinstance(error, (ValueError, OSError, NonFiniteLoss, LostRank)):
             raise

@@ -1,9 +1,13 @@
-"""SIGINT and SIGTERM ask a run to save and leave; a second one leaves at once."""
+"""Signals that ask a run to save and leave; a second one leaves at once."""
 
 from __future__ import annotations
 
 import signal
+import threading
 from types import FrameType
+
+# Ctrl-C, kill, a terminal that closes, and what Slurm sends before a job's time is over (--signal=USR1@60).
+ASKING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
 
 
 class Interrupted(SystemExit):
@@ -15,18 +19,27 @@ class Interrupted(SystemExit):
 
 
 class Signals:
-    """Remembers the first signal inside the block; the loop looks at ``received`` between two steps."""
+    """Remembers the first signal inside the block; the loop reads ``received`` between two steps.
+
+    Python handles signals in its main thread only: in another thread the block changes nothing.
+    """
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self.previous: dict[int, object] = {}
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
+        # A closing terminal sends SIGHUP more than once, and whoever asks to leave at once uses one of the others.
+        if self.received is not None and number in (signal.SIGINT, signal.SIGTERM):
             raise KeyboardInterrupt
-        self.received = number
+        self.received = self.received or number
 
     def __enter__(self) -> Signals:
-        self.previous = {number: signal.signal(number, self._remember) for number in (signal.SIGINT, signal.SIGTERM)}
+        if threading.current_thread() is threading.main_thread():
+            for number in ASKING:
+                # nohup makes a process ignore SIGHUP: what was ignored stays so.
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self.previous[number] = signal.signal(number, self._remember)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -13,19 +13,22 @@ from PIL import Image
 HEIGHT, WIDTH = 12, 20
 
 
-def write_png16(path: Path, array: np.ndarray) -> None:
-    """A 16-bit RGB (H, W, 3) or grey (H, W) PNG, written by hand: no library here writes what SYNTHIA holds."""
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in array)
+def png(height: int, width: int, bits: int, colour: int, rows: bytes, palette: bytes = b"") -> bytes:
+    """A PNG file written by hand: colour 0 is grey, 2 RGB, 3 palette; ``rows`` each begin with the filter byte 0."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    colour = 2 if array.ndim == 3 else 0
-    header = struct.pack(">IIBBBBB", array.shape[1], array.shape[0], 16, colour, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    parts = [chunk(b"IHDR", header), chunk(b"PLTE", palette) if palette else b"", chunk(b"IDAT", zlib.compress(rows))]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts) + chunk(b"IEND", b"")
+
+
+def write_png16(path: Path, array: np.ndarray) -> None:
+    """A 16-bit RGB (H, W, 3) or grey (H, W) PNG: no library here writes what SYNTHIA holds."""
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in array)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    )
+    path.write_bytes(png(*array.shape[:2], 16, 2 if array.ndim == 3 else 0, rows))
 
 
 class Files:
@@ -66,6 +69,12 @@ class Files:
 
     def _path(self, path: str) -> None:
         (self.root / path).parent.mkdir(parents=True, exist_ok=True)
+
+
+@pytest.fixture
+def written_png():
+    """The function ``png``."""
+    return png
 
 
 @pytest.fixture

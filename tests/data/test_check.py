@@ -84,3 +84,20 @@ def test_a_task_by_name(capsys):
     assert code == 0 and "source: streets" in out
     code, _, err = run(capsys, "nowhere_land")
     assert code == 1 and err.startswith("error: there is no task 'nowhere_land'")
+
+
+def test_labels_that_are_ignored_everywhere_are_not_clean(task, files, capsys):
+    for i in range(3):
+        files.label(f"validation/labels/{i:05d}.png", np.full((12, 20), 255))
+    code, out, err = run(capsys, task)
+    assert code == 1 and "every labelled pixel is ignored: the id table does not fit these labels" in out
+    assert "error: the data of" in err
+
+
+def test_what_the_file_system_refuses_is_a_sentence(task, files, capsys):
+    images = files.root / "target/images"
+    text = task.read_text().replace("kind: gta5", "kind: folder")
+    task.write_text(text)
+    (images / "loop").symlink_to(images)
+    code, out, err = run(capsys, task)
+    assert code == 1 and "target: the directory" in out and err.startswith("error:")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -104,6 +105,29 @@ def test_what_trips_the_yaml_library_itself_is_one_sentence(tmp_path, text):
     with pytest.raises(ValueError, match=r"a\.yaml is not valid YAML: ") as caught:
         load_yaml(path)
     assert "\n" not in str(caught.value)
+
+
+def test_yaml_as_people_and_editors_write_it(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_bytes(b"\xef\xbb\xbfa: 1\r\nb: 2\r\n")
+    assert load_yaml(path) == {"a": 1, "b": 2}
+    path.write_text("one: &one {lovasz: 0.5, more: 0}\nother:\n  <<: *one\n  more: 1\n")
+    assert load_yaml(path)["other"] == {"lovasz": 0.5, "more": 1}
+
+
+def test_yaml_that_never_ends_is_refused(tmp_path):
+    bomb = tmp_path / "bomb.yaml"
+    lines = ["a0: &a0 [" + ", ".join(["x"] * 10) + "]"]
+    lines += [f"a{i}: &a{i} [" + ", ".join([f"*a{i - 1}"] * 10) + "]" for i in range(1, 12)]
+    bomb.write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=r"bomb\.yaml is not valid YAML: .*aliases unfold to more than 1,000,000"):
+        load_yaml(bomb)
+    bomb.write_text("a: &a [*a]\n")
+    with pytest.raises(ValueError, match="aliases unfold"):
+        load_yaml(bomb)
+    os.mkfifo(tmp_path / "fifo.yaml")
+    with pytest.raises(ValueError, match="not a regular file"):
+        load_yaml(tmp_path / "fifo.yaml")
 
 
 def test_find_task(tmp_path):

@@ -187,3 +187,41 @@ def test_missing_things_are_named(files, monkeypatch):
     )
     monkeypatch.setenv("FASTUDA_NONE", str(files.root))
     assert len(build_dataset(DatasetConfig("gta5", "${FASTUDA_NONE}", labelled=False), classes)) == 3
+
+
+@pytest.mark.parametrize("text", ["a\na\nb\n", "a\na.png\nb\n", "a\n./a\nb\n", "sub/../a\na\n"])
+def test_a_list_that_names_an_image_twice(files, text):
+    for name in "ab":
+        files.image(f"images/{name}.png")
+    files.text("list.txt", text)
+    fails("twice", lambda: build(files, kind="folder", split="list.txt", labelled=False))
+
+
+def test_lists_as_editors_and_cameras_leave_them(files):
+    files.image("images/DSC_1.JPG")
+    files.image("images/b.png")
+    for content in ("\ufeffDSC_1\r\nb\r\n".encode(), "\ufeffDSC_1\nb\n".encode("utf-16-le"), b"DSC_1.jpg\nb.png\n"):
+        (files.root / "list.txt").write_bytes(content)
+        dataset = build(files, kind="folder", split="list.txt", labelled=False)
+        assert [dataset.name(i) for i in range(2)] == ["DSC_1", "b"]
+        assert dataset.image(0).shape == (12, 20, 3)
+
+
+def test_hidden_files_are_no_data_and_loops_end(files):
+    files.image("images/a.png")
+    files.image("images/.thumbnails/a.png")
+    files.image("images/._a.png")
+    assert len(build(files, kind="folder", labelled=False)) == 1
+    (files.root / "images/loop").symlink_to(files.root / "images")
+    fails("loop is a symbolic link to one that it lies in", lambda: build(files, kind="folder", labelled=False))
+
+
+def test_directories_whose_names_look_like_variables_or_patterns(tmp_path, monkeypatch):
+    for name in ("team$night", "a[0-9]", "$HOME"):
+        root = tmp_path / name
+        (root / "images").mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(root / "images/a.png")
+        monkeypatch.setenv("SOME_DATA", str(root))
+        for given in (str(root), "$SOME_DATA", "${SOME_DATA}"):
+            config = DatasetConfig(kind="folder", root=given, labelled=False)
+            assert len(build_dataset(config, class_set("common11"))) == 1, given

@@ -1,6 +1,7 @@
 import errno
 import os
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -232,3 +233,47 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"No space left.*w\.safetensors"):
         save_weights(model(seed=1), path)
     assert path.read_bytes() == old and os.listdir(tmp_path) == ["w.safetensors"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda value: value.to_sparse() if value.dim() else value,
+        lambda value: value.to("meta"),
+        lambda value: value.to(torch.float8_e4m3fn) if value.is_floating_point() else value,
+        lambda value: value.to(torch.int64),
+        lambda value: value.to(torch.complex64) if value.is_floating_point() else value,
+    ],
+    ids=["sparse", "meta", "float8", "int64", "complex"],
+)
+def test_tensors_that_are_no_plain_numbers_are_refused(tmp_path, change):
+    model = build_model(ModelConfig(width=0.25), 11)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    path = tmp_path / "odd.pth"
+    torch.save({key: change(value) for key, value in before.items()}, path)
+    with pytest.raises(ValueError, match=r"odd\.pth holds (no plain|torch\.\w+) numbers in ") as caught:
+        load_weights(model, path)
+    assert "\n" not in str(caught.value)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("module", ["numpy._core.multiarray", "numpy.core.multiarray"])
+def test_numpy_scores_beside_the_weights_are_read_over(tmp_path, module):
+    model = build_model(ModelConfig(width=0.25), 11)
+    path = tmp_path / "proda.pth"
+    state = {"ResNet101": {"model_state": model.state_dict()}, "best_iou": np.float64(0.5), "iter": np.int64(3)}
+    torch.save(state, path, _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes().replace(b"numpy._core.multiarray", module.encode()))
+    assert load_weights(build_model(ModelConfig(width=0.25), 11), path).share == 1
+
+
+def test_a_file_that_would_execute_code_is_refused_without_bad_advice(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.getpid, ()
+
+    path = tmp_path / "evil.pth"
+    torch.save({"weight": Evil()}, path)
+    with pytest.raises(ValueError, match="could execute code") as caught:
+        load_weights(build_model(ModelConfig(width=0.25), 11), path)
+    assert "weights_only" not in str(caught.value)

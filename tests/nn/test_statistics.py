@@ -292,3 +292,23 @@ def test_all_reduce_without_a_process_group_changes_nothing():
     before = copy.deepcopy(statistics.state_dict())
     statistics.all_reduce()
     assert all(torch.equal(value, before[name]) for name, value in statistics.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["diag", "full", None])
+def test_statistics_follow_a_conversion_but_not_below_float32(kind):
+    features, labels = torch.randn(40, 3, dtype=torch.float64), torch.randint(0, 4, (40,))
+    for dtype, kept in (
+        (torch.float64, torch.float64),
+        (torch.float16, torch.float32),
+        (torch.bfloat16, torch.float32),
+    ):
+        statistics = torch.nn.Sequential(ClassStatistics(4, 3, kind)).to(dtype)[0]
+        for part in range(2):
+            rows = slice(20 * part, 20 * part + 20)
+            statistics.update(features[rows].to(dtype), labels[rows])
+        truth = class_moments(features.to(dtype).double(), labels, 4, covariance=kind)
+        assert statistics.mean.dtype == kept and statistics.count.dtype == torch.int64
+        torch.testing.assert_close(statistics.mean.double(), truth.mean, rtol=1e-5, atol=1e-6)
+        if kind is not None:
+            assert statistics.m2.dtype == kept
+            torch.testing.assert_close(statistics.m2.double(), truth.m2, rtol=1e-4, atol=1e-4)

@@ -51,7 +51,7 @@ def test_a_pixelwise_network_sees_no_window():
     images = torch.rand(2, 3, 37, 53, generator=torch.Generator().manual_seed(0))
     whole = pixelwise(images).argmax(1)
     for window, overlap in (((37, 53), 0.0), ((16, 20), 0.3), ((99, 10), 0.5)):
-        assert torch.equal(windowed_labels(pixelwise, images, (37, 53), window, overlap).long(), whole)
+        assert torch.equal(windowed_labels(pixelwise, images, (37, 53), window, overlap).label.long(), whole)
 
 
 def test_votes_are_the_mean_softmax_of_the_windows():
@@ -69,12 +69,12 @@ def test_votes_are_the_mean_softmax_of_the_windows():
         count[part] += 1
     top = (votes / count).topk(2, 1)
     sure = top.values[:, 0] - top.values[:, 1] > 1e-5
-    ours = windowed_labels(predict, images, size, window, 0.5)
+    ours = windowed_labels(predict, images, size, window, 0.5).label
     assert sure.float().mean() > 0.99 and torch.equal(ours[sure].long(), top.indices[:, 0][sure])
 
 
 @pytest.mark.parametrize("size", [(74, 106), (36, 54), (100, 61)])
 def test_labels_of_another_size_leave_no_gap(size):
     images = torch.rand(1, 3, 37, 53, generator=torch.Generator().manual_seed(2))
-    labels = windowed_labels(pixelwise, images, size, (13, 17), 0.0)
+    labels = windowed_labels(pixelwise, images, size, (13, 17), 0.0).label
     assert labels.shape == (1, *size) and (labels < 5).all()

@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,12 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from rich.console import Console
 
 from fastuda.data.loader import LOST_WORKER
 from fastuda.train.checkpoint import load_checkpoint, load_run, save_checkpoint, write_atomically
-from fastuda.train.config import parse
+from fastuda.train.config import Config, from_dict, parse
+from fastuda.train.loop import train
 from fastuda.train.meter import Log
 from fastuda.train.restore import one_sentence
 
@@ -213,9 +216,77 @@ def test_nan_names_the_loss_and_keeps_the_checkpoint(tiny, tmp_path, command):
     assert all(torch.isfinite(v).all() for v in state["method"].values() if isinstance(v, torch.Tensor))
 
 
-@pytest.mark.parametrize("field", ["--sdca.temperature", "--model.width"])
-def test_impossible_numbers(tiny, tmp_path, command, field):
-    fails_with(command("--task", tiny, "--work-dir", tmp_path / "run", field, "0"), field.split(".")[1])
+def test_an_impossible_width(tiny, tmp_path, command):
+    fails_with(command("--task", tiny, "--work-dir", tmp_path / "run", "--model.width", "0"), "width")
+
+
+@pytest.mark.parametrize(
+    "option, value",
+    [
+        ("--sdca.temperature", "0"),
+        ("--sdca.temperature", "nan"),
+        ("--sdca.confidence", "1.5"),
+        ("--sdca.self-training.quantile", "7"),
+        ("--sdca.self-training.scales", "0"),
+        ("--cpsl.epsilon", "-0.05"),
+        ("--mlsl.least-share", "inf"),
+        ("--drsl.sigma2", "0"),
+        ("--spcl.adversarial.depth", "0"),
+        ("--warm-up.schedule.horizon", "nan"),
+        ("--views.source.scale", "1 inf"),
+        ("--views.target.flip", "2"),
+        ("--seed", "-1"),
+    ],
+)
+def test_a_value_of_any_stage_is_refused_before_the_first_step(option, value, capsys):
+    """Also where the chosen method does not use it: the same file may serve another method."""
+    with pytest.raises(SystemExit) as caught:
+        parse(["--method", "sdca", option, *value.split()])
+    errors = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert caught.value.code == 2 and f"{option.rsplit('.')[-1].strip('-').replace('-', '_')} " in errors, errors
+
+
+def test_a_value_of_a_task_file_is_refused_with_its_place(tmp_path):
+    path = tmp_path / "task.yaml"
+    path.write_text("sdca: {self_training: {quantile: 7}}\n")
+    with pytest.raises(ValueError, match=r"task\.yaml\.sdca\.self_training: quantile must be between 0 and 1, not 7"):
+        parse(["--task", str(path)])
+
+
+@pytest.mark.parametrize("part", ["source", "validation"])
+def test_data_without_labels_are_refused_where_labels_are_used(part, capsys):
+    with pytest.raises(SystemExit):
+        parse([f"--data.{part}.no-labelled"])
+    assert f"{part}.labelled must be true" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_validation_split_that_is_ignored_everywhere(tiny, tmp_path, command):
+    path, root = folder_task(tmp_path, tiny)
+    task = yaml.safe_load(path.read_text())
+    task["data"]["validation"] = task["data"]["source"] | {"ids": "ids.yaml"}
+    (root / "ids.yaml").write_text("".join(f"{i}: 255\n" for i in range(4)))
+    path.write_text(yaml.safe_dump(task))
+    fails_with(
+        command("--task", path, "--work-dir", tmp_path / "run"), "all pixels of the 4 validation labels are ignored"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_method_and_preset_of_a_task_file_hold(tmp_path):
+    path = tmp_path / "task.yaml"
+    path.write_text("method: spcl\npreset: released\n")
+    config = parse(["--task", str(path)])
+    assert (config.method, config.preset, config.warm_up.lovasz) == ("spcl", "released", 0.0)
+    assert parse(["--task", str(path), "--method", "sdca"]).method == "sdca"
+
+
+def test_a_run_outside_the_main_thread(tiny_task, tmp_path):
+    config = from_dict(
+        Config, yaml.safe_load(tiny_task) | {"method": "source", "work_dir": str(tmp_path / "run")}, "tiny"
+    )
+    with ThreadPoolExecutor(1) as pool:
+        result = pool.submit(train, config, Console(quiet=True)).result()
+    assert len(result.stages) == 2
 
 
 def test_an_all_ignored_source_is_no_error(tiny, tmp_path, command):

@@ -81,15 +81,6 @@ def test_the_command_evaluates_in_windows(finished, capsys):
     assert "window must be at least one pixel" in capsys.readouterr().err
 
 
-def test_predict_writes_a_picture_of_the_images_own_size(finished, tmp_path):
-    from fastuda.predict import main
-
-    photo = tmp_path / "photo.png"
-    Image.fromarray(np.full((50, 90, 3), 128, np.uint8)).save(photo)
-    main([str(finished[1]), str(photo), "--output", str(tmp_path / "out")])
-    assert Image.open(tmp_path / "out" / "photo.png").size == (180, 50)
-
-
 def test_poly_schedule():
     factor = poly(100)
     assert factor(0) == 1.0 and factor(50) == pytest.approx(0.5**0.9) and factor(100) == 0.0

@@ -105,7 +105,7 @@ def test_optimisers_of_a_stage_are_not_the_next_ones(tiny_task, tmp_path, monkey
     assert_same_state(final_state(tmp_path / "whole"), final_state(tmp_path / "broken"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_saves_and_leaves(tiny, command, tmp_path, number):
     work_dir = tmp_path / "run"
     process = command("--task", tiny, "--work-dir", work_dir, "--warm-up.schedule.iterations", "2000")
