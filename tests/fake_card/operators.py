@@ -76,6 +76,35 @@ class Checks:
         return found if record.own else [*found, "no kernel of ours is in the graph"]
 
 
+def check_that_faults_are_seen(checks: Checks) -> None:
+    """RuntimeError if a planted fault passes: all checks would then pass for nothing."""
+    torch, device = checks.torch, checks.torch.device("cuda", 0)
+    from fastuda import ops
+
+    labels = torch.zeros(1, 4, 4, dtype=torch.uint8, device=device)
+    other = torch.cuda.Stream(device)
+
+    def good():
+        return ops.confusion_matrix(labels, labels, 3)
+
+    def on_another_stream():
+        with torch.cuda.stream(other):
+            return good()
+
+    good()
+    plants = {
+        "the host waits": (checks.plain, lambda: good().cpu()),
+        "not on the current stream": (checks.plain, on_another_stream),
+        "no kernel of ours": (checks.plain, lambda: torch.zeros(3, device=device)),
+        "of ours is in the graph": (lambda run, d: checks.graph(run, d, []), lambda: torch.zeros(3, device=device)),
+    }
+    for expected, (check, run) in plants.items():
+        if not any(expected in text for text in check(run, device)):
+            raise RuntimeError(f"a planted fault is not seen: {expected}")
+    if wrong := [*checks.plain(good, device), *checks.graph(good, device, [])]:
+        raise RuntimeError(f"a call without a fault is blamed: {wrong}")
+
+
 def one_call(checks: Checks, call, direction: str, device, backend: str, dtype: str) -> Row | None:
     """The row of a call; None for a direction that it does not have."""
     from fake_card import calls, served
@@ -112,6 +141,7 @@ def run_all(only: str, backends: list[str], dtypes: list[str]) -> list[Row]:
 
     served.check_that_falls_are_seen()
     checks, rows = Checks(), []
+    check_that_faults_are_seen(checks)
     for index in range(torch.cuda.device_count()):
         device = torch.device("cuda", index)
         for call in (call for call in calls.CALLS if only in call.name):
