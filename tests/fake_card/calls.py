@@ -1,4 +1,4 @@
-"""Every public operator on CUDA tensors, as the trainer calls it, with the kernels that it must reach.
+"""Every public operator on CUDA tensors, as the trainer calls it.
 
 Values are whatever the memory holds: no kernel runs on the fake card.  Sizes are those of one step at 720 x 1280.
 """
@@ -58,14 +58,12 @@ class Inputs:
 class PublicCall:
     """``make(inputs)``: the call and the tensors that its loss has gradients of, none where it has no backward.
 
-    forms: rows of ops._dispatch.TABLE that it reaches, those of its backward included.
     dtypes: whether fp16 and bf16 are something else than fp32.
     goal: microseconds of host time that forward and backward may take, 0 for none.
     """
 
     name: str
     make: Callable[[Inputs], tuple[Callable, Sequence[Tensor]]]
-    forms: tuple[str, ...] = ()
     dtypes: bool = True
     goal: int = 0
 
@@ -172,13 +170,6 @@ def _confusion(x: Inputs):
     return (lambda: ops.confusion_matrix(prediction, truth, CLASSES)), []
 
 
-BOUND = ("contrastive_bound_forward", "contrastive_bound_backward")
-FULL_BOUND = ("contrastive_bound_full_forward", "contrastive_bound_full_backward")
-MODE = ("mode_losses_forward", "mode_losses_backward")
-KL = ("softmax_kl_forward", "softmax_kl_backward")
-TRIPLET = ("triplet_consistency_forward", "triplet_consistency_backward")
-
-
 def _diagonal(x: Inputs) -> tuple[Tensor, Tensor]:
     return x.statistics(CLASSES, CHANNELS), x.statistics(CLASSES, CHANNELS)
 
@@ -188,33 +179,33 @@ def _matrices(x: Inputs) -> tuple[Tensor, Tensor]:
 
 
 CALLS = (
-    PublicCall("class_moments", _moments(), ("class_moments",)),
-    PublicCall("class_moments NCHW", _moments(False), ("class_moments",)),
-    PublicCall("class_moments full", _moments(covariance="full"), ("class_moments_full",)),
-    PublicCall("contrastive_bound", _bound(_diagonal, normalize=True), BOUND, goal=120),
-    PublicCall("contrastive_bound NCHW no covariance", _bound(lambda x: _diagonal(x)[:1], False), BOUND, goal=120),
-    PublicCall("contrastive_bound full", _bound(_matrices, normalize=True), FULL_BOUND, goal=120),
-    PublicCall("contrastive_bound none", _bound(_diagonal, normalize=True, reduction="none"), BOUND),
-    PublicCall("mode_losses", _modes("mean"), MODE, goal=120),
-    PublicCall("mode_losses none", _modes("none"), MODE),
-    PublicCall("symmetric_kl", lambda x: (ops.symmetric_kl, [x.logits(), x.logits()]), KL),
-    PublicCall("distillation_kl masked", _masked_distillation, KL),
-    PublicCall("upsample_cross_entropy", _dense(ops.upsample_cross_entropy), ("upsample_cross_entropy",)),
-    PublicCall("upsample_cross_entropy weighted map", _weighted_cross_entropy, ("upsample_cross_entropy",)),
-    PublicCall("lovasz_softmax", _dense(ops.lovasz_softmax), ("lovasz_softmax",)),
-    PublicCall("lovasz_softmax 1024 bins", _dense(ops.lovasz_softmax, bins=1024), ("lovasz_softmax",)),
-    PublicCall("triplet_consistency_loss", _triplets, TRIPLET),
-    PublicCall("select_triplets", _select_triplets, ("select_triplets",), False),
-    PublicCall("class_balanced_sample", _draw(ops.class_balanced_sample, 512), ("class_balanced_sample",), False),
-    PublicCall("sample_per_class", _draw(ops.sample_per_class, 64), ("sample_per_class",), False),
-    PublicCall("class_thresholds", _thresholds, ("class_thresholds",)),
-    PublicCall("pseudo_labels", _scores(ops.pseudo_labels, threshold=0.9, return_confidence=True), ("pseudo_labels",)),
-    PublicCall("select_balanced", _scores(ops.select_balanced, lambda x: x.statistics(CLASSES)), ("pseudo_labels",)),
-    PublicCall("confidence_histogram", _scores(ops.confidence_histogram, bins=256), ("confidence_histogram",)),
-    PublicCall("prototype_rectify", _scores(ops.prototype_rectify, Inputs.logits), ("prototype_rectify",)),
-    PublicCall("aggregate_patches", _patches, ("aggregate_patches",)),
-    PublicCall("sinkhorn", _sinkhorn, ("sinkhorn",)),
-    PublicCall("confusion_matrix", _confusion, ("confusion_matrix",), False),
+    PublicCall("class_moments", _moments()),
+    PublicCall("class_moments NCHW", _moments(False)),
+    PublicCall("class_moments full", _moments(covariance="full")),
+    PublicCall("contrastive_bound", _bound(_diagonal, normalize=True), goal=120),
+    PublicCall("contrastive_bound NCHW no covariance", _bound(lambda x: _diagonal(x)[:1], False), goal=120),
+    PublicCall("contrastive_bound full", _bound(_matrices, normalize=True), goal=120),
+    PublicCall("contrastive_bound none", _bound(_diagonal, normalize=True, reduction="none")),
+    PublicCall("mode_losses", _modes("mean"), goal=120),
+    PublicCall("mode_losses none", _modes("none")),
+    PublicCall("symmetric_kl", lambda x: (ops.symmetric_kl, [x.logits(), x.logits()])),
+    PublicCall("distillation_kl masked", _masked_distillation),
+    PublicCall("upsample_cross_entropy", _dense(ops.upsample_cross_entropy)),
+    PublicCall("upsample_cross_entropy weighted map", _weighted_cross_entropy),
+    PublicCall("lovasz_softmax", _dense(ops.lovasz_softmax)),
+    PublicCall("lovasz_softmax 1024 bins", _dense(ops.lovasz_softmax, bins=1024)),
+    PublicCall("triplet_consistency_loss", _triplets),
+    PublicCall("select_triplets", _select_triplets, dtypes=False),
+    PublicCall("class_balanced_sample", _draw(ops.class_balanced_sample, 512), dtypes=False),
+    PublicCall("sample_per_class", _draw(ops.sample_per_class, 64), dtypes=False),
+    PublicCall("class_thresholds", _thresholds),
+    PublicCall("pseudo_labels", _scores(ops.pseudo_labels, threshold=0.9, return_confidence=True)),
+    PublicCall("select_balanced", _scores(ops.select_balanced, lambda x: x.statistics(CLASSES))),
+    PublicCall("confidence_histogram", _scores(ops.confidence_histogram, bins=256)),
+    PublicCall("prototype_rectify", _scores(ops.prototype_rectify, Inputs.logits)),
+    PublicCall("aggregate_patches", _patches),
+    PublicCall("sinkhorn", _sinkhorn),
+    PublicCall("confusion_matrix", _confusion, dtypes=False),
 )
 
 
