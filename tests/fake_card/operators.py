@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from fake_card import card  # noqa: E402
 
 BACKENDS = ("cuda", "triton")
+OTHER_DEVICE = "a pointer to memory of another device"  # the driver's words
 
 Row = dict[str, object]
 
@@ -91,8 +92,12 @@ def check_that_faults_are_seen(checks: Checks) -> None:
         with torch.cuda.stream(other):
             return good()
 
+    def of_another_device():
+        return torch.ops.fastuda.confusion_matrix_cuda(labels, labels.to("cuda:1"), 3)
+
     good()
     plants = {
+        OTHER_DEVICE: (checks.plain, of_another_device),
         "the host waits": (checks.plain, lambda: good().cpu()),
         "not on the current stream": (checks.plain, on_another_stream),
         "no kernel of ours": (checks.plain, lambda: torch.zeros(3, device=device)),
@@ -120,7 +125,10 @@ def one_call(checks: Checks, call, direction: str, device, backend: str, dtype: 
                 return None
             checks.driver.begin()
             run()
-            wrong = [f"first call: {fault}" for fault in checks.driver.record().faults]
+            # What the padding of a struct holds can be an old address of the device that was used before; the warm call
+            # has none of those left, and sees a wrong pointer again.
+            seen = [fault for fault in checks.driver.record().faults if OTHER_DEVICE not in fault]
+            wrong = [f"first call: {fault}" for fault in seen]
             wrong += [f"warm call: {fault}" for fault in checks.plain(run, device)]
             record = checks.driver.record()
             row |= {"launches": record.own, "torch_launches": record.others}
