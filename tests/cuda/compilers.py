@@ -83,8 +83,11 @@ def whole_file(name: str, nvcc: str) -> tuple[set[str], Resources]:
     return {s for s in re.findall(r"U (\w+)", symbols) if re.search("torch|c10|at[0-9]", s)}, parse(said)
 
 
-def with_nvrtc(name: str, card: str = "61") -> Resources:
-    """The kernels alone, as they would be built at run time; RuntimeError with the compiler's words if it fails."""
+def with_nvrtc(name: str, card: str = "61", keep: Path | None = None) -> Resources:
+    """The kernels alone, as they would be built at run time; RuntimeError with the compiler's words if it fails.
+
+    keep: a folder for the binary code, NAME.sm_CARD.cubin.
+    """
     from cuda.bindings import nvrtc
 
     def package(module: str) -> Path:
@@ -113,6 +116,8 @@ def with_nvrtc(name: str, card: str = "61") -> Resources:
         (Path(folder) / "k.ptx").write_bytes(bytes(ptx).rstrip(b"\0"))
         command = [str(package("nvidia.cuda_nvcc") / "bin/ptxas"), "-v", f"-arch=sm_{card}", "k.ptx", "-o", "k.cubin"]
         done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+        if keep and not done.returncode:
+            shutil.copy(f"{folder}/k.cubin", keep / f"{name}.sm_{card}.cubin")
     if done.returncode:
         raise RuntimeError(f"ptxas fails on {name}.cu: {done.stderr[-3000:]}")
     return parse(done.stderr)
