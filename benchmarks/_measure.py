@@ -81,7 +81,7 @@ def label_counts(label: Tensor) -> Tensor:
     return torch.stack([torch.bincount(band.long(), minlength=256) for band in bands[:8]]).double()
 
 
- dataclassdef fits(function: Callable, nbytes: float, device_type: str) -> Callable | UnavailableError:
+def fits(function: Callable, nbytes: float, device_type: str) -> Callable | UnavailableError:
     """The function, or why it cannot run: ``nbytes`` of intermediates are more than there is."""
     if nbytes <= available_bytes(device_type):
         return function
