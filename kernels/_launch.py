@@ -41,8 +41,8 @@ VARYING = frozenset(
 # Tensors that may be slices, and of which no more than one element is read at once anyhow:
 SLICES = frozenset(
     """
-    labels label target truth prediction mask confidence modes positive negative valid seed threshold need offsets marginal
-    grad grad_triplet grad_cross_entropy weight pixel_weight scores soft full logits other
+    labels label target truth prediction mask confidence modes positive negative valid seed threshold need offsets
+    marginal grad grad_triplet grad_cross_entropy weight pixel_weight scores soft full logits other
     """.split()
 )
 MOST_KEPT = 4096  # compiled kernels under their keys; beyond, all are looked up again

@@ -24,3 +24,13 @@ def launch() -> Launch:
 def sized(x, size):
     """A kernel whose size is specialised, as Triton does unless it is told otherwise."""
     tl.store(x, size)
+
+
+def exempt():
+    """A kernel of its own each time; its size is not specialised, its channels are."""
+
+    @triton.jit(do_not_specialize=["size"])
+    def kernel(x, other, size, channels, scale, BLOCK: tl.constexpr):
+        tl.store(x + size, channels * scale)
+
+    return kernel
