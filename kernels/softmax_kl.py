@@ -23,8 +23,7 @@ from fastuda.kernels._launch import kernel
 
 MOST_CLASSES = 256
 TILE = 2048  # numbers at once in a program
-# Without a word on registers the assembler spills some to have more warps.
-OPTIONS = {"num_warps": 4, "enable_fp_fusion": False, "maxnreg": 255}
+REGISTERS = {"forward": 128, "backward": 255}  # at most: without a word on it some are spilled to have more warps
 
 
 def serves(logits: Tensor, other: Tensor, mask: Tensor | None, temperature: float, symmetric: bool) -> bool:
@@ -43,7 +42,16 @@ def forward(logits: Tensor, other: Tensor, mask: Tensor | None, temperature: flo
     """The divergence of each pixel, float32, 0 where ``mask`` is False; any strides."""
     loss = logits.new_empty(logits.shape[:1] + logits.shape[2:], dtype=torch.float32)
     grid, given, options = _problem(logits, other, mask, temperature)
-    launch(_divergences, grid, *given, loss, temperature * temperature, SYMMETRIC=symmetric, **options)
+    launch(
+        _divergences,
+        grid,
+        *given,
+        loss,
+        temperature * temperature,
+        SYMMETRIC=symmetric,
+        maxnreg=REGISTERS["forward"],
+        **options,
+    )
     return loss
 
 
@@ -57,7 +65,8 @@ def backward(
     second = feature_strides(other_slope if symmetric else slope)
     launch(
         _divergence_slopes, grid, *given, grad, slope, other_slope, temperature,
-        *pixel_strides(grad), *feature_strides(slope), *second, SYMMETRIC=symmetric, **options,
+        *pixel_strides(grad), *feature_strides(slope), *second,
+        SYMMETRIC=symmetric, maxnreg=REGISTERS["backward"], **options,
     )  # fmt: skip
     return slope, other_slope
 
@@ -71,7 +80,7 @@ def _problem(logits: Tensor, other: Tensor, mask: Tensor | None, temperature: fl
     masked = (0,) * 5 if mask is None else pixel_strides(mask)
     strides = *feature_strides(logits), *feature_strides(other), *masked
     given = logits, other, mask, pixels, classes, 1 / temperature, *strides
-    return (cdiv(pixels, tile["BLOCK_P"]),), given, tile | OPTIONS
+    return (cdiv(pixels, tile["BLOCK_P"]),), given, tile | {"num_warps": 4, "enable_fp_fusion": False}
 
 
 @triton.jit
