@@ -43,15 +43,9 @@ def forward(logits: Tensor, other: Tensor, mask: Tensor | None, temperature: flo
     loss = logits.new_empty(logits.shape[:1] + logits.shape[2:], dtype=torch.float32)
     grid, given, options = _problem(logits, other, mask, temperature)
     launch(
-        _divergences,
-        grid,
-        *given,
-        loss,
-        temperature * temperature,
-        SYMMETRIC=symmetric,
-        maxnreg=REGISTERS["forward"],
-        **options,
-    )
+        _divergences, grid, *given, loss, temperature * temperature,
+        SYMMETRIC=symmetric, maxnreg=REGISTERS["forward"], **options,
+    )  # fmt: skip
     return loss
 
 
