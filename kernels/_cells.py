@@ -13,7 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastuda.kernels._common import block, launch
+from fastuda.kernels._common import block, cdiv, launch
+from fastuda.kernels._launch import kernel
 from fastuda.kernels._upsample import first_position, readable, taps
 
 MOST_CLASSES = 256
@@ -26,7 +27,7 @@ LOWEST = tl.constexpr(-3.0e38)  # in the place of classes that are none
 def walkable(scores: Tensor, height: int, width: int) -> bool:
     """Whether ``walk`` and ``gather_nodes`` take scores (N, K, h, w) at such a size."""
     sized = 1 <= scores.shape[1] <= MOST_CLASSES and scores.numel() < 2**31 - NODES
-    programs = scores.shape[0] * triton.cdiv(height, ROWS) * scores.shape[3]
+    programs = scores.shape[0] * cdiv(height, ROWS) * scores.shape[3]
     return sized and programs < 2**31 and readable(scores, height, width)
 
 
@@ -35,8 +36,8 @@ def walk(scores: Tensor, height: int, width: int, align_corners: bool) -> tuple[
     images, classes, _, w = scores.shape
     columns = block(classes, 2, MOST_CLASSES)
     tile = {"BLOCK_K": columns, "BLOCK_C": max(TILE // columns, 1), "ROWS": ROWS, "ALIGN": align_corners}
-    strips = triton.cdiv(height, ROWS) if width else 0
-    return images * strips * triton.cdiv(w, tile["BLOCK_C"]), strips, tile | {"num_warps": 1, "maxnreg": 255}
+    strips = cdiv(height, ROWS) if width else 0
+    return images * strips * cdiv(w, tile["BLOCK_C"]), strips, tile | {"num_warps": 1, "maxnreg": 255}
 
 
 def partial_sums(scores: Tensor, height: int, strips: int, align_corners: bool) -> Tensor:
@@ -57,7 +58,7 @@ def gather_nodes(partials: Tensor, h: int, height: int, align_corners: bool) -> 
     if strips == 0:
         return slope.zero_()
     launch(
-        _gather_nodes, (triton.cdiv(slope.numel(), NODES),), partials, slope, slope.numel(), classes, h, w, height,
+        _gather_nodes, (cdiv(slope.numel(), NODES),), partials, slope, slope.numel(), classes, h, w, height,
         strips, slots, ROWS=ROWS, BLOCK=NODES, ALIGN=align_corners, num_warps=4,
     )  # fmt: skip
     return slope
@@ -133,7 +134,7 @@ def store_sides(partials, slot, w, classes, k, cell, left, right):
     tl.store(to + classes * w, right, mask=stored)
 
 
-@triton.jit
+@kernel()
 def _gather_nodes(
     partials, slope, elements, classes, h, w, height, strips, slots,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, ALIGN: tl.constexpr,

@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from fastuda.kernels import _launch
+from fastuda.kernels._launch import kernel
 
 # Feature types that the kernels read; everything is computed in float32.
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 BLOCK_LABELS = 128  # sorted at once
 
 
-def launch(kernel, grid: tuple[int, ...], *args, num_warps: int, num_stages: int = 2, **constants) -> None:
-    """Run ``kernel`` on the device of its first argument; nothing to do for an empty grid."""
+def launch(function, grid: tuple[int, ...], *args, num_warps: int, num_stages: int = 2, **constants) -> None:
+    """Run a kernel on the device of its first argument; nothing to do for an empty grid."""
     if 0 not in grid:
-        _start(kernel, grid, args, constants | {"num_warps": num_warps, "num_stages": num_stages})
+        _start(function, grid, args, constants | {"num_warps": num_warps, "num_stages": num_stages})
 
 
-def _start(kernel, grid: tuple[int, ...], args: tuple, options: dict) -> None:
-    with torch.cuda.device_of(args[0]):  # Triton launches on the current device
-        kernel[grid](*args, **options)
+def _start(function, grid: tuple[int, ...], args: tuple, options: dict) -> None:
+    _launch.start(function, grid, args, options)
 
 
 def capability(device: torch.device) -> int | None:
     """The card's compute capability, 80 for 8.0; None in the interpreter, which has no card."""
     if device.type != "cuda":
         return None
-    major, minor = torch.cuda.get_device_capability(device)
+    return _capability(device.index)
+
+
+@functools.cache
+def _capability(index: int) -> int:
+    major, minor = torch.cuda.get_device_capability(index)
     return 10 * major + minor
 
 
@@ -46,41 +55,83 @@ def exact_product(device: torch.device) -> str:
     return "bf16" if has_tensor_cores(device) else "fma"
 
 
+def cdiv(size: int, part: int) -> int:
+    """How many parts cover ``size``. Triton's own runs in kernels, too, and takes microseconds on the host."""
+    return -(-size // part)
+
+
+def next_power_of_2(size: int) -> int:
+    """The smallest power of two from ``size`` on, at least 1."""
+    return 1 << max(size - 1, 0).bit_length()
+
+
 def block(size: int, smallest: int, largest: int) -> int:
     """The power of two that covers ``size``, within bounds."""
-    return min(max(triton.next_power_of_2(size), smallest), largest)
+    return min(max(next_power_of_2(size), smallest), largest)
 
 
-def pixel_strides(pixels: Tensor) -> tuple[int, int, int, int, int]:
+def pixel_strides(pixels: Tensor) -> tuple[int | None, int | None, int, int, int | None]:
     """(size 1, size 2, stride 0, stride 1, stride 2) that ``locate`` takes, of (P,) or (N, H, W).
 
     Neighbouring dimensions are merged where the strides allow it, so that runs of pixels stay as long as they can be.
+    Sizes are None where fewer dimensions are left, as is a last stride of 1 (``spaced``): both are compiled in, and
+    depend on the layout only.
     """
-    dims: list[list[int]] = []
+    dims: list[tuple[int, int]] = []
     for size, stride in zip(pixels.shape, pixels.stride(), strict=True):
-        if size == 1:
-            continue
         if dims and dims[-1][1] == size * stride:
-            dims[-1] = [dims[-1][0] * size, stride]
+            dims[-1] = dims[-1][0] * size, stride
         else:
-            dims.append([size, stride])
-    (_, s0), (d1, s1), (d2, s2) = [[1, 0]] * (3 - len(dims)) + dims
-    return d1, d2, s0, s1, s2
+            dims.append((size, stride))
+    last = one_is_none(dims[-1][1] if dims else 1)
+    if len(dims) < 2:
+        return None, None, 0, 0, last
+    if len(dims) == 2:
+        return None, dims[1][0], 0, dims[0][1], last
+    return dims[1][0], dims[2][0], dims[0][1], dims[1][1], last
 
 
 def feature_strides(features: Tensor) -> tuple[int, ...]:
-    """``pixel_strides`` of (P, A) or (N, A, H, W), and the stride of the channels."""
-    return *pixel_strides(features.select(1, 0) if features.shape[1] else features.sum(1)), features.stride(1)
+    """``pixel_strides`` of (P, A) or (N, A, H, W), and the stride of the channels as ``spaced`` takes it."""
+    strides = pixel_strides(features.select(1, 0) if features.shape[1] else features.sum(1))
+    return *strides, one_is_none(features.stride(1))
+
+
+def one_is_none(stride: int) -> int | None:
+    """None for 1: so Triton compiles a stride of 1 in, and other strides are handed over as any number."""
+    return None if stride == 1 else stride
+
+
+@triton.jit
+def spaced(i, stride):
+    """64-bit element offsets of channels or pixels ``stride`` apart; None is a stride of 1 (``one_is_none``)."""
+    offset = i.to(tl.int64)
+    if stride is not None:
+        offset = offset * stride
+    return offset
 
 
 @triton.jit
 def locate(pixel, d1, d2, s0, s1, s2):
-    """Element offset of a pixel: 32-bit division, 64-bit result."""
-    row = pixel // d2
-    column = pixel - row * d2
-    image = row // d1
-    row = row - image * d1
-    return image.to(tl.int64) * s0 + row.to(tl.int64) * s1 + column.to(tl.int64) * s2
+    """Element offsets of a block of neighbouring pixels: 32-bit division, 64-bit result.
+
+    Sizes and strides are those of ``pixel_strides``. Where the pixels of a row lie side by side the compiler hears that
+    those of the block do, and lays its threads along them. That is wrong at the ends of rows and does no harm there: it
+    hears nothing of what divides the offsets, so that each pixel is read by itself.
+    """
+    if d2 is None:
+        offset = spaced(pixel, s2)
+    else:
+        row = pixel // d2
+        offset = spaced(pixel - row * d2, s2)
+        if d1 is not None:
+            image = row // d1
+            row = row - image * d1
+            offset += image.to(tl.int64) * s0
+        offset += row.to(tl.int64) * s1
+        if s2 is None:
+            offset = tl.max_contiguous(offset, [16])  # of the last addition: it is lost at the call of a function
+    return offset
 
 
 @triton.jit
@@ -130,15 +181,15 @@ def counting_sort(
     modes: (P,) of 1-dimensional labels; then ``classes`` counts label x per_class + mode.
     """
     pixels, strides = labels.numel(), pixel_strides(labels)
-    chunk_rows = max(shortest_chunk, triton.cdiv(triton.cdiv(pixels, most_chunks), BLOCK_LABELS) * BLOCK_LABELS)
-    chunks = triton.cdiv(pixels, chunk_rows)
+    chunk_rows = max(shortest_chunk, cdiv(cdiv(pixels, most_chunks), BLOCK_LABELS) * BLOCK_LABELS)
+    chunks = cdiv(pixels, chunk_rows)
     empty = {"dtype": torch.int32, "device": labels.device}
     order = torch.empty(pixels, **empty)
     counts, before = (torch.empty(chunks, classes, **empty) for _ in range(2))
     starts, panel_starts = (torch.empty(classes + 1, **empty) for _ in range(2))
     slots, count = torch.empty(classes, **empty), torch.empty(classes, dtype=torch.int64, device=labels.device)
     columns = block(classes, 16, 32)
-    grid, options = (chunks, triton.cdiv(classes, columns)), {"BLOCK_K": columns, "num_warps": 4}
+    grid, options = (chunks, cdiv(classes, columns)), {"BLOCK_K": columns, "num_warps": 4}
     given = labels, modes, counts, before, starts, order, pixels, classes, per_class, ignore_index, chunk_rows
     given = *given, *strides, 0 if modes is None else modes.stride(0)
     launch(_sort_pixels, grid, *given, **options, BLOCK_P=BLOCK_LABELS, PLACE=False)
@@ -150,7 +201,7 @@ def counting_sort(
     return order, (count, starts, panel_starts, slots)
 
 
-@triton.jit
+@kernel()
 def _scan_counts(
     counts, before, count, starts, panel_starts, slots, chunks, classes, panel_rows,
     BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -182,7 +233,7 @@ def _scan_counts(
     tl.store(panel_starts + classes, panels)
 
 
-@triton.jit
+@kernel()
 def _sort_pixels(
     labels, modes, counts, before, starts, order, pixels, classes, per_class, ignore_index, chunk_rows,
     d1, d2, s0, s1, s2, mode_stride,

@@ -37,8 +37,14 @@ def readable(scores: Tensor, height: int, width: int, dtypes: tuple = DTYPES) ->
 
 
 def strides(scores: Tensor) -> tuple[int, ...]:
-    """Strides in elements; 0 where there is one step only, so that no odd stride is handed over."""
-    return tuple(stride if size > 1 else 0 for size, stride in zip(scores.shape, scores.stride(), strict=True))
+    """Strides in elements; 0 where there is one step only, so that no odd stride is handed over.
+
+    Of images the last one stays as it is, as Triton compiles a stride of 1 in: one column is no layout of its own.
+    """
+    found = [stride if size > 1 else 0 for size, stride in zip(scores.shape, scores.stride(), strict=True)]
+    if scores.dim() > 1:
+        found[-1] = scores.stride(-1)
+    return tuple(found)
 
 
 def rows_of_a_cell(size: int, source: int) -> int:

@@ -12,7 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastuda.kernels._common import DTYPES, block, launch
+from fastuda.kernels._common import DTYPES, block, cdiv, launch
+from fastuda.kernels._launch import kernel
 from fastuda.kernels._upsample import read, readable, strides, taps
 from fastuda.kernels.confidence_histogram import MOST_BINS, add_last_bins, count_pixels, label_bins
 from fastuda.kernels.pseudo_labels import IGNORED, MOST_CLASSES
@@ -47,7 +48,7 @@ def aggregate_patches(
     lanes = block(classes, 2, 256)
     columns = block(VOTES // lanes, *COLUMNS)
     launch(
-        _aggregate_rows, (images * height, triton.cdiv(width, columns)), scores, offsets, full, label, confidence,
+        _aggregate_rows, (images * height, cdiv(width, columns)), scores, offsets, full, label, confidence,
         counts if bins else None, volume if with_volume else None, *scores.shape[1:],
         *(full.shape[2:] if full is not None else (0, 0)), height, width, patch_height, patch_width,
         *strides(scores), *strides(offsets), *(strides(full) if full is not None else (0,) * 4), bins,
@@ -81,7 +82,7 @@ def _vote(
     return share
 
 
-@triton.jit
+@kernel()
 def _aggregate_rows(
     scores, offsets, full, label, confidence, counts, volume, patches, classes, h, w, full_h, full_w, height, width,
     patch_height, patch_width, image_stride, patch_stride, class_stride, row_stride, column_stride,

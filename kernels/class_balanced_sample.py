@@ -20,7 +20,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastuda.kernels._common import launch, pixel_strides, random_bits, read_labels
+from fastuda.kernels._common import cdiv, launch, next_power_of_2, pixel_strides, random_bits, read_labels
+from fastuda.kernels._launch import kernel
 
 DIGITS = ((20, 11), (10, 10), (0, 10))  # lowest bit and number of bits, of 31
 BINS = 2048  # of an image and class: the digits; of the last one 1024, and the places of the pixels with each
@@ -54,10 +55,10 @@ def sample_per_class(labels: Tensor, seed: Tensor, num_classes: int, per_class: 
 
 def _sample(labels: Tensor, seed: Tensor, classes: int, wanted: int, ignore_index: int, share: bool) -> Tensor:
     images, pixels = labels.shape
-    groups, most, chunks = (1 if share else classes), max(classes - 1, 1), triton.cdiv(pixels, BLOCK)
+    groups, most, chunks = (1 if share else classes), max(classes - 1, 1), cdiv(pixels, BLOCK)
     empty = {"dtype": torch.int32, "device": labels.device}
     long = empty | {"dtype": torch.int64}
-    sizes = images * classes * BINS, triton.cdiv(images, 2) * 4, images * groups * chunks
+    sizes = images * classes * BINS, cdiv(images, 2) * 4, images * groups * chunks
     bins, totals, counts = torch.zeros(sum(sizes), **empty).split(sizes)
     before = torch.empty(images * groups * chunks, **empty)
     prefix, need = torch.empty(2, images * classes, **empty)
@@ -78,7 +79,7 @@ def _sample(labels: Tensor, seed: Tensor, classes: int, wanted: int, ignore_inde
         _count_chosen, grid, *given, threshold, totals, counts, candidates, groups, most, wanted, *layout,
         SHARE=share, **options,
     )  # fmt: skip
-    columns = triton.next_power_of_2(most) if share else 1
+    columns = next_power_of_2(most) if share else 1
     launch(
         _scan_chosen, (images * groups,), totals, counts, candidates, before, tops, result, chunks, most, wanted,
         SHARE=share, BLOCK_C=LISTED // columns, BLOCK_M=columns, num_warps=8,
@@ -110,7 +111,7 @@ def _pixels(labels, pixels, classes, ignore_index, d1, d2, s0, s1, s2, BLOCK: tl
     return place, number, y
 
 
-@triton.jit
+@kernel()
 def _count_digits(
     labels, seed, prefix, bins, totals, pixels, classes, ignore_index, d1, d2, s0, s1, s2,
     SHIFT: tl.constexpr, WIDTH: tl.constexpr, BINS: tl.constexpr, BLOCK: tl.constexpr,
@@ -130,7 +131,7 @@ def _count_digits(
         tl.atomic_max(at + BINS // 2, pixels - place, mask=counted, sem="relaxed")
 
 
-@triton.jit
+@kernel()
 def _choose_digit(
     bins, totals, prefix, need, threshold, pixels, classes, wanted,
     SHARE: tl.constexpr, SHIFT: tl.constexpr, WIDTH: tl.constexpr, BINS: tl.constexpr,
@@ -175,7 +176,7 @@ def _drawn(seed, threshold, image, place, number, y, classes):
     return _keys(seed, 0, number, place) <= most
 
 
-@triton.jit
+@kernel()
 def _count_chosen(
     labels, seed, threshold, totals, counts, candidates, groups, most, wanted, pixels, classes, ignore_index,
     d1, d2, s0, s1, s2, SHARE: tl.constexpr, BLOCK: tl.constexpr,
@@ -203,7 +204,7 @@ def _listed(candidates, row, c, m, chunks, most, missing):
     return tl.load(candidates + at, mask=(c < chunks)[:, None] & (m < missing)[None, :], other=LARGEST)
 
 
-@triton.jit
+@kernel()
 def _scan_chosen(
     totals, counts, candidates, before, tops, result, chunks, most, wanted,
     SHARE: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_M: tl.constexpr,
@@ -237,7 +238,7 @@ def _scan_chosen(
         tl.store(result + row.to(tl.int64) * wanted + w, tl.full([BLOCK_C], -1, tl.int64), mask=w < wanted)
 
 
-@triton.jit
+@kernel()
 def _place_chosen(
     labels, seed, threshold, tops, before, result, groups, wanted, pixels, classes, ignore_index, d1, d2, s0, s1, s2,
     SHARE: tl.constexpr, BLOCK: tl.constexpr,

@@ -20,6 +20,7 @@ from torch import Tensor
 from fastuda.kernels._common import (
     DTYPES,
     block,
+    cdiv,
     exact_dot,
     exact_product,
     feature_strides,
@@ -27,8 +28,10 @@ from fastuda.kernels._common import (
     locate,
     pixel_strides,
     read_labels,
+    spaced,
     split,
 )
+from fastuda.kernels._launch import kernel
 
 # Without tensor cores the product is computed by each thread for itself: smaller tiles, or it spills.
 TILES = {
@@ -48,8 +51,8 @@ def serves(features: Tensor, labels: Tensor, num_classes: int, ignore_index: int
 def class_moments(features: Tensor, labels: Tensor, num_classes: int, ignore_index: int) -> tuple[Tensor, ...]:
     """(count int64 (K,), mean (K, A), m2 (K, A)) of features (N, A, H, W) or (P, A), any strides, without a copy."""
     pixels, channels = labels.numel(), features.shape[1]
-    chunk_rows = triton.cdiv(max(64 * num_classes, SHORTEST_CHUNK), BLOCK_LABELS) * BLOCK_LABELS
-    chunks = triton.cdiv(pixels, chunk_rows)
+    chunk_rows = cdiv(max(64 * num_classes, SHORTEST_CHUNK), BLOCK_LABELS) * BLOCK_LABELS
+    chunks = cdiv(pixels, chunk_rows)
     count = features.new_empty(num_classes, dtype=torch.int64)
     mean, m2 = (features.new_empty(num_classes, channels, dtype=torch.float32) for _ in range(2))
     partials = features.new_empty(chunks, num_classes, 3, channels, dtype=torch.float32)
@@ -57,7 +60,7 @@ def class_moments(features: Tensor, labels: Tensor, num_classes: int, ignore_ind
 
     product = exact_product(features.device)
     tile = TILES[product] | {"BLOCK_K": block(num_classes, 16, 32 if product == "fma" else 64), "PRODUCT": product}
-    grid = chunks, triton.cdiv(channels, tile["BLOCK_A"]), triton.cdiv(num_classes, tile["BLOCK_K"])
+    grid = chunks, cdiv(channels, tile["BLOCK_A"]), cdiv(num_classes, tile["BLOCK_K"])
     strides = *feature_strides(features), *pixel_strides(labels)
     sizes = pixels, channels, num_classes, ignore_index
     launch(
@@ -65,7 +68,7 @@ def class_moments(features: Tensor, labels: Tensor, num_classes: int, ignore_ind
         **tile, BLOCK_LABELS=BLOCK_LABELS,
     )  # fmt: skip
     columns = block(channels, 16, 64)
-    grid = num_classes, max(1, triton.cdiv(channels, columns))
+    grid = num_classes, max(1, cdiv(channels, columns))
     sizes = chunks, num_classes, channels
     launch(
         _merge_chunks, grid, partials, counts, count, mean, m2, *sizes,
@@ -88,7 +91,7 @@ def _exact_sums(member, x):
     return tl.dot(one, x), tl.dot(one, high, q)
 
 
-@triton.jit
+@kernel()
 def _sum_chunks(
     features, labels, partials, counts, pixels, channels, classes, ignore_index, chunk_rows,
     fd1, fd2, fs0, fs1, fs2, channel_stride, ld1, ld2, ls0, ls1, ls2,
@@ -101,7 +104,7 @@ def _sum_chunks(
     k = lowest + tl.arange(0, BLOCK_K)
     begin = chunk * chunk_rows
     end = tl.minimum(begin + chunk_rows, pixels)
-    columns = features + a.to(tl.int64) * channel_stride
+    columns = features + spaced(a, channel_stride)
     rows = partials + (chunk.to(tl.int64) * classes + k) * 3 * channels
 
     count = tl.zeros([BLOCK_K], tl.int32)
@@ -151,7 +154,8 @@ def _sum_chunks(
         tl.debug_barrier()
         tl.store(to + channels, tl.zeros_like(total), mask=written)
         tl.store(to + 2 * channels, tl.zeros_like(total), mask=written)
-        for p in range(begin, end):
+        for row in range(end - begin):
+            p = begin + row + tl.arange(0, 1)
             tl.debug_barrier()
             y = read_labels(labels, p, end, classes, ignore_index, ld1, ld2, ls0, ls1, ls2)
             read = (y >= lowest) & (y < lowest + BLOCK_K) & (a < channels)
@@ -162,7 +166,7 @@ def _sum_chunks(
             tl.store(at + 2 * channels, tl.load(at + 2 * channels, mask=read, other=0.0) + d * d, mask=read)
 
 
-@triton.jit
+@kernel()
 def _merge_chunks(
     partials, counts, count, mean, m2, chunks, classes, channels, BLOCK_A: tl.constexpr, BLOCK_C: tl.constexpr
 ):

@@ -27,12 +27,15 @@ from fastuda.kernels import _common
 from fastuda.kernels._common import (
     DTYPES,
     block,
+    cdiv,
     counting_sort,
     exact_product,
     feature_strides,
     launch,
     locate,
+    spaced,
 )
+from fastuda.kernels._launch import kernel
 
 # Tile of m2 and rows at once: what does not spill. Six sums of 128 x 128 do not fit in the tensor memory of Blackwell's
 # larger chips, and channels that are not contiguous take more registers for their addresses.
@@ -65,9 +68,9 @@ def class_moments_full(
     """
     pixels, channels = labels.numel(), features.shape[1]
     product, strides = exact_product(features.device), feature_strides(features)
-    tile = _tile(features.device, product, channels, channels_last=strides[-1] == 1)
+    tile = _tile(features.device, product, channels, channels_last=strides[-1] is None)
     size = tile["BLOCK_A"]
-    across = triton.cdiv(channels, size)
+    across = cdiv(channels, size)
     tiles = across * (across + 1) // 2
     panel_rows = _panel_rows(channels, tiles * size * size)
     extra = pixels // panel_rows  # panels that are not the first of their class, at most
@@ -79,7 +82,7 @@ def class_moments_full(
     pivots = torch.empty(num_classes, channels, **empty)
     columns = block(channels, 16, 256)
     launch(
-        _find_pivots, (num_classes, triton.cdiv(channels, columns)), features, order, starts, pivots, channels,
+        _find_pivots, (num_classes, cdiv(channels, columns)), features, order, starts, pivots, channels,
         *strides, BLOCK_R=PIVOT_ROWS, BLOCK_A=columns, num_warps=4,
     )  # fmt: skip
     mean, m2 = torch.empty(num_classes, channels, **empty), torch.empty(num_classes, channels, channels, **empty)
@@ -89,10 +92,10 @@ def class_moments_full(
     launch(
         _multiply_panels, (tiles, extra + num_classes), features, order, *plan, pivots, m2, partials, sums, channels,
         num_classes, panel_rows, *strides,
-        **tile, BLOCK_K=block(num_classes, 16, 2**16), PRODUCT=product, TERMS=terms, CHANNELS_LAST=strides[-1] == 1,
+        **tile, BLOCK_K=block(num_classes, 16, 2**16), PRODUCT=product, TERMS=terms, CHANNELS_LAST=strides[-1] is None,
     )  # fmt: skip
     step = min(size, FINISHED_AT_ONCE)
-    steps = triton.cdiv(channels, step)
+    steps = cdiv(channels, step)
     launch(
         _add_panels, (steps * (steps + 1) // 2, num_classes), *plan, pivots, partials, sums, mean, m2, channels,
         BLOCK_A=size, STEP=step, num_warps=4,
@@ -113,11 +116,11 @@ def _tile(device: torch.device, product: str, channels: int, channels_last: bool
 
 def _panel_rows(channels: int, tile_numbers: int) -> int:
     """So many that P // rows partial triangles are at most 1/10 of P x A numbers."""
-    rows = max(SHORTEST_PANEL, triton.cdiv(10 * tile_numbers, channels))
-    return triton.cdiv(rows, PANEL_STEP) * PANEL_STEP
+    rows = max(SHORTEST_PANEL, cdiv(10 * tile_numbers, channels))
+    return cdiv(rows, PANEL_STEP) * PANEL_STEP
 
 
-@triton.jit
+@kernel(fixed=("s0", "s1"))
 def _find_pivots(
     features, order, starts, pivots, channels, d1, d2, s0, s1, s2, channel_stride,
     BLOCK_R: tl.constexpr, BLOCK_A: tl.constexpr,
@@ -129,7 +132,7 @@ def _find_pivots(
     r = tl.arange(0, BLOCK_R)
     at = locate(tl.load(order + begin + r, mask=r < rows, other=0), d1, d2, s0, s1, s2)
     read = (r < rows)[:, None] & (a < channels)[None, :]
-    x = tl.load(features + at[:, None] + (a.to(tl.int64) * channel_stride)[None, :], mask=read, other=0.0)
+    x = tl.load(features + at[:, None] + spaced(a, channel_stride)[None, :], mask=read, other=0.0)
     pivot = tl.sum(x.to(tl.float32), 0) / tl.maximum(rows, 1)
     pivot = tl.where(tl.abs(pivot) < float("inf"), pivot, 0.0)  # an infinite pivot would turn infinity into NaN
     tl.store(pivots + label.to(tl.int64) * channels + a, pivot, mask=a < channels)
@@ -148,7 +151,7 @@ def _triangle(tile):
 def _deviations(features, at, inside, pivots, a, channels, channel_stride, CHANNELS_LAST: tl.constexpr):
     """x - c, (channels, pixels), 0 outside; read along the dimension that may be contiguous."""
     pivot = tl.load(pivots + a, mask=a < channels, other=0.0)
-    along = a.to(tl.int64) * channel_stride
+    along = spaced(a, channel_stride)
     if CHANNELS_LAST:
         read = inside[:, None] & (a < channels)[None, :]
         x = tl.load(features + at[:, None] + along[None, :], mask=read, other=0.0).to(tl.float32)
@@ -185,7 +188,7 @@ def _outer(left, right, PRODUCT: tl.constexpr, TERMS: tl.constexpr):
     return tl.dot(a1, b1, tl.dot(a1, b2, tl.dot(a2, b1, total)))
 
 
-@triton.jit
+@kernel(fixed=("s0", "s1"))
 def _multiply_panels(
     features, order, starts, panel_starts, slots, pivots, m2, partials, sums, channels, classes, panel_rows,
     d1, d2, s0, s1, s2, channel_stride,
@@ -238,7 +241,7 @@ def _add_sums(sums, first, panels, a, channels, STEP: tl.constexpr):
     return total
 
 
-@triton.jit
+@kernel()
 def _add_panels(
     starts, panel_starts, slots, pivots, partials, sums, mean, m2, channels, BLOCK_A: tl.constexpr, STEP: tl.constexpr
 ):

@@ -17,7 +17,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastuda.kernels._common import DTYPES, block, launch, locate, pixel_strides, read_labels
+from fastuda.kernels._common import DTYPES, block, cdiv, launch, locate, pixel_strides, read_labels
+from fastuda.kernels._launch import kernel
 
 MOST_CLASSES = 256
 BINS = 512  # of a histogram, at least 4 for each class
@@ -38,11 +39,11 @@ def class_thresholds(
 ) -> Tensor:
     """(K,) float32 as fastuda.reference.class_thresholds; (N, H, W) or (P,) of any strides."""
     pixels = label.numel()
-    programs = max(1, min(triton.cdiv(pixels, BLOCK), MOST_PROGRAMS))
-    per_program = triton.cdiv(triton.cdiv(pixels, BLOCK), programs) * BLOCK
+    programs = max(1, min(cdiv(pixels, BLOCK), MOST_PROGRAMS))
+    per_program = cdiv(cdiv(pixels, BLOCK), programs) * BLOCK
     columns = block(num_classes, 2, MOST_CLASSES)
     width = max(BINS // columns, 4).bit_length() - 1
-    rounds = triton.cdiv(32, width)
+    rounds = cdiv(32, width)
     empty = {"dtype": torch.int32, "device": label.device}
     counts, known = torch.zeros(rounds, columns << width, **empty), torch.empty(rounds, 2, columns, **empty)
     result = torch.empty(num_classes, dtype=torch.float32, device=label.device)
@@ -94,7 +95,7 @@ def _choose_key(
     return key | (digit << _shift(i - 1, WIDTH)), rank - tl.sum(tl.where(below, number, 0), 1)
 
 
-@triton.jit
+@kernel()
 def _count_keys(
     confidence, label, counts, known, pixels, classes, ignore_index, per_program, i, share,
     cd1, cd2, cs0, cs1, cs2, ld1, ld2, ls0, ls1, ls2,
@@ -128,7 +129,7 @@ def _count_keys(
     tl.atomic_add(to, total, mask=total > 0, sem="relaxed")
 
 
-@triton.jit
+@kernel()
 def _write_thresholds(
     counts, known, result, classes, i, share,
     ROUND: tl.constexpr, FROM_TOP: tl.constexpr, BLOCK_K: tl.constexpr, WIDTH: tl.constexpr,

@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastuda.kernels._common import block, launch
+from fastuda.kernels._launch import kernel
 from fastuda.kernels._upsample import readable, strides, taps
 from fastuda.kernels.pseudo_labels import MOST_CLASSES, best_logit, best_probability, cells, this_cell
 
@@ -58,7 +59,7 @@ def add_last_bins(counts, number, classes, bins, LABELS: tl.constexpr):
     tl.atomic_add(at, number.to(tl.int64), mask=(k < classes) & (number > 0), sem="relaxed")
 
 
-@triton.jit
+@kernel()
 def _count_cells(
     scores, counts, classes, h, w, height, width, image_stride, class_stride, row_stride, column_stride, bins,
     PROBABILITIES: tl.constexpr, ALIGN: tl.constexpr, LABELS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,

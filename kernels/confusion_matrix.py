@@ -7,11 +7,11 @@ where most pixels fall, and adds the others one by one.
 from __future__ import annotations
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastuda.kernels._common import launch, locate, pixel_strides
+from fastuda.kernels._common import cdiv, launch, locate, next_power_of_2, pixel_strides
+from fastuda.kernels._launch import kernel
 
 MOST_CLASSES = 1023
 MOST_BINS = 1024  # counted at once; each costs a register of every 32nd thread
@@ -29,17 +29,17 @@ def confusion_matrix(prediction: Tensor, truth: Tensor, num_classes: int) -> Ten
     counts = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=truth.device)
     pixels = truth.numel()
     all_pairs = num_classes**2 < MOST_BINS
-    bins = triton.next_power_of_2((num_classes**2 if all_pairs else num_classes) + 1)
-    blocks = triton.cdiv(triton.cdiv(pixels, BLOCK), MOST_PROGRAMS)
+    bins = next_power_of_2((num_classes**2 if all_pairs else num_classes) + 1)
+    blocks = cdiv(cdiv(pixels, BLOCK), MOST_PROGRAMS)
     launch(
-        _count_pairs, (triton.cdiv(pixels, max(blocks, 1) * BLOCK),), prediction, truth, counts, pixels, num_classes,
+        _count_pairs, (cdiv(pixels, max(blocks, 1) * BLOCK),), prediction, truth, counts, pixels, num_classes,
         blocks * BLOCK, *pixel_strides(prediction), *pixel_strides(truth),
         ALL_PAIRS=all_pairs, BINS=max(bins, 32), BLOCK=BLOCK, num_warps=4,
     )  # fmt: skip
     return counts
 
 
-@triton.jit
+@kernel()
 def _count_pairs(
     prediction, truth, counts, pixels, classes, at_once, pd1, pd2, ps0, ps1, ps2, td1, td2, ts0, ts1, ts2,
     ALL_PAIRS: tl.constexpr, BINS: tl.constexpr, BLOCK: tl.constexpr,

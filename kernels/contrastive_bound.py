@@ -21,14 +21,17 @@ from torch import Tensor
 from fastuda.kernels._common import (
     DTYPES,
     block,
+    cdiv,
     exact_product,
     feature_strides,
     launch,
     locate,
     pixel_strides,
     read_labels,
+    spaced,
     split,
 )
+from fastuda.kernels._launch import kernel
 
 # Tiles by product and number of classes. Pixels x classes stay in registers. Every tile reads all statistics from L2,
 # 12 bytes for each of their numbers, so tiles of many pixels; few channels at a time, or the backward spills.
@@ -77,7 +80,7 @@ def forward(
     statistics, sizes, constants = _statistics(features, mean, covariance, temperature, normalize)
     tile = _tile(FORWARD[constants["PRODUCT"]], len(mean))
     launch(
-        _bound_forward, (triton.cdiv(labels.numel(), tile["BLOCK_P"]),), features, labels, statistics, loss, posterior,
+        _bound_forward, (cdiv(labels.numel(), tile["BLOCK_P"]),), features, labels, statistics, loss, posterior,
         labels.numel(), *sizes, ignore_index, *feature_strides(features), *pixel_strides(labels),
         **tile, **constants, Q_PARTS=PARTS[features.dtype][0], SQUARE_PARTS=PARTS[features.dtype][1],
     )  # fmt: skip
@@ -93,7 +96,7 @@ def backward(
     statistics, sizes, constants = _statistics(features, mean, covariance, temperature, normalize)
     tile = _tile(BACKWARD[constants["PRODUCT"]], len(mean))
     launch(
-        _bound_backward, (triton.cdiv(labels.numel(), tile["BLOCK_P"]),), features, labels, statistics, grad,
+        _bound_backward, (cdiv(labels.numel(), tile["BLOCK_P"]),), features, labels, statistics, grad,
         posterior.contiguous(), slope, labels.numel(), *sizes, ignore_index,
         *feature_strides(features), *pixel_strides(labels), *pixel_strides(grad), *feature_strides(slope),
         **tile, **constants, Q_PARTS=PARTS[features.dtype][0], SQUARE_PARTS=PARTS[features.dtype][1],
@@ -110,29 +113,37 @@ def _tile(tiles: dict[int, dict], classes: int) -> dict[str, int]:
 def _statistics(features: Tensor, mean: Tensor, covariance: Tensor | None, temperature: float, normalize: bool):
     """(statistic, part, class, channel) as scaled and split, padded by zeros; sizes and constants of the kernels."""
     classes, channels = mean.shape
-    product, width = exact_product(features.device), triton.cdiv(channels, PADDING) * PADDING
+    product, width = exact_product(features.device), cdiv(channels, PADDING) * PADDING
     parts, dtype = (3, torch.bfloat16) if product == "bf16" else (1, torch.float32)
     scaled = mean.new_empty(1 if covariance is None else 2, parts, classes, width, dtype=dtype)
-    given = [(mean, 1 / temperature)]
-    if covariance is not None:
-        given.append((covariance, 1 / (2 * temperature**2)))
-    for out, (rows, factor) in zip(scaled, given, strict=True):
-        launch(
-            _scale_statistics, (classes,), rows.contiguous(), out, classes, channels, width, factor,
-            NORMALIZE=normalize, PRODUCT=product, BLOCK=block(channels, PADDING, 1024), num_warps=4,
-        )  # fmt: skip
+    if covariance is not None and covariance.dtype != mean.dtype:  # one kernel reads both
+        mean, covariance = mean.to(torch.float32), covariance.to(torch.float32)
+    rows = mean.contiguous()
+    spread = rows if covariance is None else covariance.contiguous()
+    launch(
+        _scale_statistics, (classes, len(scaled)), rows, spread, scaled, classes, channels, width,
+        1 / temperature, 1 / (2 * temperature**2),
+        NORMALIZE=normalize, PRODUCT=product, BLOCK=block(channels, PADDING, 1024), num_warps=4,
+    )  # fmt: skip
     constants = {"BLOCK_K": block(classes, 16, MOST_CLASSES), "COVARIANCE": covariance is not None}
     constants |= {"NORMALIZE": normalize, "PRODUCT": product}
     return scaled, (channels, width, classes), constants
 
 
-@triton.jit
+@kernel(fixed=("rows", "width"))
 def _scale_statistics(
-    rows, out, classes, channels, width, factor,
+    rows, spread, out, classes, channels, width, factor, spread_factor,
     NORMALIZE: tl.constexpr, PRODUCT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """factor * row, or of row / |row| with 0 / 0 = 0, split into parts; channels of the padding are zeros."""
+    """factor * row, or of row / |row| with 0 / 0 = 0, split into parts; channels of the padding are zeros.
+
+    Of the means, and by the second programs of the grid of the covariances, ``spread``.
+    """
     row = tl.program_id(0)
+    if tl.program_id(1) == 1:
+        rows = spread
+        factor = spread_factor
+        out += (1 if PRODUCT == "fma" else 3) * classes * width
     row_at = rows + row.to(tl.int64) * channels
     scale = factor
     if NORMALIZE:
@@ -203,7 +214,7 @@ def _project(
     for start in range(0, channels, BLOCK_A):
         a = start + tl.arange(0, BLOCK_A)
         read = inside[:, None] & (a < channels)[None, :]
-        q = tl.load(rows[:, None] + (a.to(tl.int64) * channel_stride)[None, :], mask=read, other=0.0).to(tl.float32)
+        q = tl.load(rows[:, None] + spaced(a, channel_stride)[None, :], mask=read, other=0.0).to(tl.float32)
         at = statistics + k[None, :] * width + a[:, None]
         known = (k < classes)[None, :]
         first += _product(q, at, known, part, Q_PARTS, PRODUCT)
@@ -213,7 +224,7 @@ def _project(
     return first, second, squared
 
 
-@triton.jit
+@kernel(fixed=("width",))
 def _bound_forward(
     features, labels, statistics, loss, posterior, pixels, channels, width, classes, ignore_index,
     fd1, fd2, fs0, fs1, fs2, channel_stride, ld1, ld2, ls0, ls1, ls2,
@@ -243,7 +254,7 @@ def _bound_forward(
     tl.store(at, share / total[:, None], mask=inside[:, None] & (k < classes)[None, :])
 
 
-@triton.jit
+@kernel(fixed=("width",))
 def _bound_backward(
     features, labels, statistics, grad, posterior, slope, pixels, channels, width, classes, ignore_index,
     fd1, fd2, fs0, fs1, fs2, channel_stride, ld1, ld2, ls0, ls1, ls2, gd1, gd2, gs0, gs1, gs2,
@@ -279,11 +290,11 @@ def _bound_backward(
         known = (k < classes)[:, None]
         total = _product(pull, at, known, part, 3, PRODUCT)
         if COVARIANCE or NORMALIZE:
-            q = tl.load(rows[:, None] + (a.to(tl.int64) * channel_stride)[None, :], mask=written, other=0.0)
+            q = tl.load(rows[:, None] + spaced(a, channel_stride)[None, :], mask=written, other=0.0)
             q = q.to(tl.float32)
         if COVARIANCE:
             total += 2 * _product(share, at + parts * part, known, part, 3, PRODUCT) * q * inverse[:, None]
         if NORMALIZE:
             total = (total - q * along[:, None]) * inverse[:, None]
         total = tl.where((y >= 0)[:, None], total * weight[:, None], 0.0)
-        tl.store(to[:, None] + (a.to(tl.int64) * out_stride)[None, :], total.to(slope.dtype.element_ty), mask=written)
+        tl.store(to[:, None] + spaced(a, out_stride)[None, :], total.to(slope.dtype.element_ty), mask=written)

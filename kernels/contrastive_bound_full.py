@@ -25,16 +25,20 @@ from fastuda.kernels import _common
 from fastuda.kernels._common import (
     DTYPES,
     block,
+    cdiv,
     feature_strides,
     launch,
     locate,
     pixel_strides,
     precision,
     read_labels,
+    spaced,
 )
+from fastuda.kernels._launch import kernel
 
 MOST_CLASSES = 256
 CHUNK = 1 << 22
+MOST_TILES = 2**16 - 1  # of pixels in a launch of ``_slopes``: a grid has no more along its second dimension
 NORM_PART = 1 << 16
 # Covariances of this size and less stay in the L2 cache: then the classes of a tile of pixels run side by side,
 # otherwise the tiles of pixels of a class.
@@ -80,14 +84,14 @@ def forward(
     classes, channels = mean.shape
     pixels, strides = labels.numel(), feature_strides(features)
     tile = _tile(features, channels)
-    tiles = triton.cdiv(pixels, tile["BLOCK_P"])
+    tiles = cdiv(pixels, tile["BLOCK_P"])
     launch(
         _quadratic_forms, (tiles * classes,), features, covariance, posterior, pixels, channels, classes, tiles,
         *strides, **tile, CLASSES_FIRST=covariance.numel() * 4 <= CACHED,
     )  # fmt: skip
     size, warps = next(tile for most, tile in LOSS_TILES.items() if classes <= most)
     launch(
-        _losses, (triton.cdiv(pixels, size),), features, labels, mean, scales, loss, posterior, pixels, channels,
+        _losses, (cdiv(pixels, size),), features, labels, mean, scales, loss, posterior, pixels, channels,
         classes, ignore_index, temperature, *strides, *pixel_strides(labels), BLOCK_P=size, BLOCK_A=32,
         BLOCK_K=block(classes, 16, MOST_CLASSES), NORMALIZE=normalize, PRECISION=precision(features.device),
         num_warps=warps,
@@ -104,14 +108,15 @@ def backward(
     mean, covariance, scales = _statistics(mean, covariance, normalize)
     classes, channels = mean.shape
     pixels, tile = labels.numel(), _tile(features, channels)
-    chunk = max(1, CHUNK // (channels * tile["BLOCK_P"])) * tile["BLOCK_P"] if normalize else max(1, pixels)
+    most = max(1, CHUNK // (channels * tile["BLOCK_P"])) if normalize else MOST_TILES
+    chunk = min(most, MOST_TILES) * tile["BLOCK_P"]
     strides, label_strides = feature_strides(features), pixel_strides(labels)
     out_strides = *pixel_strides(grad), *feature_strides(slope)
     waiting = mean.new_empty(min(chunk, pixels) if normalize else 0, channels)
     for start in range(0, pixels, chunk):
         end = min(start + chunk, pixels)
         span = start, end, channels, classes, ignore_index
-        grid = triton.cdiv(channels, tile["BLOCK_I"]), triton.cdiv(end - start, tile["BLOCK_P"])
+        grid = cdiv(channels, tile["BLOCK_I"]), cdiv(end - start, tile["BLOCK_P"])
         launch(
             _slopes, grid, features, labels, mean, covariance, scales, grad, posterior.contiguous(), waiting, slope,
             *span, temperature, *strides, *label_strides, *out_strides,
@@ -119,7 +124,7 @@ def backward(
         )  # fmt: skip
         if normalize:
             launch(
-                _remove_along, (triton.cdiv(end - start, 32),), features, labels, grad, waiting, slope, *span,
+                _remove_along, (cdiv(end - start, 32),), features, labels, grad, waiting, slope, *span,
                 *strides, *label_strides, *out_strides, BLOCK_P=32, BLOCK_A=64, num_warps=4,
             )  # fmt: skip
     return slope
@@ -140,17 +145,23 @@ def _statistics(mean: Tensor, covariance: Tensor, normalize: bool) -> tuple[Tens
     mean, covariance = mean.to(torch.float32).contiguous(), covariance.to(torch.float32).contiguous()
     if not normalize:
         return mean, covariance, mean
-    scales = mean.new_empty(2, len(mean))
-    for rows, out in zip((mean, covariance), scales, strict=True):
-        size = rows[0].numel()
-        launch(_inverse_lengths, (len(mean),), rows, out, size, BLOCK=block(size, 16, 4096), num_warps=8)
+    classes, channels = mean.shape
+    scales = mean.new_empty(2, classes)
+    size = block(channels * channels, 16, 4096)
+    launch(_inverse_lengths, (classes, 2), mean, covariance, scales, channels, classes, BLOCK=size, num_warps=8)
     return mean, covariance, scales
 
 
-@triton.jit
-def _inverse_lengths(rows, out, size, BLOCK: tl.constexpr):
-    """1 / |row|, or 0 for a row of zeros."""
+@kernel()
+def _inverse_lengths(mean, covariance, out, channels, classes, BLOCK: tl.constexpr):
+    """1 / |row|, or 0 for a row of zeros, of the means and then of the covariances."""
     row = tl.program_id(0)
+    rows = mean
+    size = channels
+    if tl.program_id(1) == 1:
+        rows = covariance
+        size = channels * channels
+        out += classes
     rows += row.to(tl.int64) * size
     total = tl.zeros([BLOCK], tl.float32)
     for start in range(0, size, BLOCK):
@@ -169,7 +180,7 @@ def _inverse_root(squared):
 def _read(rows, inside, a, channels, channel_stride):
     """A block of channels of the pixels at ``rows``, in the type that the features have."""
     read = inside[:, None] & (a < channels)[None, :]
-    return tl.load(rows[:, None] + (a.to(tl.int64) * channel_stride)[None, :], mask=read, other=0.0)
+    return tl.load(rows[:, None] + spaced(a, channel_stride)[None, :], mask=read, other=0.0)
 
 
 @triton.jit
@@ -197,7 +208,7 @@ def _read_covariance(sigma, a, b, channels):
     return tl.trans(tl.load(sigma + a[:, None] * channels + b[None, :], mask=known, other=0.0))
 
 
-@triton.jit
+@kernel(fixed=("s0", "s1"))
 def _quadratic_forms(
     features, covariance, forms, pixels, channels, classes, tiles, d1, d2, s0, s1, s2, channel_stride,
     BLOCK_P: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr,
@@ -230,7 +241,7 @@ def _quadratic_forms(
     tl.store(forms + p.to(tl.int64) * classes + label, form, mask=inside)
 
 
-@triton.jit
+@kernel()
 def _losses(
     features, labels, mean, scales, loss, posterior, pixels, channels, classes, ignore_index, temperature,
     fd1, fd2, fs0, fs1, fs2, channel_stride, ld1, ld2, ls0, ls1, ls2,
@@ -293,7 +304,7 @@ def _first_slopes(
     return total
 
 
-@triton.jit
+@kernel()
 def _slopes(
     features, labels, mean, covariance, scales, grad, posterior, waiting, slope,
     begin, end, channels, classes, ignore_index, temperature,
@@ -339,11 +350,11 @@ def _slopes(
     else:
         weight = tl.load(grad + locate(p, gd1, gd2, gs0, gs1, gs2), mask=y >= 0, other=0.0).to(tl.float32)
         total = tl.where((y >= 0)[:, None], total * weight[:, None], 0.0)
-        to = (slope + locate(p, od1, od2, os0, os1, os2))[:, None] + (a.to(tl.int64) * out_stride)[None, :]
+        to = (slope + locate(p, od1, od2, os0, os1, os2))[:, None] + spaced(a, out_stride)[None, :]
         tl.store(to, total.to(slope.dtype.element_ty), mask=written)
 
 
-@triton.jit
+@kernel()
 def _remove_along(
     features, labels, grad, waiting, slope, begin, end, channels, classes, ignore_index,
     fd1, fd2, fs0, fs1, fs2, channel_stride, ld1, ld2, ls0, ls1, ls2, gd1, gd2, gs0, gs1, gs2,
@@ -373,4 +384,4 @@ def _remove_along(
         total = (_read(from_rows, inside, a, channels, 1) - q * along[:, None]) * (inverse * weight)[:, None]
         total = tl.where((y >= 0)[:, None], total, 0.0)
         written = inside[:, None] & (a < channels)[None, :]
-        tl.store(to[:, None] + (a.to(tl.int64) * out_stride)[None, :], total.to(slope.dtype.element_ty), mask=written)
+        tl.store(to[:, None] + spaced(a, out_stride)[None, :], total.to(slope.dtype.element_ty), mask=written)

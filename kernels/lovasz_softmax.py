@@ -29,6 +29,7 @@ from fastuda.kernels._cells import (
     weight_within,
 )  # fmt: skip
 from fastuda.kernels._common import launch
+from fastuda.kernels._launch import kernel
 from fastuda.kernels._upsample import strides
 
 LOG2_E = tl.constexpr(1.4426950408889634)
@@ -82,7 +83,7 @@ def _errors(z, k, label, classes, bins, PROBABILITIES: tl.constexpr):
     return p, error, own, tl.minimum(tl.maximum(place, 0.0), bins - 1.0).to(tl.int32)
 
 
-@triton.jit
+@kernel()
 def _count_errors(
     scores, target, counts, classes, bins, h, w, height, width, strips, slots, ignore_index,
     image_stride, class_stride, row_stride, column_stride, target_image, target_row, target_column,
@@ -132,7 +133,7 @@ def _jaccard(total, seen, rank):
     return 1 - (total - seen).to(tl.float64) / tl.maximum(total + rank - seen, 1).to(tl.float64)
 
 
-@triton.jit
+@kernel()
 def _weigh_bins(counts, table, present, bins, BLOCK: tl.constexpr):
     """What each pixel of a bin counts for: the step of the class's Jaccard loss over the bin, by its pixels."""
     k = tl.program_id(0)
@@ -159,7 +160,7 @@ def _weigh_bins(counts, table, present, bins, BLOCK: tl.constexpr):
     tl.store(present + k, tl.where(total > 0, 1.0, 0.0))
 
 
-@triton.jit
+@kernel()
 def _sum_errors(
     scores, target, table, present, partials, sums, classes, bins, h, w, height, width, strips, slots, ignore_index,
     image_stride, class_stride, row_stride, column_stride, target_image, target_row, target_column,

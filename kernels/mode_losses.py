@@ -22,14 +22,17 @@ from torch import Tensor
 from fastuda.kernels._common import (
     DTYPES,
     block,
+    cdiv,
     exact_product,
     feature_strides,
     launch,
     locate,
     pixel_strides,
     read_labels,
+    spaced,
     split,
 )
+from fastuda.kernels._launch import kernel
 
 MOST_CLASSES = 64
 MOST_MODES = 256  # of a class: the nearest one is saved in a byte
@@ -75,7 +78,7 @@ def forward(
     tile = FORWARD[product] | _columns(classes, per_class)
     pixels = labels.numel()
     launch(
-        _mode_losses, (triton.cdiv(pixels, tile["BLOCK_P"]),), features, labels, *_centred(modes),
+        _mode_losses, (cdiv(pixels, tile["BLOCK_P"]),), features, labels, *_centred(modes),
         triplet, cross_entropy, rival, weight, nearest, pixels, channels, classes, per_class, ignore_index,
         sigma2, margin, *feature_strides(features), *pixel_strides(labels), SQUARE=square, PRODUCT=product, **tile,
     )  # fmt: skip
@@ -89,7 +92,7 @@ def backward(
     """Gradients of features, in their dtype and strides, and of modes (K, M, d), float32."""
     classes, per_class, channels = modes.shape
     slope, pixels = torch.empty_like(features), labels.numel()
-    chunks = triton.cdiv(pixels, CHUNK)
+    chunks = cdiv(pixels, CHUNK)
     partials = features.new_empty(chunks, *modes.shape, dtype=torch.float32)
     total = features.new_empty(modes.shape, dtype=torch.float32)
     product, columns = exact_product(features.device), _columns(classes, per_class)
@@ -101,12 +104,12 @@ def backward(
     strides = (t for grad in (grad_triplet, grad_cross_entropy) for t in pixel_strides(grad))
     strides = *feature_strides(features), *pixel_strides(labels), *strides
     tile = SLOPES[product] | {"BLOCK_K": columns["BLOCK_K"], "PRODUCT": product}
-    grid = (triton.cdiv(pixels, tile["BLOCK_P"]),)
+    grid = (cdiv(pixels, tile["BLOCK_P"]),)
     launch(_feature_slopes, grid, *given, slope, *sizes, *strides, *feature_strides(slope), **tile)
     tile = SUMS[product] | columns | {"PRODUCT": product}
-    grid = chunks, triton.cdiv(channels, tile["BLOCK_A"]), triton.cdiv(per_class, tile["BLOCK_M"])
+    grid = chunks, cdiv(channels, tile["BLOCK_A"]), cdiv(per_class, tile["BLOCK_M"])
     launch(_sum_modes, grid, *given, partials, *sizes, CHUNK, *strides, **tile)
-    grid = (triton.cdiv(modes.numel(), 256),)
+    grid = (cdiv(modes.numel(), 256),)
     launch(_add_chunks, grid, partials, total, chunks, modes.numel(), BLOCK=256, num_warps=4)
     return slope, total
 
@@ -123,13 +126,13 @@ def _centred(modes: Tensor) -> tuple[Tensor, Tensor]:
     centred = modes.new_empty(modes.shape, dtype=torch.float32)
     centre = modes.new_empty(channels, dtype=torch.float32)
     launch(
-        _subtract_centre, (triton.cdiv(channels, 32),), modes.contiguous(), centred, centre,
+        _subtract_centre, (cdiv(channels, 32),), modes.contiguous(), centred, centre,
         modes.shape[0] * modes.shape[1], channels, BLOCK_R=32, BLOCK_A=32, num_warps=4,
     )  # fmt: skip
     return centred, centre
 
 
-@triton.jit
+@kernel(fixed=("modes",))
 def _subtract_centre(modes, centred, centre, rows, channels, BLOCK_R: tl.constexpr, BLOCK_A: tl.constexpr):
     a = tl.program_id(0) * BLOCK_A + tl.arange(0, BLOCK_A)
     total = tl.zeros([BLOCK_A], tl.float32)
@@ -171,11 +174,11 @@ def _product(x, y, PRODUCT: tl.constexpr):
 def _embeddings(rows, y, a, centre, channels, channel_stride):
     """A block of channels of the pixels at ``rows``, less the centre; 0 where ignored."""
     read = (y >= 0)[:, None] & (a < channels)[None, :]
-    e = tl.load(rows[:, None] + (a.to(tl.int64) * channel_stride)[None, :], mask=read, other=0.0).to(tl.float32)
+    e = tl.load(rows[:, None] + spaced(a, channel_stride)[None, :], mask=read, other=0.0).to(tl.float32)
     return tl.where(read, e - tl.load(centre + a, mask=a < channels, other=0.0)[None, :], 0.0)
 
 
-@triton.jit
+@kernel(fixed=("modes", "weight"))
 def _mode_losses(
     features, labels, modes, centre, triplet, cross_entropy, rival, weight, nearest,
     pixels, channels, classes, per_class, ignore_index, sigma2, margin,
@@ -260,7 +263,7 @@ def _pulls(
     return 2 * (g * scale[:, None] + sign * hinge[:, None])
 
 
-@triton.jit
+@kernel(fixed=("modes", "weight"))
 def _feature_slopes(
     features, labels, modes, centre, grad_triplet, grad_cross_entropy, triplet, rival, weight, nearest, slope,
     pixels, channels, classes, per_class, ignore_index,
@@ -289,10 +292,10 @@ def _feature_slopes(
             total -= _product(tl.where(mode == m, g, 0.0), v, PRODUCT)
         written = (p < pixels)[:, None] & (a < channels)[None, :]
         total = tl.where((y >= 0)[:, None], total, 0.0).to(slope.dtype.element_ty)
-        tl.store(to[:, None] + (a.to(tl.int64) * out_stride)[None, :], total, mask=written)
+        tl.store(to[:, None] + spaced(a, out_stride)[None, :], total, mask=written)
 
 
-@triton.jit
+@kernel(fixed=("modes", "weight"))
 def _sum_modes(
     features, labels, modes, centre, grad_triplet, grad_cross_entropy, triplet, rival, weight, nearest, partials,
     pixels, channels, classes, per_class, ignore_index, chunk_rows,
@@ -334,7 +337,7 @@ def _sum_modes(
     tl.store(to, weights[:, None] * v - total, mask=known)
 
 
-@triton.jit
+@kernel()
 def _add_chunks(partials, total, chunks, size, BLOCK: tl.constexpr):
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     whole = tl.zeros([BLOCK], tl.float64)

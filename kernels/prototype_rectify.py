@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastuda.kernels._common import DTYPES, launch
+from fastuda.kernels._launch import kernel
 from fastuda.kernels._upsample import read, readable, strides, taps
 from fastuda.kernels.pseudo_labels import IGNORED, MOST_CLASSES, cells, this_cell
 
@@ -50,7 +51,7 @@ def _log(share):
     return tl.log(tl.where(small, share * RAISED, share)) - tl.where(small, LOG_RAISED, 0.0)
 
 
-@triton.jit
+@kernel()
 def _rectify_cells(
     scores, soft, label, classes, h, w, soft_h, soft_w, height, width,
     image_stride, class_stride, row_stride, column_stride,

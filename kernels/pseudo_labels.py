@@ -11,7 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor, float32, uint8
 
-from fastuda.kernels._common import block, launch
+from fastuda.kernels._common import block, cdiv, launch
+from fastuda.kernels._launch import kernel
 from fastuda.kernels._upsample import first_position, read, readable, rows_of_a_cell, strides, taps
 
 MOST_CLASSES = 255
@@ -57,8 +58,8 @@ def cells(
     whole = rows_of_a_cell(height, h)
     rows = min(most_rows or MOST_ROWS, 1 << (whole.bit_length() - 1))
     columns = block(width, 32, COLUMNS)
-    parts = min(triton.cdiv(whole, 2 * rows), MOST_PARTS)
-    grid = images * h, triton.cdiv(width, columns) if height else 0, parts
+    parts = min(cdiv(whole, 2 * rows), MOST_PARTS)
+    grid = images * h, cdiv(width, columns) if height else 0, parts
     return grid, {"ROWS": rows, "COLUMNS": columns, "num_warps": columns // 32, "maxnreg": MOST_REGISTERS}
 
 
@@ -133,7 +134,7 @@ def best_logit(
     return label, tl.where(finite, tl.div_rn(share, total), float("nan"))
 
 
-@triton.jit
+@kernel()
 def _label_cells(
     scores, threshold, label, confidence, classes, h, w, height, width,
     image_stride, class_stride, row_stride, column_stride, threshold_stride,

@@ -13,7 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastuda.kernels._common import counting_sort, launch, random_bits
+from fastuda.kernels._common import cdiv, counting_sort, launch, random_bits
+from fastuda.kernels._launch import kernel
 
 SHORTEST_CHUNK = 1024  # of the sort
 MOST_CHUNKS = 512
@@ -42,14 +43,14 @@ def select_triplets(
     positive, negative = (target_class.new_empty(rows, dtype=torch.int64) for _ in range(2))
     valid = target_class.new_empty(rows, dtype=torch.bool)
     launch(
-        _draw_partners, (triton.cdiv(rows, BLOCK),), target_class, target_mode, seed.contiguous(), order, starts,
+        _draw_partners, (cdiv(rows, BLOCK),), target_class, target_mode, seed.contiguous(), order, starts,
         positive, negative, valid, rows, num_classes, num_modes, target_class.stride(0), target_mode.stride(0),
         BLOCK=BLOCK, num_warps=4,
     )  # fmt: skip
     return positive, negative, valid
 
 
-@triton.jit
+@kernel()
 def _draw_partners(
     labels, modes, seed, order, starts, positive, negative, valid, rows, classes, per_class, label_stride, mode_stride,
     BLOCK: tl.constexpr,

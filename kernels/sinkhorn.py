@@ -21,10 +21,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastuda.kernels._common import DTYPES, block, launch
+from fastuda.kernels._common import DTYPES, block, cdiv, launch, one_is_none, spaced
+from fastuda.kernels._launch import kernel
 
 MOST_CLASSES = 256
 TILE = 2048  # numbers at once in a program
+LEAST_ROWS = TILE // MOST_CLASSES  # of a program
 MOST_PROGRAMS = 512  # of a problem
 ADDED_AT_ONCE = 64
 SMALLEST_EPSILON = 1e-30  # its inverse is handed over as two float32
@@ -33,8 +35,9 @@ LARGEST = tl.constexpr(2**29)  # of an integer exponent: differences of two, and
 
 def serves(scores: Tensor, marginal: Tensor, epsilon: float, iterations: int, current: int) -> bool:
     """Whether ``sinkhorn`` takes these arguments: scores of 32 or 16 bits, at most 256 classes."""
-    _, rows, classes = scores.shape
+    problems, rows, classes = scores.shape
     sized = 1 <= classes <= MOST_CLASSES and rows < 2**31 - TILE and epsilon > SMALLEST_EPSILON
+    sized = sized and problems * cdiv(rows, LEAST_ROWS) < 2**31
     return sized and scores.dtype in DTYPES and iterations >= 1
 
 
@@ -43,26 +46,26 @@ def sinkhorn(scores: Tensor, marginal: Tensor, epsilon: float, iterations: int, 
     problems, rows, classes = scores.shape
     tile = {"BLOCK_K": block(classes, 2, MOST_CLASSES), "num_warps": 4 if classes <= 64 else 8}
     tile["BLOCK_N"] = TILE // tile["BLOCK_K"] if tile["BLOCK_K"] > 16 else 128
-    tiles = triton.cdiv(rows, tile["BLOCK_N"])
-    at_once = max(1, triton.cdiv(tiles, MOST_PROGRAMS)) * tile["BLOCK_N"]
-    programs = triton.cdiv(rows, at_once)
+    tiles = cdiv(rows, tile["BLOCK_N"])
+    at_once = max(1, cdiv(tiles, MOST_PROGRAMS)) * tile["BLOCK_N"]
+    programs = cdiv(rows, at_once)
     top = scores.new_empty(problems, programs, classes, dtype=torch.int32)
     total = scores.new_empty(problems, programs, classes, dtype=torch.float64)
     log_v = scores.new_empty(problems, classes, dtype=torch.float64)
     result = scores.new_empty(problems, current, classes, dtype=torch.float32)
     scale = 1 / (epsilon * math.log(2))
     high = ctypes.c_float(scale).value
-    given = scores, log_v, *scores.stride(), classes, high, scale - high
+    given = scores, log_v, *scores.stride()[:2], one_is_none(scores.stride(2)), classes, high, scale - high
     columns = block(classes, 2, 32)
     for i in range(iterations):
-        launch(_sweep, (programs, problems), *given, top, total, rows, at_once, FIRST=i == 0, **tile)
+        launch(_sweep, (problems, programs), *given, top, total, rows, at_once, FIRST=i == 0, **tile)
         launch(
-            _scale_classes, (triton.cdiv(classes, columns), problems), top, total, marginal, log_v,
+            _scale_classes, (problems, cdiv(classes, columns)), top, total, marginal, log_v,
             *marginal.stride(), programs, classes,
             FIRST=i == 0, BLOCK_C=ADDED_AT_ONCE, BLOCK_K=columns, num_warps=4,
         )  # fmt: skip
-    grid = triton.cdiv(current, tile["BLOCK_N"]), problems
-    launch(_assign, grid, *given, result, rows - current, rows, **tile)
+    tiles = cdiv(current, tile["BLOCK_N"])
+    launch(_assign, (problems * tiles,), *given, result, rows - current, rows, tiles, **tile)
     return result
 
 
@@ -75,7 +78,7 @@ def _power(n):
 @triton.jit
 def _read(scores, i, inside, k, classes, row_stride, class_stride, scale_high, scale_low, log_v):
     """S / (eps ln 2) + log2 v of a tile as an integer and 2^rest; 0 outside of the rows and classes."""
-    at = scores + (i.to(tl.int64) * row_stride)[:, None] + (k.to(tl.int64) * class_stride)[None, :]
+    at = scores + (i.to(tl.int64) * row_stride)[:, None] + spaced(k, class_stride)[None, :]
     s = tl.load(at, mask=inside[:, None] & (k < classes)[None, :], other=float("-inf")).to(tl.float64)
     scale = tl.full([1, 1], scale_high, tl.float64) + scale_low
     t = s * scale + log_v[None, :]
@@ -95,20 +98,20 @@ def _inverse(total):
     return tl.where(total == 0, 0.0, 1 / total)
 
 
-@triton.jit
+@kernel(fixed=("scores", "row_stride"))
 def _sweep(
     scores, log_v, problem_stride, row_stride, class_stride, classes, scale_high, scale_low,
     top, total, rows, at_once,
     FIRST: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Each class's sum of the rows' shares (FIRST: of exp(S / eps)) over the rows of a program."""
-    problem = tl.program_id(1).to(tl.int64)
+    problem = tl.program_id(0).to(tl.int64)
     k = tl.arange(0, BLOCK_K)
     scores += problem * problem_stride
     scaling = tl.zeros([BLOCK_K], tl.float64)
     if not FIRST:
         scaling = tl.load(log_v + problem * classes + k, mask=k < classes, other=0.0)
-    begin = tl.program_id(0) * at_once
+    begin = tl.program_id(1) * at_once
     end = tl.minimum(begin + at_once, rows)
     largest = tl.full([BLOCK_K], -2 * LARGEST, tl.int32)
     mass = tl.zeros([BLOCK_K], tl.float64)
@@ -125,19 +128,19 @@ def _sweep(
         larger = tl.maximum(largest, here)
         mass = mass * _power(largest - larger).to(tl.float64) + own.to(tl.float64) * _power(here - larger)
         largest = larger
-    to = (problem * tl.num_programs(0) + tl.program_id(0)) * classes + k
+    to = (problem * tl.num_programs(1) + tl.program_id(1)) * classes + k
     tl.store(top + to, largest, mask=k < classes)
     tl.store(total + to, mass, mask=k < classes)
 
 
-@triton.jit
+@kernel()
 def _scale_classes(
     top, total, marginal, log_v, marginal_stride, share_stride, programs, classes,
     FIRST: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """log2 v of a block of classes of a problem; minus infinity for a class without a share or without mass."""
-    problem = tl.program_id(1).to(tl.int64)
-    k = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
+    problem = tl.program_id(0).to(tl.int64)
+    k = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
     top += problem * programs * classes
     total += problem * programs * classes
     largest = tl.full([BLOCK_K], -2 * LARGEST, tl.int32)
@@ -162,17 +165,17 @@ def _scale_classes(
     tl.store(to, tl.where(mass == 0, float("-inf"), moved), mask=k < classes)
 
 
-@triton.jit
+@kernel(fixed=("scores", "row_stride"))
 def _assign(
     scores, log_v, problem_stride, row_stride, class_stride, classes, scale_high, scale_low,
-    result, first, rows,
+    result, first, rows, tiles,
     BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """The shares of the rows from ``first`` on."""
-    problem = tl.program_id(1).to(tl.int64)
+    problem = (tl.program_id(0) // tiles).to(tl.int64)
     k = tl.arange(0, BLOCK_K)
     scaling = tl.load(log_v + problem * classes + k, mask=k < classes, other=0.0)
-    i = first + tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    i = first + (tl.program_id(0) - problem * tiles).to(tl.int32) * BLOCK_N + tl.arange(0, BLOCK_N)
     whole, part = _read(
         scores + problem * problem_stride, i, i < rows, k, classes, row_stride, class_stride,
         scale_high, scale_low, scaling,

@@ -18,10 +18,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastuda.kernels._common import DTYPES, block, feature_strides, launch, locate, pixel_strides
+from fastuda.kernels._common import DTYPES, block, cdiv, feature_strides, launch, locate, pixel_strides, spaced
+from fastuda.kernels._launch import kernel
 
 MOST_CLASSES = 256
 TILE = 2048  # numbers at once in a program
+REGISTERS = {"forward": 128, "backward": 255}  # at most: without a word on it some are spilled to have more warps
 
 
 def serves(logits: Tensor, other: Tensor, mask: Tensor | None, temperature: float, symmetric: bool) -> bool:
@@ -40,7 +42,10 @@ def forward(logits: Tensor, other: Tensor, mask: Tensor | None, temperature: flo
     """The divergence of each pixel, float32, 0 where ``mask`` is False; any strides."""
     loss = logits.new_empty(logits.shape[:1] + logits.shape[2:], dtype=torch.float32)
     grid, given, options = _problem(logits, other, mask, temperature)
-    launch(_divergences, grid, *given, loss, temperature * temperature, SYMMETRIC=symmetric, **options)
+    launch(
+        _divergences, grid, *given, loss, temperature * temperature,
+        SYMMETRIC=symmetric, maxnreg=REGISTERS["forward"], **options,
+    )  # fmt: skip
     return loss
 
 
@@ -54,7 +59,8 @@ def backward(
     second = feature_strides(other_slope if symmetric else slope)
     launch(
         _divergence_slopes, grid, *given, grad, slope, other_slope, temperature,
-        *pixel_strides(grad), *feature_strides(slope), *second, SYMMETRIC=symmetric, **options,
+        *pixel_strides(grad), *feature_strides(slope), *second,
+        SYMMETRIC=symmetric, maxnreg=REGISTERS["backward"], **options,
     )  # fmt: skip
     return slope, other_slope
 
@@ -68,13 +74,13 @@ def _problem(logits: Tensor, other: Tensor, mask: Tensor | None, temperature: fl
     masked = (0,) * 5 if mask is None else pixel_strides(mask)
     strides = *feature_strides(logits), *feature_strides(other), *masked
     given = logits, other, mask, pixels, classes, 1 / temperature, *strides
-    return (triton.cdiv(pixels, tile["BLOCK_P"]),), given, tile | {"num_warps": 4, "enable_fp_fusion": False}
+    return (cdiv(pixels, tile["BLOCK_P"]),), given, tile | {"num_warps": 4, "enable_fp_fusion": False}
 
 
 @triton.jit
 def _read(logits, at, k, class_stride, classes, counted, scale):
     """Logits of a tile over the temperature, counted from the largest of each pixel: 0 where a pixel does not count."""
-    at = logits + at[:, None] + (k.to(tl.int64) * class_stride)[None, :]
+    at = logits + at[:, None] + spaced(k, class_stride)[None, :]
     x = tl.load(at, mask=counted[:, None] & (k < classes)[None, :], other=0.0).to(tl.float32)
     x = tl.where((k < classes)[None, :], x, float("-inf"))
     return (x - tl.max(x, 1)[:, None]) * scale
@@ -99,7 +105,7 @@ def _softmaxes(
     return i, counted, k, x, tl.sum(x, 1), y, tl.sum(y, 1), d
 
 
-@triton.jit
+@kernel()
 def _divergences(
     logits, other, mask, pixels, classes, scale, ad1, ad2, as0, as1, as2, ac, bd1, bd2, bs0, bs1, bs2, bc,
     md1, md2, ms0, ms1, ms2, loss, factor,
@@ -118,7 +124,7 @@ def _divergences(
     tl.store(loss + i, tl.where(counted, value * factor, 0.0), mask=i < pixels)
 
 
-@triton.jit
+@kernel()
 def _divergence_slopes(
     logits, other, mask, pixels, classes, scale, ad1, ad2, as0, as1, as2, ac, bd1, bd2, bs0, bs1, bs2, bc,
     md1, md2, ms0, ms1, ms2, grad, slope, other_slope, temperature,
@@ -138,8 +144,8 @@ def _divergence_slopes(
     first = x - y
     if SYMMETRIC:
         second = (y * (y_mean[:, None] - d) - first) * weight[:, None]
-        to = other_slope + locate(i, dd1, dd2, ds0, ds1, ds2)[:, None] + (k.to(tl.int64) * dc)[None, :]
+        to = other_slope + locate(i, dd1, dd2, ds0, ds1, ds2)[:, None] + spaced(k, dc)[None, :]
         tl.store(to, second.to(other_slope.dtype.element_ty), mask=written)
         first = x * (d - x_mean[:, None]) + first
-    to = slope + locate(i, cd1, cd2, cs0, cs1, cs2)[:, None] + (k.to(tl.int64) * cc)[None, :]
+    to = slope + locate(i, cd1, cd2, cs0, cs1, cs2)[:, None] + spaced(k, cc)[None, :]
     tl.store(to, (first * weight[:, None]).to(slope.dtype.element_ty), mask=written)

@@ -18,7 +18,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastuda.kernels._common import DTYPES, block, launch
+from fastuda.kernels._common import DTYPES, block, cdiv, launch, one_is_none, spaced
+from fastuda.kernels._launch import kernel
 
 MOST_CHANNELS = {"forward": 128, "backward": 256}  # of a tile: what does not spill
 TARGETS = 8
@@ -43,8 +44,8 @@ def forward(target: Tensor, source: Tensor, positive: Tensor, negative: Tensor, 
     rows, channels = target.shape
     loss = target.new_empty(rows, dtype=torch.float32)
     launch(
-        _triplet_losses, (triton.cdiv(rows, TARGETS),), target, source, positive, negative, valid, loss,
-        rows, len(source), channels, margin, *target.stride(), *source.stride(),
+        _triplet_losses, (cdiv(rows, TARGETS),), target, source, positive, negative, valid, loss,
+        rows, len(source), channels, margin, *_strides(target), *_strides(source),
         positive.stride(0), negative.stride(0), valid.stride(0),
         BLOCK_T=TARGETS, BLOCK_D=block(channels, 16, MOST_CHANNELS["forward"]), num_warps=4,
     )  # fmt: skip
@@ -60,18 +61,22 @@ def backward(
     slope, total = torch.empty_like(target), source.new_zeros(source.shape)
     keys = target.new_empty(2 * rows, dtype=torch.int32)
     tile = {"BLOCK_D": block(channels, 16, MOST_CHANNELS["backward"]), "num_warps": 4}
-    across = triton.cdiv(channels, tile["BLOCK_D"])
+    across = cdiv(channels, tile["BLOCK_D"])
     launch(
-        _pull_targets, (triton.cdiv(rows, TARGETS), across), grad, source, positive, negative, loss, slope, keys,
-        rows, sources, channels, *source.stride(), *slope.stride(),
+        _pull_targets, (cdiv(rows, TARGETS), across), grad, source, positive, negative, loss, slope, keys,
+        rows, sources, channels, *_strides(source), *_strides(slope),
         grad.stride(0), positive.stride(0), negative.stride(0), loss.stride(0), BLOCK_T=TARGETS, **tile,
     )  # fmt: skip
     keys, draws = torch.sort(keys, stable=True)
     launch(
         _add_draws, (2 * rows, across), grad, target, source, keys, draws, total, rows, sources, channels,
-        *target.stride(), *source.stride(), grad.stride(0), BLOCK_R=DRAWS, **tile,
+        *_strides(target), *_strides(source), grad.stride(0), BLOCK_R=DRAWS, **tile,
     )  # fmt: skip
     return slope, total
+
+
+def _strides(rows: Tensor) -> tuple[int, int | None]:
+    return rows.stride(0), one_is_none(rows.stride(1))
 
 
 @triton.jit
@@ -83,11 +88,11 @@ def _partner(index, i, stride, sources, mask):
 
 @triton.jit
 def _rows(x, row, d, channels, row_stride, channel_stride, known):
-    at = (row.to(tl.int64) * row_stride)[:, None] + (d.to(tl.int64) * channel_stride)[None, :]
+    at = (row.to(tl.int64) * row_stride)[:, None] + spaced(d, channel_stride)[None, :]
     return tl.load(x + at, mask=known[:, None] & (d < channels)[None, :], other=0.0).to(tl.float32)
 
 
-@triton.jit
+@kernel(fixed=("target", "target_row"))
 def _triplet_losses(
     target, source, positive, negative, valid, loss, rows, sources, channels, margin,
     target_row, target_channel, source_row, source_channel, positive_stride, negative_stride, valid_stride,
@@ -111,7 +116,7 @@ def _triplet_losses(
     tl.store(loss + i, hinge, mask=i < rows)
 
 
-@triton.jit
+@kernel()
 def _pull_targets(
     grad, source, positive, negative, loss, slope, keys, rows, sources, channels,
     source_row, source_channel, slope_row, slope_channel, grad_stride, positive_stride, negative_stride, loss_stride,
@@ -130,11 +135,11 @@ def _pull_targets(
     apart = _rows(source, n, d, channels, source_row, source_channel, active)
     apart -= _rows(source, p, d, channels, source_row, source_channel, active)
     pull = (g[:, None] * apart).to(slope.dtype.element_ty)
-    at = (i.to(tl.int64) * slope_row)[:, None] + (d.to(tl.int64) * slope_channel)[None, :]
+    at = (i.to(tl.int64) * slope_row)[:, None] + spaced(d, slope_channel)[None, :]
     tl.store(slope + at, pull, mask=(i < rows)[:, None] & (d < channels)[None, :])
 
 
-@triton.jit
+@kernel(fixed=("target", "target_row"))
 def _add_draws(
     grad, target, source, keys, draws, total, rows, sources, channels,
     target_row, target_channel, source_row, source_channel, grad_stride,
@@ -146,7 +151,7 @@ def _add_draws(
     if (row >= sources) | (before == row):
         return
     d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
-    at = source + row.to(tl.int64) * source_row + d.to(tl.int64) * source_channel
+    at = source + row.to(tl.int64) * source_row + spaced(d, source_channel)
     s = tl.load(at, mask=d < channels, other=0.0).to(tl.float32)
     whole = tl.zeros([BLOCK_R, BLOCK_D], tl.float32)
     more = True

@@ -28,6 +28,7 @@ from fastuda.kernels._cells import (
     weight_within,
 )  # fmt: skip
 from fastuda.kernels._common import launch
+from fastuda.kernels._launch import kernel
 from fastuda.kernels._upsample import strides
 
 LOG2_E = tl.constexpr(1.4426950408889634)
@@ -62,7 +63,7 @@ def upsample_cross_entropy(
     return sums.sum(0).to(torch.float32), losses, slope
 
 
-@triton.jit
+@kernel()
 def _sum_losses(
     scores, target, weight, pixel_weight, losses, partials, sums,
     classes, h, w, height, width, strips, slots, ignore_index, smoothing,

@@ -30,7 +30,7 @@ CARDS = (75, 80, 86, 90, 100, 120)
 TABLE = HERE / "resources.json"
 TYPES = {
     torch.float64: "*fp64", torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16",
-    torch.int64: "*i64", torch.int32: "*i32", torch.int16: "*i16", torch.uint8: "*u8", torch.bool: "*i1",
+    torch.int64: "*i64", torch.int32: "*i32", torch.int16: "*i16", torch.uint8: "*u8", torch.bool: "*u1",
 }  # fmt: skip
 DIVISIBLE = [["tt.divisibility", 16]]
 Resources = dict[str, dict[str, object]]  # kernel -> registers, spills, shared, matrix
@@ -57,7 +57,7 @@ CASE_CARD = 90
 
 @dataclass(frozen=True)
 class Launch:
-    """A kernel as the JIT would specialise it: 1, None and constants are compiled in, and 16 divides or does not."""
+    """A kernel as the JIT would specialise it: 1, None and constants are compiled in; 16 divides or does not."""
 
     kernel: object
     signature: tuple
@@ -71,11 +71,12 @@ class Launch:
         given = dict(zip(names, args, strict=False)) | {n: v for n, v in options.items() if n in names}
         signature, constexprs, attrs = [], [], []
         for i, name in enumerate(names):
-            value, constant = given[name], kernel.params[i].is_constexpr
-            divisible = False
+            value, parameter = given[name], kernel.params[i]
+            specialised, divisible = not parameter.do_not_specialize, False
             if isinstance(value, torch.Tensor):
-                kind, divisible = TYPES[value.dtype], True
-            elif constant or value is None or (type(value) is int and value == 1):
+                kind = TYPES[value.dtype]
+                divisible = specialised and not parameter.do_not_specialize_on_alignment
+            elif parameter.is_constexpr or value is None or (specialised and type(value) is int and value == 1):
                 kind = "constexpr"
                 constexprs.append(((i,), value))
             elif isinstance(value, bool):
@@ -83,7 +84,8 @@ class Launch:
             elif isinstance(value, float):
                 kind = "fp32"
             else:
-                kind, divisible = "i32" if -(2**31) <= value < 2**31 else "i64", value % 16 == 0
+                kind = "i32" if -(2**31) <= value < 2**31 else "i64"
+                divisible = specialised and value % 16 == 0
             signature.append((name, kind))
             if divisible:
                 attrs.append((i,))

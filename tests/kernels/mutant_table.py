@@ -35,7 +35,7 @@ SUM = [
     ("rows are counted in images", COMMON, "image = row // d1", "image = row // d2"),
     ("strides of labels for features", "tl.minimum(first, pixels - 1), fd1, fd2, fs0, fs1, fs2",
      "tl.minimum(first, pixels - 1), ld1, ld2, ls0, ls1, ls2"),
-    ("channels are side by side", "columns = features + a.to(tl.int64) * channel_stride", "columns = features + a.to(tl.int64)"),
+    ("channels are side by side", "columns = features + spaced(a, channel_stride)", "columns = features + a.to(tl.int64)"),
     ("the channels' mask is missing", "[:, None] & (a < channels)[None, :]\n        x = tl.load(columns[None, :] + locate(p",
      "[:, None] & (a >= 0)[None, :]\n        x = tl.load(columns[None, :] + locate(p"),
     ("the count of one block only", "count += tl.sum(", "count = tl.sum("),
@@ -96,12 +96,12 @@ SCALE = [
     ("the middle part over the high one", "to + classes * width, middle", "to, middle"),
     ("the factor is forgotten", "other=0.0).to(tl.float32) * scale\n", "other=0.0).to(tl.float32) * (scale / factor)\n"),
     ("tau instead of 2 tau^2", "1 / (2 * temperature**2)", "1 / (2 * temperature)"),
-    ("the mean twice", "given.append((covariance, ", "given.append((mean, "),
+    ("the mean twice", "spread = rows if covariance is None else covariance.contiguous()", "spread = rows"),
 ]  # fmt: skip
 FORWARD = [
     ("the last pixel is left out", "inside = p < pixels\n    rows = features + locate(p, fd1, fd2, fs0, fs1, fs2)\n    first, second",
      "inside = p < pixels - 1\n    rows = features + locate(p, fd1, fd2, fs0, fs1, fs2)\n    first, second"),
-    ("one tile too few", "_bound_forward, (triton.cdiv(labels.numel(), tile[\"BLOCK_P\"]),)", "_bound_forward, (max(1, labels.numel() // tile[\"BLOCK_P\"]),)"),
+    ("one tile too few", "_bound_forward, (cdiv(labels.numel(), tile[\"BLOCK_P\"]),)", "_bound_forward, (max(1, labels.numel() // tile[\"BLOCK_P\"]),)"),
     ("the last block of channels only", "first += _product(q, at, known", "first = _product(q, at, known"),
     ("the channels' mask is missing", "read = inside[:, None] & (a < channels)[None, :]", "read = inside[:, None] & (a >= 0)[None, :]"),
     ("the second term of the last block only", "second += _product(q * q", "second = _product(q * q"),
@@ -127,7 +127,7 @@ FORWARD = [
     ("sums in the tensor cores", "        first += _product(q, at, known, part, Q_PARTS, PRODUCT)", "        first = tl.dot(q.to(tl.bfloat16), tl.load(at, mask=known, other=0.0).to(tl.bfloat16), first)"),
 ]  # fmt: skip
 BACKWARD = [
-    ("one tile too few", "_bound_backward, (triton.cdiv(labels.numel(), tile[\"BLOCK_P\"]),)", "_bound_backward, (max(1, labels.numel() // tile[\"BLOCK_P\"]),)"),
+    ("one tile too few", "_bound_backward, (cdiv(labels.numel(), tile[\"BLOCK_P\"]),)", "_bound_backward, (max(1, labels.numel() // tile[\"BLOCK_P\"]),)"),
     ("the own class does not pull", "pull = share - (k[None, :] == y[:, None]).to(tl.float32)", "pull = share"),
     ("the own class pushes", "pull = share - (k[None, :] == y", "pull = share + (k[None, :] == y"),
     ("rows of the padded classes", "shares = posterior + (p.to(tl.int64) * classes)", "shares = posterior + (p.to(tl.int64) * BLOCK_K)"),
@@ -148,7 +148,7 @@ BACKWARD = [
     ("the incoming gradient after the rounding", "total * weight[:, None], 0.0)", "total.to(slope.dtype.element_ty).to(tl.float32) * weight[:, None], 0.0)"),
     ("the strides of the labels for the gradient", "locate(p, gd1, gd2, gs0, gs1, gs2)", "locate(p, ld1, ld2, ls0, ls1, ls2)"),
     ("the strides of the features for the result", "to = slope + locate(p, od1, od2, os0, os1, os2)", "to = slope + locate(p, fd1, fd2, fs0, fs1, fs2)"),
-    ("channels of the result are side by side", "a.to(tl.int64) * out_stride)", "a.to(tl.int64) * 1)"),
+    ("channels of the result are side by side", "spaced(a, out_stride)", "spaced(a, None)"),
     ("the last channels are not written", "written = inside[:, None] & (a < channels)[None, :]", "written = inside[:, None] & (a < channels - 1)[None, :]"),
     ("a pixel beyond the end is written", "written = inside[:, None] & (a", "written = (p <= pixels)[:, None] & (a"),
     ("weights in bfloat16", "total = _product(pull, at, known, part, 3, PRODUCT)", "total = _product(pull, at, known, part, 1, PRODUCT)"),

@@ -149,7 +149,7 @@ FORMS = [
     ("float16: tf32 holds 8 bits", "& -8192)", "& -65536)"),
     ("float32: one tf32 product", "own = tl.dot(q.to(tl.float32), sigma, input_precision=PRODUCT)", 'own = tl.dot(q.to(tl.float32), sigma, input_precision="tf32")'),
     ("the last step only", "    return total + own\n", "    return own\n"),
-    ("channels are side by side", "(a.to(tl.int64) * channel_stride)[None, :], mask=read, other=0.0)", "a.to(tl.int64)[None, :], mask=read, other=0.0)"),
+    ("channels are side by side", "spaced(a, channel_stride)[None, :], mask=read, other=0.0)", "spaced(a, None)[None, :], mask=read, other=0.0)"),
 ]  # fmt: skip
 LOSSES = [
     ("the form counts twice", "second / (2 * temperature * temperature)", "second / (temperature * temperature)"),
@@ -194,7 +194,7 @@ SLOPES = [
     ("the incoming gradient is missing", "        total = tl.where((y >= 0)[:, None], total * weight[:, None], 0.0)\n        to =", "        total = tl.where((y >= 0)[:, None], total, 0.0)\n        to ="),
     ("it comes after the rounding", "        tl.store(to, total.to(slope.dtype.element_ty), mask=written)\n\n", "        total = (total / weight[:, None]).to(slope.dtype.element_ty).to(tl.float32) * weight[:, None]\n        total = tl.where((y >= 0)[:, None], total, 0.0)\n        tl.store(to, total.to(slope.dtype.element_ty), mask=written)\n\n"),
     ("ignored pixels have a gradient", "        total = tl.where((y >= 0)[:, None], total * weight[:, None], 0.0)\n        to =", "        total = total * weight[:, None]\n        to ="),
-    ("the same strides for the result", "        to = (slope + locate(p, od1, od2, os0, os1, os2))[:, None] + (a.to(tl.int64) * out_stride)[None, :]", "        to = (slope + locate(p, od1, od2, os0, os1, os2))[:, None] + (a.to(tl.int64) * channel_stride)[None, :]"),
+    ("the same strides for the result", "        to = (slope + locate(p, od1, od2, os0, os1, os2))[:, None] + spaced(a, out_stride)[None, :]", "        to = (slope + locate(p, od1, od2, os0, os1, os2))[:, None] + spaced(a, channel_stride)[None, :]"),
     ("no mask of the channels", "    written = inside[:, None] & (a < channels)[None, :]\n    if NORMALIZE", "    written = inside[:, None] & (a >= 0)[None, :]\n    if NORMALIZE"),
 ]  # fmt: skip
 ALONG = [
@@ -211,7 +211,7 @@ ALONG = [
     ("every chunk is the first", "p = begin + tl.program_id(0) * BLOCK_P", "p = tl.program_id(0) * BLOCK_P"),
     ("the chunk's last pixel", "    inside = p < end\n    y = read_labels(labels, p, end, classes, ignore_index, ld1, ld2, ls0, ls1, ls2)\n    rows = features + locate(p, fd1, fd2, fs0, fs1, fs2)\n    from_rows",
      "    inside = p < end - 1\n    y = read_labels(labels, p, end, classes, ignore_index, ld1, ld2, ls0, ls1, ls2)\n    rows = features + locate(p, fd1, fd2, fs0, fs1, fs2)\n    from_rows"),
-    ("channels of the result are side by side", "(a.to(tl.int64) * out_stride)[None, :], total.to(slope.dtype.element_ty), mask=written)", "a.to(tl.int64)[None, :], total.to(slope.dtype.element_ty), mask=written)"),
+    ("channels of the result are side by side", "spaced(a, out_stride)[None, :], total.to(slope.dtype.element_ty), mask=written)", "spaced(a, None)[None, :], total.to(slope.dtype.element_ty), mask=written)"),
     ("the first channels again and again", "        a = start + tl.arange(0, BLOCK_A)\n        q = _read(rows, inside, a, channels, channel_stride).to(tl.float32)\n        total", "        a = tl.arange(0, BLOCK_A)\n        q = _read(rows, inside, a, channels, channel_stride).to(tl.float32)\n        total"),
 ]  # fmt: skip
 

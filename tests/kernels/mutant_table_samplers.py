@@ -58,7 +58,7 @@ PARTNER = [
 FORWARD = [
     *PARTNER,
     ("rows side by side", "at = (row.to(tl.int64) * row_stride)[:, None]", "at = (row.to(tl.int64) * channels)[:, None]"),
-    ("channels side by side", "(d.to(tl.int64) * channel_stride)[None, :]\n    return", "d.to(tl.int64)[None, :]\n    return"),
+    ("channels side by side", "spaced(d, channel_stride)[None, :]\n    return", "spaced(d, None)[None, :]\n    return"),
     ("no mask of the channels", "mask=known[:, None] & (d < channels)[None, :], other=0.0)", "mask=known[:, None] & (d >= 0)[None, :], other=0.0)"),
     ("distances of the last channels", "        total += to_near * to_near", "        total = to_near * to_near"),
     ("the far partner is not far", "to_near * to_near - to_far * to_far", "to_near * to_near + to_far * to_far"),

@@ -18,3 +18,19 @@ def _hold_too_much(x, SIZE: tl.constexpr):
 def launch() -> Launch:
     x = torch.empty(1, device="meta")
     return Launch.of(_hold_too_much, (x,), {"SIZE": 16384, "num_warps": 1, "num_stages": 1})
+
+
+@triton.jit
+def sized(x, size):
+    """A kernel whose size is specialised, as Triton does unless it is told otherwise."""
+    tl.store(x, size)
+
+
+def exempt():
+    """A kernel of its own each time; its size is not specialised, its channels are."""
+
+    @triton.jit(do_not_specialize=["size"])
+    def kernel(x, other, size, channels, scale, BLOCK: tl.constexpr):
+        tl.store(x + size, channels * scale)
+
+    return kernel
