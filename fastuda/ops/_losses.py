@@ -27,7 +27,10 @@ def reduce(loss: Tensor, valid: Tensor, reduction: Reduction) -> Tensor:
 def reduce_pixels(
     loss: Tensor, other: Tensor | None, labels: Tensor, num_classes: int, ignore_index: int, reduction: Reduction
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """What an autograd function returns of its pixels' losses, and the divisor that ``spread`` takes; no gradient."""
+    """What an autograd function returns of its pixels' losses, and the number of those that count; no gradient.
+
+    The function should not materialize its gradients: zeros for that number would be a kernel on a GPU.
+    """
     if reduction == "none":
         return loss, other, None
     mean = reduction == "mean"

@@ -87,6 +87,7 @@ class _ContrastiveBound(torch.autograd.Function):
         divisor = count if reduction == "mean" else None
         ctx.save_for_backward(features, labels, mean, covariance, factors, posterior, divisor)
         ctx.options = options
+        ctx.set_materialize_grads(False)
         if count is not None:
             ctx.mark_non_differentiable(count)
         return value, count
@@ -94,6 +95,8 @@ class _ContrastiveBound(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad, _):
+        if grad is None:
+            return (None,) * 9
         features, labels, mean, covariance, factors, posterior, divisor = ctx.saved_tensors
         grad = _losses.spread(grad, divisor, labels.shape)
         if factors is None:

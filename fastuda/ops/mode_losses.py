@@ -64,6 +64,7 @@ class _ModeLosses(torch.autograd.Function):
         divisor = count if reduction == "mean" else None
         ctx.save_for_backward(features, labels, modes, divisor, triplet, rival, weight, nearest)
         ctx.ignore_index = ignore_index
+        ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*(t for t in (own_mode, rival, count) if t is not None))
         return *values, own_mode, rival, count
 
@@ -71,7 +72,10 @@ class _ModeLosses(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_triplet, grad_cross_entropy, *_):
         features, labels, modes, divisor, *saved = ctx.saved_tensors
-        grads = (_losses.spread(grad, divisor, labels.shape) for grad in (grad_triplet, grad_cross_entropy))
+        grads = (
+            saved[0].new_zeros(()).expand(labels.shape) if grad is None else _losses.spread(grad, divisor, labels.shape)
+            for grad in (grad_triplet, grad_cross_entropy)
+        )
         slope, modes_slope = _backward(*grads, features, labels, modes, *saved, ctx.ignore_index)
         return slope, None, modes_slope.to(modes.dtype), None, None, None, None, None
 

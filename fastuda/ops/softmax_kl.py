@@ -40,6 +40,7 @@ class _SoftmaxKL(torch.autograd.Function):
         ctx.all_pixels = divisor if mask is None else None
         ctx.save_for_backward(logits, other, mask, None if mask is None else divisor)
         ctx.options = temperature, symmetric
+        ctx.set_materialize_grads(False)
         if count is not None:
             ctx.mark_non_differentiable(count)
         return value, count
@@ -47,6 +48,8 @@ class _SoftmaxKL(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad, _):
+        if grad is None:
+            return (None,) * 6
         logits, other, mask, divisor = ctx.saved_tensors
         divisor = ctx.all_pixels if mask is None else divisor
         grad = _losses.spread(grad, divisor, logits.shape[:1] + logits.shape[2:])

@@ -32,6 +32,7 @@ class _Triplets(torch.autograd.Function):
         loss = _forward(target, source, positive, negative, valid, margin)
         value, count, divisor = _losses.reduce_masked(loss, valid, reduction)
         ctx.save_for_backward(divisor, target, source, positive, negative, loss)
+        ctx.set_materialize_grads(False)
         if count is not None:
             ctx.mark_non_differentiable(count)
         return value, count
@@ -39,6 +40,8 @@ class _Triplets(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad, _):
+        if grad is None:
+            return (None,) * 7
         divisor, *saved = ctx.saved_tensors
         grad = _losses.spread(grad, divisor, saved[-1].shape)
         return *_backward(grad, *saved), None, None, None, None, None

@@ -40,12 +40,15 @@ class _Total(torch.autograd.Function):
         divisor = total[1].clamp(min=torch.finfo(total.dtype).tiny) if mean else total[1].clone()
         ctx.save_for_backward(slope, divisor if mean else None)
         ctx.dtype = logits.dtype
+        ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(divisor)
         return total[0] / divisor if mean else total[0].clone(), divisor
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad, _):
+        if grad is None:
+            return (None,) * 7
         slope, divisor = ctx.saved_tensors
         grad = grad if divisor is None else grad / divisor
         return (slope * grad).to(ctx.dtype), None, None, None, None, None, None

@@ -132,11 +132,12 @@ MASK, CHOSEN = TARGET > 1, ORDER > 1
 CALLS = {
     "contrastive_bound": ((FEATURES,), lambda x, **o: ops.contrastive_bound(x, TARGET, MODES[:, 0], **o), 1),
     "mode_losses": ((FEATURES, MODES), lambda x, m, **o: ops.mode_losses(x, TARGET, m, **o)[:2], 2),
+    "mode_losses, triplet alone": ((FEATURES, MODES), lambda x, m, **o: ops.mode_losses(x, TARGET, m, **o)[0], 2),
     "symmetric_kl": ((FEATURES, OTHER), lambda x, y, **o: ops.symmetric_kl(x, y, **o), 2),
     "symmetric_kl of a mask": ((FEATURES, OTHER), lambda x, y, **o: ops.symmetric_kl(x, y, mask=MASK, **o), 1),
     "distillation_kl": ((FEATURES,), lambda x, **o: ops.distillation_kl(x, OTHER, mask=MASK, **o), 1),
     "triplet_consistency_loss": (
-        (ROWS, ROWS + 1), lambda x, y, **o: ops.triplet_consistency_loss(x, y, ORDER, ORDER % 3, CHOSEN, **o), 1
+        (ROWS, ROWS + 1), lambda x, y, **o: ops.triplet_consistency_loss(x, y, ORDER, ORDER, CHOSEN, **o), 1
     ),
     "upsample_cross_entropy": ((FEATURES,), lambda x, **o: ops.upsample_cross_entropy(x, TARGET, **o), 4),
 }  # fmt: skip
