@@ -15,8 +15,7 @@
 
 namespace fastuda::cuda {
 
-constexpr int kMeanThreads = 256, kMeanStretch = 2048;  // threads of a block; pixels that are worth one
-constexpr int kMostMeanBlocks = kMeanThreads;           // a thread of the second launch adds one block's sums
+constexpr int kMeanThreads = 256;
 
 // What the pixels of a thread, a block or all add up to.
 struct LossSums {
@@ -104,6 +103,9 @@ FASTUDA_PIXEL_MEAN(float)
 FASTUDA_PIXEL_MEAN(double)
 
 #if !defined(FASTUDA_KERNELS_ONLY)
+
+constexpr int kMeanStretch = 2048;             // pixels that are worth a block
+constexpr int kMostMeanBlocks = kMeanThreads;  // a thread of the second launch adds one block's sums
 
 struct MeanProblem {
   bool wide;  // losses in double
