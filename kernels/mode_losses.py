@@ -68,10 +68,10 @@ def serves_backward(
 def forward(
     features: Tensor, labels: Tensor, modes: Tensor, sigma2: float, margin: float, square: bool, ignore_index: int
 ) -> tuple[Tensor, ...]:
-    """(triplet, cross_entropy, rival, weight, nearest) as fastuda.reference.mode_losses; float32, any strides."""
+    """(triplet, cross_entropy, own_mode, rival, weight, nearest) as fastuda.reference.mode_losses; float32."""
     classes, per_class, channels = modes.shape
     triplet, cross_entropy = (features.new_empty(labels.shape, dtype=torch.float32) for _ in range(2))
-    rival = labels.new_empty(labels.shape, dtype=torch.int32)
+    own_mode, rival = (labels.new_empty(labels.shape, dtype=torch.int64) for _ in range(2))
     weight = features.new_empty((*labels.shape, classes), dtype=torch.float32)
     nearest = labels.new_empty((*labels.shape, classes), dtype=torch.uint8)
     product = exact_product(features.device)
@@ -79,10 +79,10 @@ def forward(
     pixels = labels.numel()
     launch(
         _mode_losses, (cdiv(pixels, tile["BLOCK_P"]),), features, labels, *_centred(modes),
-        triplet, cross_entropy, rival, weight, nearest, pixels, channels, classes, per_class, ignore_index,
+        triplet, cross_entropy, own_mode, rival, weight, nearest, pixels, channels, classes, per_class, ignore_index,
         sigma2, margin, *feature_strides(features), *pixel_strides(labels), SQUARE=square, PRODUCT=product, **tile,
     )  # fmt: skip
-    return triplet, cross_entropy, rival, weight, nearest
+    return triplet, cross_entropy, own_mode, rival, weight, nearest
 
 
 def backward(
@@ -180,7 +180,7 @@ def _embeddings(rows, y, a, centre, channels, channel_stride):
 
 @kernel(fixed=("modes", "weight"))
 def _mode_losses(
-    features, labels, modes, centre, triplet, cross_entropy, rival, weight, nearest,
+    features, labels, modes, centre, triplet, cross_entropy, own_mode, rival, weight, nearest,
     pixels, channels, classes, per_class, ignore_index, sigma2, margin,
     fd1, fd2, fs0, fs1, fs2, channel_stride, ld1, ld2, ls0, ls1, ls2,
     SQUARE: tl.constexpr, PRODUCT: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_A: tl.constexpr,
@@ -224,6 +224,7 @@ def _mode_losses(
     hinge = mine - best + margin
     inside = p < pixels
     tl.store(triplet + p, tl.where((y < 0) | (hinge < 0), 0.0, hinge), mask=inside)
+    tl.store(own_mode + p, tl.where(y >= 0, tl.sum(tl.where(own, mode, 0), 1), -1), mask=inside)
     tl.store(rival + p, tl.where((y >= 0) & (best < float("inf")), other, -1), mask=inside)
 
     exponent = distance

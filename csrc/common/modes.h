@@ -63,7 +63,7 @@ struct ModeProblem {
   bool square = false;
   // (pixels) and (pixels, K): written by the forward pass, read by the backward pass
   void *triplet = nullptr, *cross_entropy = nullptr, *weight = nullptr;
-  int32_t* rival = nullptr;
+  int64_t *own_mode = nullptr, *rival = nullptr;
   uint8_t* nearest = nullptr;
   // backward
   PixelGrid triplet_grads, cross_entropy_grads;

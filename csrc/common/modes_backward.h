@@ -109,7 +109,8 @@ struct ModeBackward {
     for (int lane = 0; lane < step; ++lane) fresh[lane] = lane >= step - classes % step;
     for (int64_t i = 0; i < count; ++i) {
       const int64_t j = chunk.order[start + i], at = chunk.begin + j;
-      const int32_t own = chunk.label[j], rival = p.rival[at];
+      const int32_t own = chunk.label[j];
+      const int64_t rival = p.rival[at];
       Acc* g = work.g.data() + i * classes;
       uint8_t* near = work.near.data() + i * work.pitch;
       work.valid[i] = own < classes;

@@ -329,7 +329,8 @@ struct ModeForward {
       const int64_t at = chunk.begin + chunk.order[start + v * step + lane];
       static_cast<Acc*>(p.triplet)[at] = hinges[lane];
       static_cast<Acc*>(p.cross_entropy)[at] = logs[lane];
-      p.rival[at] = static_cast<int32_t>(rivals[lane]);
+      p.own_mode[at] = work.nearest.data()[work.label[v * step + lane] * pixels + v * step + lane];
+      p.rival[at] = rivals[lane];
     }
   }
 
@@ -368,7 +369,7 @@ struct ModeForward {
       if (chunk.label[i] < classes) continue;
       const int64_t at = chunk.begin + i;
       static_cast<Acc*>(p.triplet)[at] = static_cast<Acc*>(p.cross_entropy)[at] = 0;
-      p.rival[at] = -1;
+      p.own_mode[at] = p.rival[at] = -1;
       std::fill_n(static_cast<Acc*>(p.weight) + at * classes, classes, Acc(0));
       std::fill_n(p.nearest + at * classes, classes, uint8_t(0));
     }

@@ -94,7 +94,7 @@ ScalarType compute_type(const Tensor& features) {
   return features.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> mode_losses_forward(
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> mode_losses_forward(
     const Tensor& features, const Tensor& labels, const Tensor& modes, double sigma2, double margin, bool square,
     int64_t ignore_index) {
   ModeProblem p = make_modes(features, labels, modes, ignore_index);
@@ -105,16 +105,18 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> mode_losses_forward(
   const ScalarType type = compute_type(features);
   Tensor triplet = torch::stable::new_empty(features, {n, h, w}, type);
   Tensor cross_entropy = torch::stable::new_empty(features, {n, h, w}, type);
-  Tensor rival = torch::stable::new_empty(features, {n, h, w}, ScalarType::Int);
+  Tensor own_mode = torch::stable::new_empty(features, {n, h, w}, ScalarType::Long);
+  Tensor rival = torch::stable::new_empty(features, {n, h, w}, ScalarType::Long);
   Tensor weight = torch::stable::new_empty(features, {n, h, w, p.classes()}, type);
   Tensor nearest = torch::stable::new_empty(features, {n, h, w, p.classes()}, ScalarType::Byte);
   p.triplet = triplet.mutable_data_ptr();
   p.cross_entropy = cross_entropy.mutable_data_ptr();
-  p.rival = static_cast<int32_t*>(rival.mutable_data_ptr());
+  p.own_mode = static_cast<int64_t*>(own_mode.mutable_data_ptr());
+  p.rival = static_cast<int64_t*>(rival.mutable_data_ptr());
   p.weight = weight.mutable_data_ptr();
   p.nearest = static_cast<uint8_t*>(nearest.mutable_data_ptr());
   dispatch(features.scalar_type(), [&]<class T, Isa isa>() { forward_on<T, isa>(p); });
-  return {triplet, cross_entropy, rival, weight, nearest};
+  return {triplet, cross_entropy, own_mode, rival, weight, nearest};
 }
 
 std::tuple<Tensor, Tensor> mode_losses_backward(
@@ -129,14 +131,14 @@ std::tuple<Tensor, Tensor> mode_losses_backward(
         t.scalar_type() == type && t.dim() == 3 && t.numel() == pixels,
         "the losses and their gradients must be (N, H, W) of the losses' dtype");
   STD_TORCH_CHECK(
-      rival.scalar_type() == ScalarType::Int && rival.numel() == pixels && weight.scalar_type() == type &&
+      rival.scalar_type() == ScalarType::Long && rival.numel() == pixels && weight.scalar_type() == type &&
           nearest.scalar_type() == ScalarType::Byte && weight.numel() == pixels * p.classes() &&
           nearest.numel() == pixels * p.classes(),
-      "rival must be int32 (N, H, W), weight (N, H, W, K) of the losses' dtype and nearest uint8 (N, H, W, K)");
+      "rival must be int64 (N, H, W), weight (N, H, W, K) of the losses' dtype and nearest uint8 (N, H, W, K)");
   const Tensor hinge = torch::stable::contiguous(triplet), other = torch::stable::contiguous(rival);
   const Tensor weights = torch::stable::contiguous(weight), chosen = torch::stable::contiguous(nearest);
   p.triplet = const_cast<void*>(hinge.const_data_ptr());
-  p.rival = static_cast<int32_t*>(const_cast<void*>(other.const_data_ptr()));
+  p.rival = static_cast<int64_t*>(const_cast<void*>(other.const_data_ptr()));
   p.weight = const_cast<void*>(weights.const_data_ptr());
   p.nearest = static_cast<uint8_t*>(const_cast<void*>(chosen.const_data_ptr()));
   p.triplet_grads = label_grid(grad_triplet);

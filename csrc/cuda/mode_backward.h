@@ -25,7 +25,7 @@ struct ModeBackward {
   Pointer<const Accumulate<T>> grad_triplet, grad_cross_entropy;
   PixelGrid triplet_grid, cross_entropy_grid;
   Pointer<const Accumulate<T>> triplet, weight;  // of forward
-  Pointer<const int> rival;
+  Pointer<const i64> rival;
   Pointer<const u8> nearest;
   Pointer<T> slope;
   PixelGrid slope_grid;
@@ -62,7 +62,7 @@ __device__ __forceinline__ void stage_slope_pixels(
     const bool inside = pixel < end;
     const int own = inside ? read_class(b.labels, pixel) : -1;
     tile.own[p] = own;
-    tile.rival[p] = own < 0 ? -1 : b.rival[pixel];
+    tile.rival[p] = own < 0 ? -1 : static_cast<int>(b.rival[pixel]);
     tile.offsets[p] = own < 0 ? -1 : locate(b.grid, pixel);
     tile.to[p] = inside ? locate(b.slope_grid, pixel) : -1;
     const bool hinged = own >= 0 && b.triplet[pixel] > 0;

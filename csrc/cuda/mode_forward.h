@@ -39,8 +39,8 @@ struct ModeForward {
   bool square;
   Accumulate<T> twice_sigma2, margin;
   Pointer<Accumulate<T>> triplet, cross_entropy, weight;  // (pixels) twice, (pixels, classes)
-  Pointer<int> rival;
-  Pointer<u8> nearest;  // (pixels, classes)
+  Pointer<i64> own_mode, rival;                           // (pixels), -1 where there is none
+  Pointer<u8> nearest;                                    // (pixels, classes)
 };
 
 // What a block has in shared memory; `distances` lies over what is staged.
@@ -182,6 +182,7 @@ struct PixelPosterior {
     const Acc hinge = mine - other + f.margin;
     f.triplet[pixel] = valid && rival >= 0 && hinge > 0 ? hinge : Acc(0);
     f.cross_entropy[pixel] = valid ? (largest - own_logit) + logarithm(total) : Acc(0);
+    f.own_mode[pixel] = valid ? static_cast<int>(column.nearest[label]) : -1;
     f.rival[pixel] = valid ? rival : -1;
     const Acc share = 1 / total;
     for (int c = 0; c < k; ++c) {

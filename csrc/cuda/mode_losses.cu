@@ -15,7 +15,7 @@
 // 64 at a time. From one staging of 32 pixels x 64 channels a block makes the slope of the features and its share of
 // the modes' slope, which it sums over its run of pixels; mode_merge adds the runs in their order.
 //
-// Traffic (up to 64 modes): forward reads the features once, writes 5 K + 12 bytes a pixel; backward reads the
+// Traffic (up to 64 modes): forward reads the features once, writes 5 K + 24 bytes a pixel; backward reads the
 // features once, those bytes channels / 64 times, and writes the slope once. Scratch: backward, runs x modes x
 // channels sums. Deterministic: no atomics. Untuned, as no GPU was at hand: tiles, pixels of a run, wider loads.
 #include "cuda/mode_backward.h"
@@ -58,7 +58,7 @@ struct ModeProblem {
 };
 
 struct ModeResults {
-  Buffer triplet, cross_entropy, rival, weight, nearest;
+  Buffer triplet, cross_entropy, own_mode, rival, weight, nearest;
 };
 
 inline void run_mode_forward(
@@ -71,7 +71,7 @@ inline void run_mode_forward(
         global<const T>(p.features.buffer), p.features.grid, p.channel_stride,
         make_labels(p.labels, p.label_bytes, p.classes, p.ignore_index), p.view(), p.pixels, p.channels, square,
         static_cast<Acc>(2 * sigma2), static_cast<Acc>(margin), global<Acc>(to.triplet), global<Acc>(to.cross_entropy),
-        global<Acc>(to.weight), global<int>(to.rival), global<u8>(to.nearest)};
+        global<Acc>(to.weight), global<i64>(to.own_mode), global<i64>(to.rival), global<u8>(to.nearest)};
     const dim3 grid(ceil_div<u32>(p.pixels, kModePixels));
     launch(mode_forward<T>, grid, dim3(kModeThreads), ModeTile<Acc>::bytes, stream, f);
   });
@@ -111,7 +111,7 @@ inline void run_mode_backward(
         make_labels(p.labels, p.label_bytes, p.classes, p.ignore_index), p.view(), p.pixels, plan.run, p.channels,
         plan.slices, plan.tiles, plan.runs, global<const Acc>(grads.triplet.buffer),
         global<const Acc>(grads.cross_entropy.buffer), grads.triplet.grid, grads.cross_entropy.grid,
-        global<const Acc>(from.triplet), global<const Acc>(from.weight), global<const int>(from.rival),
+        global<const Acc>(from.triplet), global<const Acc>(from.weight), global<const i64>(from.rival),
         global<const u8>(from.nearest), global<T>(slope.buffer), slope.grid, slope_channel_stride,
         global<Acc>(partials)};
     if (plan.runs) {
@@ -147,7 +147,7 @@ inline ModeProblem mode_problem(
       {modes.stride(0), modes.stride(1), modes.stride(2)}};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> mode_losses_forward_cuda(
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> mode_losses_forward_cuda(
     const Tensor& features, const Tensor& labels, const Tensor& modes, double sigma2, double margin, bool square,
     int64_t ignore_index) {
   const Device device(features);
@@ -156,13 +156,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> mode_losses_forward_cuda(
   const int64_t n = labels.size(0), h = labels.size(1), w = labels.size(2);
   Tensor triplet = torch::stable::new_empty(features, {n, h, w}, type);
   Tensor cross_entropy = torch::stable::new_empty(features, {n, h, w}, type);
-  Tensor rival = torch::stable::new_empty(features, {n, h, w}, ScalarType::Int);
+  Tensor own_mode = torch::stable::new_empty(features, {n, h, w}, ScalarType::Long);
+  Tensor rival = torch::stable::new_empty(features, {n, h, w}, ScalarType::Long);
   Tensor weight = torch::stable::new_empty(features, {n, h, w, p.classes}, type);
   Tensor nearest = torch::stable::new_empty(features, {n, h, w, p.classes}, ScalarType::Byte);
-  const ModeResults to{buffer(triplet), buffer(cross_entropy), buffer(rival), buffer(weight), buffer(nearest)};
+  const ModeResults to{buffer(triplet), buffer(cross_entropy), buffer(own_mode),
+                       buffer(rival),   buffer(weight),        buffer(nearest)};
   run_mode_forward(p, sigma2, margin, square, to, device.stream());
   STD_CUDA_KERNEL_LAUNCH_CHECK();
-  return {triplet, cross_entropy, rival, weight, nearest};
+  return {triplet, cross_entropy, own_mode, rival, weight, nearest};
 }
 
 std::tuple<Tensor, Tensor> mode_losses_backward_cuda(
@@ -176,12 +178,13 @@ std::tuple<Tensor, Tensor> mode_losses_backward_cuda(
     STD_TORCH_CHECK(t->scalar_type() == type, "gradients and saved results must have the dtype of the losses");
   for (const Tensor* t : {&triplet, &rival, &weight, &nearest})
     STD_TORCH_CHECK(t->is_contiguous(), "saved results must be contiguous, as forward returns them");
+  STD_TORCH_CHECK(rival.scalar_type() == ScalarType::Long, "rival must be int64, as forward returns it");
   const ModePlan plan = plan_mode_backward(p, device.card());
   Tensor slope = torch::stable::empty_like(features);
   Tensor modes_slope = torch::stable::new_empty(features, {p.classes, p.per_class, p.channels}, type);
   Tensor partials = torch::stable::new_empty(features, {plan.partials}, type);
   const ModeGradients grads{pixel_buffer(grad_triplet, false), pixel_buffer(grad_cross_entropy, false)};
-  const ModeResults from{buffer(triplet), {nullptr, 0}, buffer(rival), buffer(weight), buffer(nearest)};
+  const ModeResults from{buffer(triplet), {nullptr, 0}, {nullptr, 0}, buffer(rival), buffer(weight), buffer(nearest)};
   run_mode_backward(
       p, plan, grads, from, pixel_buffer(slope, true), slope.stride(1), buffer(partials), buffer(modes_slope),
       device.stream());

@@ -48,6 +48,7 @@ TRITON: dict[str, tuple[str, str, str]] = {
     "class_thresholds": ("class_thresholds", "class_thresholds", "serves"),
     "upsample_cross_entropy": ("upsample_cross_entropy", "upsample_cross_entropy", "serves"),
     "lovasz_softmax": ("lovasz_softmax", "lovasz_softmax", "serves"),
+    "pixel_mean": ("pixel_mean", "pixel_mean", "serves"),
     "pseudo_labels": ("pseudo_labels", "pseudo_labels", "serves"),
     "confusion_matrix": ("confusion_matrix", "confusion_matrix", "serves"),
     "confidence_histogram": ("confidence_histogram", "confidence_histogram", "serves"),

@@ -71,28 +71,39 @@ _serve("contrastive_bound_backward", 4)
 
 
 class _ContrastiveBound(torch.autograd.Function):
-    """``factors`` is None for every form but the low-rank one, whose diagonal is then ``covariance``."""
+    """The reduced loss, and how many pixels count, unless the reduction is "none".
+
+    ``factors`` is None for every form but the low-rank one, whose diagonal is then ``covariance``.
+    """
 
     @staticmethod
-    def forward(ctx, features, labels, mean, covariance, factors, temperature, normalize, ignore_index):
+    def forward(ctx, features, labels, mean, covariance, factors, temperature, normalize, ignore_index, reduction):
         options = temperature, normalize, ignore_index
         if factors is None:
             loss, posterior = _forward(features, labels, mean, covariance, *options)
         else:
             loss, posterior = _forward_low_rank(features, labels, mean, covariance, factors, *options)
-        ctx.save_for_backward(features, labels, mean, covariance, factors, posterior)
+        value, _, count = _losses.reduce_pixels(loss, None, labels, mean.shape[0], ignore_index, reduction)
+        divisor = count if reduction == "mean" else None
+        ctx.save_for_backward(features, labels, mean, covariance, factors, posterior, divisor)
         ctx.options = options
-        return loss
+        ctx.set_materialize_grads(False)
+        if count is not None:
+            ctx.mark_non_differentiable(count)
+        return value, count
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
-        features, labels, mean, covariance, factors, posterior = ctx.saved_tensors
+    def backward(ctx, grad, _):
+        if grad is None:
+            return (None,) * 9
+        features, labels, mean, covariance, factors, posterior, divisor = ctx.saved_tensors
+        grad = _losses.spread(grad, divisor, labels.shape)
         if factors is None:
             slope = _backward(grad, features, labels, mean, covariance, posterior, *ctx.options)
         else:
             slope = _backward_low_rank(grad, features, labels, mean, covariance, factors, posterior, *ctx.options)
-        return slope, None, None, None, None, None, None, None
+        return slope, None, None, None, None, None, None, None, None
 
 
 def contrastive_bound(
@@ -142,9 +153,9 @@ def contrastive_bound(
     features, labels = _losses.as_image(features, labels)
     covariance, factors = covariance[:2] if isinstance(covariance, LowRank) else (covariance, None)
     constants = (None if c is None else c.detach() for c in (mean, covariance, factors))
-    loss = _ContrastiveBound.apply(features, labels, *constants, float(temperature), normalize, ignore_index)
-    valid, _ = _reference.usable(labels, mean.shape[0], ignore_index)
-    return _losses.reduce(loss.view(shape), valid, reduction)
+    options = float(temperature), normalize, ignore_index, _losses.of_process(reduction)
+    loss, count = _ContrastiveBound.apply(features, labels, *constants, *options)
+    return loss.view(shape) if reduction == "none" else _losses.over_processes(loss, count, reduction)
 
 
 def _check_statistics(features: Tensor, mean: Tensor, covariance: Tensor | LowRank | None) -> None:

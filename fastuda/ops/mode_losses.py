@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from fastuda.ops import _checks, _dispatch, _library, _losses
 from fastuda.reference import mode_losses as _reference
-from fastuda.reference._pixels import compute_dtype, usable
+from fastuda.reference._pixels import compute_dtype
 
 MOST_MODES = 256  # of a class: the nearest one is saved in a byte
 
@@ -27,8 +27,8 @@ class ModeLosses(NamedTuple):
 def _fake_forward(features, labels, modes, *_) -> tuple[Tensor, ...]:
     dtype, shape = compute_dtype(features), (*labels.shape, modes.shape[0])
     losses = (features.new_empty(labels.shape, dtype=dtype) for _ in range(2))
-    rival = labels.new_empty(labels.shape, dtype=torch.int32)
-    return *losses, rival, features.new_empty(shape, dtype=dtype), labels.new_empty(shape, dtype=torch.uint8)
+    chosen = (labels.new_empty(labels.shape, dtype=torch.int64) for _ in range(2))
+    return *losses, *chosen, features.new_empty(shape, dtype=dtype), labels.new_empty(shape, dtype=torch.uint8)
 
 
 def _fake_backward(grad_triplet, grad_cross_entropy, features, labels, modes, *_) -> tuple[Tensor, Tensor]:
@@ -37,7 +37,8 @@ def _fake_backward(grad_triplet, grad_cross_entropy, features, labels, modes, *_
 
 _forward = _library.define(
     "mode_losses_forward(Tensor features, Tensor labels, Tensor modes, float sigma2, float margin, bool square, "
-    "int ignore_index) -> (Tensor triplet, Tensor cross_entropy, Tensor rival, Tensor weight, Tensor nearest)",
+    "int ignore_index) -> (Tensor triplet, Tensor cross_entropy, Tensor own_mode, Tensor rival, Tensor weight, "
+    "Tensor nearest)",
     _reference.forward,
     _fake_forward,
 )
@@ -52,24 +53,31 @@ _dispatch.serve("mode_losses_backward")
 
 
 class _ModeLosses(torch.autograd.Function):
+    """Both reduced losses, own mode and rival, and how many pixels count, unless the reduction is "none"."""
+
     @staticmethod
-    def forward(ctx, features, labels, modes, sigma2, margin, square, ignore_index):
-        triplet, cross_entropy, rival, weight, nearest = _forward(
+    def forward(ctx, features, labels, modes, sigma2, margin, square, ignore_index, reduction):
+        triplet, cross_entropy, own_mode, rival, weight, nearest = _forward(
             features, labels, modes, sigma2, margin, square, ignore_index
         )
-        ctx.save_for_backward(features, labels, modes, triplet, rival, weight, nearest)
+        *values, count = _losses.reduce_pixels(triplet, cross_entropy, labels, modes.shape[0], ignore_index, reduction)
+        divisor = count if reduction == "mean" else None
+        ctx.save_for_backward(features, labels, modes, divisor, triplet, rival, weight, nearest)
         ctx.ignore_index = ignore_index
-        ctx.mark_non_differentiable(rival, nearest)
-        return triplet, cross_entropy, rival, nearest
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*(t for t in (own_mode, rival, count) if t is not None))
+        return *values, own_mode, rival, count
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_triplet, grad_cross_entropy, *_):
-        features, labels, modes, *saved = ctx.saved_tensors
-        slope, modes_slope = _backward(
-            grad_triplet, grad_cross_entropy, features, labels, modes, *saved, ctx.ignore_index
+        features, labels, modes, divisor, *saved = ctx.saved_tensors
+        grads = (
+            saved[0].new_zeros(()).expand(labels.shape) if grad is None else _losses.spread(grad, divisor, labels.shape)
+            for grad in (grad_triplet, grad_cross_entropy)
         )
-        return slope, None, modes_slope.to(modes.dtype), None, None, None, None
+        slope, modes_slope = _backward(*grads, features, labels, modes, *saved, ctx.ignore_index)
+        return slope, None, modes_slope.to(modes.dtype), None, None, None, None, None
 
 
 def mode_losses(
@@ -97,7 +105,7 @@ def mode_losses(
     Returns ``ModeLosses``: both losses float32 (float64 for float64 embeddings), the nearest mode of the own class and
     the nearest other class (-1 for K = 1).  Ties go to the lowest index.  Gradients have the dtype of their input, the
     incoming gradient applied before it is rounded.  Differentiable once.  Deterministic; no host synchronisation.
-    Memory beyond inputs and outputs: 5 K + 8 bytes a pixel, kept for backward, and no pixels x classes x modes.  The
+    Memory beyond inputs and outputs: 5 K + 12 bytes a pixel, kept for backward, and no pixels x classes x modes.  The
     C++ kernels on a CPU also take partial sums for the modes' gradient (the size of the modes up to 64 times, at most a
     sixteenth of the embeddings in float32 from 1,024 pixels and 16 K M on), and for each thread tiles of 32 pixels x
     (d + modes + 2 K) and 64 pixels x d.
@@ -106,14 +114,15 @@ def mode_losses(
     _checks.pixels(embeddings, labels, "embeddings")
     _check(embeddings, modes, sigma2)
     _losses.check_reduction(reduction)
-    shape, classes = labels.shape, modes.shape[0]
+    shape = labels.shape
     embeddings, labels = _losses.as_image(embeddings, labels)
-    options = float(sigma2), float(margin), square, ignore_index
-    triplet, cross_entropy, rival, nearest = _ModeLosses.apply(embeddings, labels, modes, *options)
-    valid, own = usable(labels, classes, ignore_index)
-    mode = nearest.gather(-1, own.unsqueeze(-1)).squeeze(-1).long().where(valid, -1)
-    triplet, cross_entropy = (_losses.reduce(x.view(shape), valid, reduction) for x in (triplet, cross_entropy))
-    return ModeLosses(triplet, cross_entropy, mode.view(shape), rival.long().view(shape))
+    options = float(sigma2), float(margin), square, ignore_index, _losses.of_process(reduction)
+    *losses, own_mode, rival, count = _ModeLosses.apply(embeddings, labels, modes, *options)
+    if reduction == "none":
+        losses = [loss.view(shape) for loss in losses]
+    else:
+        losses = [_losses.over_processes(loss, count, reduction) for loss in losses]
+    return ModeLosses(*losses, own_mode.view(shape), rival.view(shape))
 
 
 def _check(embeddings: Tensor, modes: Tensor, sigma2: float) -> None:

@@ -31,20 +31,30 @@ _dispatch.serve("softmax_kl_backward")
 
 
 class _SoftmaxKL(torch.autograd.Function):
-    """The divergence of each pixel; the backward pass computes both softmaxes again."""
+    """The reduced divergence and how many pixels a mask counts; the backward pass computes both softmaxes again."""
 
     @staticmethod
-    def forward(ctx, logits, other, mask, temperature, symmetric):
-        ctx.save_for_backward(logits, other, mask)
+    def forward(ctx, logits, other, mask, temperature, symmetric, reduction):
+        loss = _forward(logits, other, mask, temperature, symmetric)
+        value, count, divisor = _losses.reduce_masked(loss, mask, reduction)
+        ctx.all_pixels = divisor if mask is None else None
+        ctx.save_for_backward(logits, other, mask, None if mask is None else divisor)
         ctx.options = temperature, symmetric
-        return _forward(logits, other, mask, temperature, symmetric)
+        ctx.set_materialize_grads(False)
+        if count is not None:
+            ctx.mark_non_differentiable(count)
+        return value, count
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
-        logits, other, mask = ctx.saved_tensors
+    def backward(ctx, grad, _):
+        if grad is None:
+            return (None,) * 6
+        logits, other, mask, divisor = ctx.saved_tensors
+        divisor = ctx.all_pixels if mask is None else divisor
+        grad = _losses.spread(grad, divisor, logits.shape[:1] + logits.shape[2:])
         slope, other_slope = _backward(grad, logits, other, mask, *ctx.options)
-        return slope, other_slope if ctx.options[1] else None, None, None, None
+        return slope, other_slope if ctx.options[1] else None, None, None, None, None
 
 
 def symmetric_kl(
@@ -65,7 +75,7 @@ def symmetric_kl(
     Raises ValueError for a wrong dtype, shape, device or option.
     """
     _check(logits, other, mask, reduction, ("logits", "other"))
-    return _reduced(_SoftmaxKL.apply(logits, other, mask, 1.0, True), mask, reduction)
+    return _divergence(logits, other, mask, 1.0, True, reduction)
 
 
 def distillation_kl(
@@ -86,15 +96,20 @@ def distillation_kl(
     _check(student, teacher, mask, reduction, ("student", "teacher"))
     if not 0 < temperature < float("inf"):
         raise ValueError(f"temperature must be positive and finite, got {temperature}")
-    return _reduced(_SoftmaxKL.apply(student, teacher.detach(), mask, float(temperature), False), mask, reduction)
+    return _divergence(student, teacher.detach(), mask, float(temperature), False, reduction)
 
 
-def _reduced(loss: Tensor, mask: Tensor | None, reduction: _losses.Reduction) -> Tensor:
-    if mask is not None:
-        return _losses.reduce(loss, mask, reduction)
-    if reduction == "mean":
-        return loss.sum() / max(1, loss.numel())
-    return loss if reduction == "none" else loss.sum()
+def _divergence(
+    logits: Tensor,
+    other: Tensor,
+    mask: Tensor | None,
+    temperature: float,
+    symmetric: bool,
+    reduction: _losses.Reduction,
+) -> Tensor:
+    own = reduction if mask is None else _losses.of_process(reduction)
+    loss, count = _SoftmaxKL.apply(logits, other, mask, temperature, symmetric, own)
+    return loss if count is None else _losses.over_processes(loss, count, reduction)
 
 
 def _check(logits: Tensor, other: Tensor, mask: Tensor | None, reduction: str, names: tuple[str, str]) -> None:

@@ -28,15 +28,23 @@ _dispatch.serve("triplet_consistency_backward")
 
 class _Triplets(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, target, source, positive, negative, valid, margin):
+    def forward(ctx, target, source, positive, negative, valid, margin, reduction):
         loss = _forward(target, source, positive, negative, valid, margin)
-        ctx.save_for_backward(target, source, positive, negative, loss)
-        return loss
+        value, count, divisor = _losses.reduce_masked(loss, valid, reduction)
+        ctx.save_for_backward(divisor, target, source, positive, negative, loss)
+        ctx.set_materialize_grads(False)
+        if count is not None:
+            ctx.mark_non_differentiable(count)
+        return value, count
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
-        return *_backward(grad, *ctx.saved_tensors), None, None, None, None
+    def backward(ctx, grad, _):
+        if grad is None:
+            return (None,) * 7
+        divisor, *saved = ctx.saved_tensors
+        grad = _losses.spread(grad, divisor, saved[-1].shape)
+        return *_backward(grad, *saved), None, None, None, None, None
 
 
 def triplet_consistency_loss(
@@ -77,5 +85,6 @@ def triplet_consistency_loss(
     if len({t.device for t in (target, source, positive, negative, valid)}) > 1:
         raise ValueError("target, source, positive, negative and valid must be on one device")
     _losses.check_reduction(reduction)
-    loss = _Triplets.apply(target, source, positive, negative, valid, float(margin))
-    return _losses.reduce(loss, valid, reduction)
+    own = _losses.of_process(reduction)
+    loss, count = _Triplets.apply(target, source, positive, negative, valid, float(margin), own)
+    return loss if count is None else _losses.over_processes(loss, count, reduction)

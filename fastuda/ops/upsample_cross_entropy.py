@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fastuda.ops import _checks, _dispatch, _library, _losses, _ranks
+from fastuda.ops import _checks, _dispatch, _library, _losses
 from fastuda.reference import upsample_cross_entropy as _reference
 from fastuda.reference._pixels import compute_dtype
 from fastuda.reference.class_moments import nearest_labels
@@ -30,22 +30,28 @@ _dispatch.serve("upsample_cross_entropy")
 
 
 class _Total(torch.autograd.Function):
-    """Sum of the losses and divisor of the mean; the gradient is made with them and scaled later."""
+    """Mean or sum of the losses and the mean's divisor; the gradient is made with them and scaled later."""
 
     @staticmethod
-    def forward(ctx, logits, target, weight, pixel_weight, options, with_slope):
+    def forward(ctx, logits, target, weight, pixel_weight, options, with_slope, reduction):
         total, _, slope = _forward(logits, target, weight, pixel_weight, *options, False, with_slope)
-        ctx.save_for_backward(slope)
+        mean = reduction == "mean"
+        # The sum is 0 where the divisor is: any other divisor makes that a mean of 0.
+        divisor = total[1].clamp(min=torch.finfo(total.dtype).tiny) if mean else total[1].clone()
+        ctx.save_for_backward(slope, divisor if mean else None)
         ctx.dtype = logits.dtype
-        divisor = total[1].clone()
+        ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(divisor)
-        return total[0].clone(), divisor
+        return total[0] / divisor if mean else total[0].clone(), divisor
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad, _):
-        (slope,) = ctx.saved_tensors
-        return (slope * grad).to(ctx.dtype), None, None, None, None, None
+        if grad is None:
+            return (None,) * 7
+        slope, divisor = ctx.saved_tensors
+        grad = grad if divisor is None else grad / divisor
+        return (slope * grad).to(ctx.dtype), None, None, None, None, None, None
 
 
 class _Map(torch.autograd.Function):
@@ -112,5 +118,6 @@ def upsample_cross_entropy(
     if reduction == "none":
         return _Map.apply(logits, target, weight, pixel_weight, options)
     with_slope = torch.is_grad_enabled() and logits.requires_grad
-    total, divisor = _Total.apply(logits, target, weight, pixel_weight, options, with_slope)
-    return total if reduction == "sum" else total / _ranks.divisor(divisor).to(total.dtype)
+    own = _losses.of_process(reduction)
+    total, divisor = _Total.apply(logits, target, weight, pixel_weight, options, with_slope, own)
+    return _losses.over_processes(total, divisor, reduction)

@@ -50,16 +50,17 @@ def mode_losses(
 
 def forward(
     features: Tensor, labels: Tensor, modes: Tensor, sigma2: float, margin: float, square: bool, ignore_index: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Losses of the pixels of features (N, d, H, W), labels (N, H, W), modes (K, M, d), and what ``backward`` reads.
 
-    Returns triplet and cross_entropy (N, H, W); rival (N, H, W) int32, the nearest other class or -1; weight (N, H, W,
-    K), the slope of the cross entropy by each D_c; nearest (N, H, W, K) uint8, the nearest mode of each class.  Ignored
-    pixels hold 0, and -1 in rival.  float32, or float64 for float64 features.
+    Returns triplet and cross_entropy (N, H, W); own_mode and rival (N, H, W) int64, the nearest mode of the own class
+    and the nearest other class, or -1; weight (N, H, W, K), the slope of the cross entropy by each D_c; nearest (N, H,
+    W, K) uint8, the nearest mode of each class.  Ignored pixels hold 0, and -1 in own_mode and rival.  float32, or
+    float64 for float64 features.
     """
     dtype, (classes, _, _) = compute_dtype(features), modes.shape
     triplet, cross_entropy = (features.new_zeros(labels.shape, dtype=dtype) for _ in range(2))
-    rival = labels.new_full(labels.shape, -1, dtype=torch.int32)
+    own_mode, rival = (labels.new_full(labels.shape, -1, dtype=torch.int64) for _ in range(2))
     weight = features.new_zeros((*labels.shape, classes), dtype=dtype)
     nearest = labels.new_zeros((*labels.shape, classes), dtype=torch.uint8)
     with torch.autocast(features.device.type, enabled=False):
@@ -73,6 +74,7 @@ def forward(
             results = {
                 triplet: (mine - best + margin).clamp(min=0).where(valid, 0.0),
                 cross_entropy: F.cross_entropy(logits, own, reduction="none").where(valid, 0.0),
+                own_mode: mode.gather(1, own.unsqueeze(1)).squeeze(1).where(valid, -1),
                 rival: other.where(valid, -1),
                 weight: slope.masked_fill(~valid.unsqueeze(1), 0.0),
                 nearest: mode.masked_fill(~valid.unsqueeze(1), 0),
@@ -80,7 +82,7 @@ def forward(
             for to, value in results.items():
                 to = block(to, part)
                 to.copy_(value.view(to.shape))
-    return triplet, cross_entropy, rival, weight, nearest
+    return triplet, cross_entropy, own_mode, rival, weight, nearest
 
 
 def backward(
@@ -110,7 +112,7 @@ def backward(
             e = rows(features, part).to(dtype)
             valid, own = usable(pixels(labels, part), classes, ignore_index)
             hinge = pixels(grad_triplet, part).to(dtype).where(valid & (pixels(triplet, part) > 0), 0.0).unsqueeze(1)
-            other = pixels(rival, part).long()
+            other = pixels(rival, part)
             sign = F.one_hot(own, classes) - F.one_hot(other.clamp(min=0), classes) * (other >= 0).unsqueeze(1)
             scale = pixels(grad_cross_entropy, part).to(dtype).where(valid, 0.0).unsqueeze(1)
             g = 2 * (block(weight, part).reshape(len(e), classes) * scale + sign * hinge)

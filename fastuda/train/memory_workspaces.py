@@ -143,4 +143,5 @@ WORKSPACES: dict[str, Callable[..., int]] = {
     "class_thresholds": lambda confidence, label, classes, *_: classes * (17 * 32 + 4) * 4 + 24,
     "upsample_cross_entropy": _cross_entropy,
     "lovasz_softmax": _lovasz,
+    "pixel_mean": lambda *_: 256 * 24,
 }

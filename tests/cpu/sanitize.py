@@ -65,6 +65,7 @@ TESTS = {
         "class_thresholds": "layouts or every_length or infinities or does_not_count or many_pixels or numbers_of",
     },
     "confusion_matrix": {"confusion_matrix": "layouts or every_length or out_of_range or numbers_of or dtypes"},
+    "pixel_mean": {"pixel_mean": "exact_sums or every_length or layouts or exactly_zero"},
     "softmax_kl": {
         "softmax_kl": "both_gradients or (every_number and (17 or 2)) or do_not_count or any_strides or any_size",
     },

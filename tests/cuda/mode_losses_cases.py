@@ -16,7 +16,7 @@ from fastuda.reference import mode_losses as reference
 
 EPS, EPS_DOUBLE = 1e-6, 1e-13
 PLAN = ("slices", "tiles", "runs")
-FORWARD = ("triplet", "cross_entropy", "rival", "weight", "nearest")
+FORWARD = ("triplet", "cross_entropy", "own_mode", "rival", "weight", "nearest")
 
 
 class Options(ctypes.Structure):
@@ -41,7 +41,8 @@ def forward(
     results = (
         emulated._nan(shape, dtype),
         emulated._nan(shape, dtype),
-        torch.full(shape, 77, dtype=torch.int32),
+        torch.full(shape, 77),
+        torch.full(shape, 77),
         emulated._nan((*shape, modes.shape[0]), dtype),
         torch.full((*shape, modes.shape[0]), 77, dtype=torch.uint8),
     )
@@ -99,7 +100,7 @@ def check(
 ) -> None:  # fmt: skip
     """change, change_modes: edit labels, modes; broadcast: incoming gradients of stride 0; expect: facts of the plan.
 
-    exact: rival and nearest must be those of float64, else only their distances; numbers: ignored pixels are no NaN.
+    exact: modes and rival must be those of float64, else only their distances; numbers: ignored pixels are no NaN.
     """
     features, labels = cases.make(shape, classes, torch.float32, label_dtype, seed=3)
     scale *= 2.0 ** -round(math.log2(4 * max(1, shape[1]) ** 0.5))
@@ -115,7 +116,7 @@ def check(
     grads, narrow = _incoming(labels, truth[0].dtype, plain[0].dtype, broadcast)
 
     def gradients(found, incoming, values):
-        return reference.backward(*incoming, values, labels, modes, found[0], *found[2:], ignore_index)
+        return reference.backward(*incoming, values, labels, modes, found[0], *found[3:], ignore_index)
 
     slopes, plain_slopes = gradients(truth, grads, clean.double()), gradients(plain, narrow, clean)
     if not numbers:
@@ -135,7 +136,7 @@ def check(
                 assert_as_accurate(ours, one, true, eps, name)
             elif exact:
                 assert torch.equal(ours, true), f"{name} differs at {(ours != true).sum()} places"
-        saved = found[0], *found[2:]
+        saved = found[0], *found[3:]
         slope, modes_slope, plan = backward(
             library, *narrow, features, labels, modes, *saved, ignore_index, card=card, seed=seed
         )
@@ -157,8 +158,9 @@ def check_ties(library) -> None:
         modes[: classes * per_class - tied] = 9.0
         modes = modes.view(classes, per_class, 4)
         features, labels = torch.zeros(1, 4, 1, classes + 1), torch.arange(classes + 1)[None, None]
-        triplet, _, rival, _, nearest = forward(library, features, labels, modes, 0.5, 1.0, False, 255)
+        triplet, _, own, rival, _, nearest = forward(library, features, labels, modes, 0.5, 1.0, False, 255)
         assert not nearest.any(), "not the first of equal modes"
+        assert own.flatten().tolist() == [0] * classes + [-1]
         assert rival.flatten().tolist() == [1, *[0] * (classes - 1), -1], "not the first of equal classes"
         assert triplet.flatten().tolist() == [1.0] * classes + [0.0]
 

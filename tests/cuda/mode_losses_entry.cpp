@@ -24,11 +24,11 @@ inline fastuda::cuda::ModeProblem mode_problem(
 
 extern "C" const char* mode_losses_forward(
     const entry::ModeOptions& o, const entry::Array& features, const entry::Array& labels, const entry::Array& modes,
-    const entry::Array& triplet, const entry::Array& cross_entropy, const entry::Array& rival,
-    const entry::Array& weight, const entry::Array& nearest) {
+    const entry::Array& triplet, const entry::Array& cross_entropy, const entry::Array& own_mode,
+    const entry::Array& rival, const entry::Array& weight, const entry::Array& nearest) {
   return entry::guarded(o.common, [&] {
     const fastuda::cuda::ModeResults to{
-        triplet.buffer(), cross_entropy.buffer(), rival.buffer(), weight.buffer(), nearest.buffer()};
+        triplet.buffer(), cross_entropy.buffer(), own_mode.buffer(), rival.buffer(), weight.buffer(), nearest.buffer()};
     fastuda::cuda::run_mode_forward(
         entry::mode_problem(o, features, labels, modes), o.sigma2, o.margin, o.square != 0, to, nullptr);
   });
@@ -46,7 +46,7 @@ extern "C" const char* mode_losses_backward(
     const entry::Scratch partials(plan.partials * (p.type == fastuda::cuda::Type::float64 ? 8 : 4));
     fastuda::cuda::run_mode_backward(
         p, plan, {grad_triplet.pixels(), grad_cross_entropy.pixels()},
-        {triplet.buffer(), {nullptr, 0}, rival.buffer(), weight.buffer(), nearest.buffer()}, slope.pixels(),
+        {triplet.buffer(), {nullptr, 0}, {nullptr, 0}, rival.buffer(), weight.buffer(), nearest.buffer()}, slope.pixels(),
         slope.stride[1], partials.buffer(), modes_slope.buffer(), nullptr);
     const int facts[] = {plan.slices, plan.tiles, plan.runs};
     std::memcpy(plan_out, facts, sizeof(facts));

@@ -49,6 +49,8 @@ CASES = {
                        "one bin more", "few blocks", "9 classes", "many nodes and few columns, align_corners False"],
     "confusion_matrix": ["uint8, int64, row of columns, inside", "1025 pixels", "shift 1, uint8", "19 classes",
                          "157 classes", "many tiles of a block"],
+    "pixel_mean": ["float32, uint8, 2 losses", "float64, int64, 1 losses", "inside, 0", "257 pixels", "0 pixels",
+                   "rows, 0", "more stretches than blocks"],
     "aggregate_patches": ["corners, align True, full (5, 9)", "float16, class_slice", "97 classes", "several rounds",
                           "counts do not fit"],
 }  # fmt: skip

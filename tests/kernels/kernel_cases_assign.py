@@ -104,7 +104,7 @@ def check_modes(
     def reference(kind):
         e = clean.to(kind) if kind == torch.float64 else clean
         out = modes_reference.forward(e, labels, v.to(kind), *options)
-        triplet, _, *saved = out
+        triplet, _, _, *saved = out
         weights = (grad.to(kind).nan_to_num() for grad in grads)
         return *out, *modes_reference.backward(*weights, e, labels, v.to(kind), triplet, *saved, ignore_index)
 
@@ -116,11 +116,11 @@ def check_modes(
         given = features.contiguous(memory_format=torch.channels_last), labels, v
     module = triton_room.kernel_module("mode_losses")
     with constants(module, sizes):
-        triplet, loss, *saved = shared.on_card(card, lambda: module.forward(*given, *options))
+        triplet, loss, own, *saved = shared.on_card(card, lambda: module.forward(*given, *options))
         slopes = shared.on_card(card, lambda: module.backward(*grads, *given, triplet, *saved, ignore_index))
     assert slopes[0].dtype == features.dtype and slopes[0].shape == features.shape
-    names = "triplet", "cross entropy", "rival", "weight", "nearest", "gradient of features", "gradient of modes"
-    for name, ours, usual, exact in zip(names, (triplet, loss, *saved, *slopes), plain, truth, strict=True):
+    names = "triplet", "cross entropy", "own mode", "rival", "weight", "nearest", "gradient", "gradient of modes"
+    for name, ours, usual, exact in zip(names, (triplet, loss, own, *saved, *slopes), plain, truth, strict=True):
         if exact.is_floating_point():
             assert_as_accurate(ours, usual, exact, EPS, name)
         else:

@@ -39,6 +39,11 @@ def errors(module, bins=1024, probabilities=False, with_slope=True, align=True, 
     module.lovasz_softmax(scores(**options), labels(), bins, probabilities, align, 255, with_slope)
 
 
+def mean(module, two=True, average=True, dtype=torch.uint8) -> None:
+    pair = labels(torch.float32), labels(torch.float32) if two else None
+    module.pixel_mean(*pair, labels(dtype), CLASSES, 255, average)
+
+
 def _cases():
     last, half = torch.channels_last, torch.bfloat16
     name = "softmax_kl"
@@ -65,6 +70,9 @@ def _cases():
     yield Case(f"{name}, probabilities", name, lambda m: errors(m, 20, True))
     yield Case(f"{name}, without a gradient", name, lambda m: errors(m, 65536, with_slope=False, dtype=torch.float16))
     yield Case(f"{name}, 150 classes", name, lambda m: errors(m, 100, classes=150))
+    name = "pixel_mean"
+    yield Case(name, name, mean, every_card=True)
+    yield Case(f"{name}, one sum, int64", name, lambda m: mean(m, False, False, torch.int64))
 
 
 CASES = list(_cases())

@@ -6,4 +6,5 @@ LAUNCHERS = [
     ("class_thresholds", "class_thresholds", "class_thresholds", "serves"),
     ("upsample_cross_entropy", "upsample_cross_entropy", "upsample_cross_entropy", "serves"),
     ("lovasz_softmax", "lovasz_softmax", "lovasz_softmax", "serves"),
+    ("pixel_mean", "pixel_mean", "pixel_mean", "serves"),
 ]

@@ -68,7 +68,7 @@ class TestContract(PixelContract):
             getattr(torch.ops.fastuda, f"mode_losses_{end}").default for end in ("forward", "backward")
         )
         inputs = small(features), labels, modes
-        triplet, cross_entropy, *saved = forward(*inputs, *options, 255)
+        triplet, cross_entropy, _, *saved = forward(*inputs, *options, 255)
         grads = torch.ones_like(triplet), torch.ones_like(cross_entropy)
         return [(forward, (*inputs, *options, 255)), (backward, (*grads, *inputs, triplet, *saved, 255))]
 
@@ -165,7 +165,7 @@ def test_bad_input_is_named(message, change):
 # --- the C++ kernels: what tiles, blocks, panels and threads could get wrong beyond the formula ---
 
 FORWARD, BACKWARD = torch.ops.fastuda.mode_losses_forward, torch.ops.fastuda.mode_losses_backward
-OUTPUTS = ("triplet", "cross entropy", "rival", "weight", "nearest", "gradient", "gradient of the modes")
+OUTPUTS = ("triplet", "cross entropy", "own mode", "rival", "weight", "nearest", "gradient", "gradient of the modes")
 # Tile edges: 16 or 32 pixels, 64 of a block, 1024 of a work item; vectors of 16 channels, panels of 8, 4, 2 and 1.
 SHAPES = [(1, 2, 1, 1), (1, 17, 1, 31), (2, 33, 3, 16), (1, 16, 1, 1030), (3, 5, 13, 29), (1, 269, 5, 14)]
 
@@ -187,9 +187,9 @@ def problem(shape, classes, per_class=3, dtype=torch.float32, seed=0):
 
 def both_passes(forward, backward, features, labels, modes, grads, options):
     grads = [g.to(torch.float64 if features.dtype == torch.float64 else torch.float32) for g in grads]
-    triplet, cross_entropy, *saved = forward(features, labels, modes, *options)
+    triplet, cross_entropy, own, *saved = forward(features, labels, modes, *options)
     slopes = backward(*grads, features, labels, modes, triplet, *saved, options[-1])
-    return triplet, cross_entropy, *saved, *slopes
+    return triplet, cross_entropy, own, *saved, *slopes
 
 
 def compare(features, labels, modes, grads, options=(0.5, 1.0, False, 255), eps=2e-6, outputs=OUTPUTS):
@@ -203,7 +203,7 @@ def compare(features, labels, modes, grads, options=(0.5, 1.0, False, 255), eps=
             assert_as_accurate(mine, other, true, eps, name)
         else:
             assert torch.equal(mine, true), f"{name} differs"
-    assert ours[5].dtype == features.dtype and ours[5].stride() == torch.empty_like(features).stride()
+    assert ours[6].dtype == features.dtype and ours[6].stride() == torch.empty_like(features).stride()
     return ours
 
 
@@ -244,7 +244,7 @@ def test_near_modes_keep_their_digits(channels, layout, compiled):
     features = features.contiguous() if layout == "nchw" else features
     labels = torch.randint(0, 2, (1, 50, 1), generator=g)
     grads, options = torch.ones(2, 1, 50, 1), (1e-3, 0.0, False, 255)
-    triplet, *_ = compare(features, labels, modes, grads, options, eps=4e-6, outputs=OUTPUTS[:5])
+    triplet, *_ = compare(features, labels, modes, grads, options, eps=4e-6, outputs=OUTPUTS[:6])
     compare(features, labels, modes, grads, options, eps=1e-4)  # sums of 1e4 that cancel, here as in the reference
     assert 0 < triplet.max() < 1
 
@@ -256,10 +256,11 @@ def test_an_embedding_on_two_equal_modes_is_at_distance_zero(layout, compiled):
     modes[2] += 100
     features = modes[0, 1].expand(7, -1).T[None, :, :, None].contiguous()
     labels = torch.tensor([0, 1, 0, 1, 1, 2, 255]).view(1, 7, 1)
-    triplet, cross_entropy, rival, weight, nearest = FORWARD(
+    triplet, cross_entropy, own, rival, weight, nearest = FORWARD(
         lay_out(features, labels, layout)[0], labels, modes, 0.5, 0.25, True, 255
     )
     assert triplet.flatten()[:5].tolist() == [0.25] * 5 and rival.flatten().tolist() == [1, 0, 1, 0, 0, 0, -1]
+    assert own.flatten().tolist()[:5] == [1] * 5 and own.flatten()[6] == -1
     torch.testing.assert_close(cross_entropy.flatten()[:5], torch.full((5,), math.log(2)))
     assert weight.view(7, 3)[:5].abs().max() < 1e-30 and (nearest.view(7, 3)[:6, :2] == 1).all()
 
@@ -270,8 +271,9 @@ def test_identical_modes_have_identical_distances(per_class, compiled):
     g = torch.Generator().manual_seed(0)
     modes = torch.randn(1, 1, 50, generator=g).expand(19, per_class, -1)
     features, labels = torch.randn(1, 50, 9, 9, generator=g), torch.randint(0, 19, (1, 9, 9), generator=g)
-    triplet, _, rival, weight, nearest = FORWARD(features, labels, modes, 0.5, 0.25, False, 255)
-    assert (triplet == 0.25).all() and not nearest.any() and torch.equal(rival, (labels == 0).int())
+    triplet, _, own, rival, weight, nearest = FORWARD(features, labels, modes, 0.5, 0.25, False, 255)
+    assert (triplet == 0.25).all() and not nearest.any() and not own.any()
+    assert torch.equal(rival, (labels == 0).long())
     expected = torch.nn.functional.one_hot(labels, 19) - 1 / 19
     torch.testing.assert_close(weight, expected)
 

@@ -11,7 +11,8 @@ from small_contract import at_small_sizes
 from fastuda.ops import mode_losses
 
 ops_tests = triton_room.load_file(triton_room.ROOT / "tests/ops/test_mode_losses.py", "ops_mode_losses")
-FORWARD, BACKWARD = (f"fastuda.kernels.mode_losses.{name}" for name in ("forward", "backward"))
+NAMES = ("mode_losses.forward", "mode_losses.backward", "pixel_mean.pixel_mean")
+FORWARD, BACKWARD, MEAN = (f"fastuda.kernels.{name}" for name in NAMES)
 
 test_ties_go_to_the_lowest_index_and_one_class_has_no_rival = (
     ops_tests.test_ties_go_to_the_lowest_index_and_one_class_has_no_rival
@@ -34,4 +35,4 @@ def test_the_launchers_served(served):
     for kind, classes in ((torch.float32, 3), (torch.float64, 3), (torch.float32, 65)):
         e = features.to(kind).requires_grad_()
         mode_losses(e, labels, ops_tests.centres(classes, 3)).triplet.backward()
-    assert dict(served) == {FORWARD: 1, BACKWARD: 1}
+    assert dict(served) == {FORWARD: 1, BACKWARD: 1, MEAN: 2}
