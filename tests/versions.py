@@ -117,7 +117,16 @@ def link(python: str, facts: dict, objects: list[Path], tree: Path) -> None:
     """The extension from objects of csrc/cpu and a library.cpp compiled for this interpreter."""
     compiler = shlex.split(os.environ.get("CXX", "g++"))
     include = [f"-I{folder}" for folder in (tree / "csrc", facts["include"], facts["python_include"])]
-    options = ["-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", *DEFINES, "-DTORCH_EXTENSION_NAME=_C", *include]
+    options = [
+        "-std=c++20",
+        "-O3",
+        "-Wno-psabi",
+        "-fPIC",
+        "-fvisibility=hidden",
+        *DEFINES,
+        "-DTORCH_EXTENSION_NAME=_C",
+        *include,
+    ]
     subprocess.run([*compiler, *options, "-c", "csrc/library.cpp", "-o", "library.o"], cwd=tree, check=True)
     suffix = "import sysconfig; print(sysconfig.get_config_var('EXT_SUFFIX'))"
     name = subprocess.run([python, "-c", suffix], capture_output=True, text=True, check=True).stdout.strip()
