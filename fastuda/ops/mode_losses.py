@@ -117,12 +117,13 @@ def mode_losses(
     shape = labels.shape
     embeddings, labels = _losses.as_image(embeddings, labels)
     options = float(sigma2), float(margin), square, ignore_index, _losses.of_process(reduction)
-    *losses, own_mode, rival, count = _ModeLosses.apply(embeddings, labels, modes, *options)
+    triplet, cross_entropy, own_mode, rival, count = _ModeLosses.apply(embeddings, labels, modes, *options)
     if reduction == "none":
-        losses = [loss.view(shape) for loss in losses]
+        triplet, cross_entropy = triplet.view(shape), cross_entropy.view(shape)
     else:
-        losses = [_losses.over_processes(loss, count, reduction) for loss in losses]
-    return ModeLosses(*losses, own_mode.view(shape), rival.view(shape))
+        triplet = _losses.over_processes(triplet, count, reduction)
+        cross_entropy = _losses.over_processes(cross_entropy, count, reduction)
+    return ModeLosses(triplet, cross_entropy, own_mode.view(shape), rival.view(shape))
 
 
 def _check(embeddings: Tensor, modes: Tensor, sigma2: float) -> None:
