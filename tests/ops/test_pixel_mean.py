@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 
+import gpu
 import pytest
 import torch
 from contract import LAYOUTS, lay_out
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastuda import ops
-from fastuda.ops import _dispatch, _library, use_backend
+from fastuda.ops import _library
 from fastuda.reference import pixel_mean as reference
 
 OP = torch.ops.fastuda.pixel_mean
 LABELS = (torch.uint8, torch.int32, torch.int64)
-GPU_BACKENDS = ("cuda", "triton", "reference")
 
 
 def problem(shape=(3, 41, 53), classes=5, dtype=torch.float32, label_dtype=torch.int64):
@@ -30,16 +30,17 @@ def problem(shape=(3, 41, 53), classes=5, dtype=torch.float32, label_dtype=torch
     return losses.masked_fill(~valid, torch.nan), labels, valid
 
 
-def check(losses, others, labels, valid, classes=5, mean=True, ignore_index=255) -> None:
+def check(losses, others, labels, valid, classes=5, mean=True, ignore_index=255, backend=None) -> None:
     """``valid``: of the pixels as ``losses`` and ``others``, which math.fsum adds."""
-    *found, divisor = OP(losses, others, labels, classes, ignore_index, mean)
+    call = lambda x, y, z: OP(x, y, z, classes, ignore_index, mean)  # noqa: E731
+    *found, divisor = gpu.run(backend, call, losses, others, labels)
     count = int(valid.sum())
     assert divisor.dtype == torch.int64 and divisor.item() == (max(1, count) if mean else count)
     assert found[1].shape == (() if others is not None else (0,))
     for ours, values in zip(found, (losses, others), strict=True):
         if values is None:
             continue
-        exact = math.fsum(values.cpu()[valid.cpu()].double().tolist()) / (max(1, count) if mean else 1)
+        exact = math.fsum(values[valid].double().tolist()) / (max(1, count) if mean else 1)
         assert ours.dtype == values.dtype and ours.shape == ()
         bound = torch.finfo(values.dtype).eps * (1 if values.dtype == torch.float32 else 8)
         assert abs(ours.item() - exact) <= bound * abs(exact)
@@ -158,24 +159,15 @@ def test_few_kernels_around_ours(name, reduction, compiled):
     assert len(forward.names) + len(backward.names) <= most, f"{forward.names} and {backward.names}"
 
 
-def _on_gpu(backend: str, dtype: torch.dtype) -> None:
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "backend, dtype", [("cuda", torch.float32), ("cuda", torch.float64), ("triton", torch.float32)]
+)
+def test_gpu(backend, dtype):
     for shape in ((3, 41, 53), (0, 4, 5), (1, 1, 1), (1, 700, 900)):
         for label_dtype in LABELS:
-            losses, labels, valid = (t.cuda() for t in problem(shape, dtype=dtype, label_dtype=label_dtype))
-            with use_backend(backend):
-                for mean in (True, False):
-                    check(losses[0], losses[1].mT.contiguous().mT, labels, valid, mean=mean)
-                    check(losses[0], None, labels, valid, mean=mean)
-                again = [OP(losses[0], None, labels, 5, 255, True)[0] for _ in range(2)]
-            assert torch.equal(*again)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("backend", GPU_BACKENDS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_gpu(dtype, backend):
-    if backend == "triton" and dtype == torch.float64:
-        pytest.skip("Triton's kernel takes losses in float32 only")
-    if backend != "reference" and backend not in _dispatch.backends("pixel_mean"):
-        pytest.skip(f"{backend} is not installed")
-    _on_gpu(backend, dtype)
+            losses, labels, valid = problem(shape, dtype=dtype, label_dtype=label_dtype)
+            for mean in (True, False):
+                with gpu.noted(shape=shape, labels=label_dtype, mean=mean):
+                    check(losses[0], losses[1].mT.contiguous().mT, labels, valid, mean=mean, backend=backend)
+                    check(losses[0], None, labels, valid, mean=mean, backend=backend)
