@@ -244,7 +244,10 @@ FAKE_CARD_EXPORT cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attribute
   attributes->numRegs = kernel->registers;
   attributes->sharedSizeBytes = size_t(kernel->static_shared);
   attributes->maxDynamicSharedSizeBytes = kernel->dynamic_shared;
-  attributes->ptxVersion = attributes->binaryVersion = card().major * 10 + card().minor;
+  // PyTorch's kernels stand for those of a build for this card.  Its sorts choose their sizes by this version, and a
+  // build of CUDA 13 has none for cards older than 7.5.
+  const int version = card().major * 10 + card().minor;
+  attributes->ptxVersion = attributes->binaryVersion = kernel->registers ? version : std::max(version, 75);
   return cudaSuccess;
 }
 
