@@ -29,7 +29,7 @@ from triton.runtime.jit import JITFunction
 VARYING = frozenset(
     """
     pixels rows begin end first sources chunks chunk_rows tiles at_once programs per_program panel_rows patches elements
-    strips slots wanted i share
+    strips slots wanted stretch i share
     h w height width soft_h soft_w full_h full_w patch_height patch_width
     d1 d2 fd1 fd2 ld1 ld2 gd1 gd2 od1 od2 td1 td2 cd1 cd2 pd1 pd2 ad1 ad2 bd1 bd2 md1 md2 dd1 dd2
     s0 s1 ls0 ls1 gs0 gs1 ts0 ts1 cs0 cs1 ps0 ps1 as0 as1 bs0 bs1 ms0 ms1 ds0 ds1

@@ -74,7 +74,7 @@ def bound_full(module, size, dtype, layout):
 def modes(module, size, dtype, layout):
     n, h, w = size
     inputs = empty(n, 64, h, w, dtype=dtype, layout=layout), empty(n, h, w, dtype=U8), empty(19, 3, 64)
-    triplet, loss, *saved = module.forward(*inputs, 0.5, 1.0, False, 255)
+    triplet, loss, _, *saved = module.forward(*inputs, 0.5, 1.0, False, 255)
     module.backward(triplet, loss, *inputs, triplet, *saved, 255)
 
 
@@ -122,6 +122,11 @@ def patches(module, size, dtype, layout):
     module.aggregate_patches(scores, offsets, full, 8 * h, 8 * w, 512 + n, 512, False, True, 64, True)
 
 
+def means(module, size, dtype, layout):
+    losses, labels = empty(*size), cut(empty(*size, dtype=U8))
+    module.pixel_mean(losses, losses, labels, 19, 255, True)
+
+
 def confusion(module, size, dtype, layout):
     module.confusion_matrix(cut(empty(*size, dtype=U8)), empty(*size, dtype=I64), 19)
 
@@ -166,11 +171,15 @@ OPERATORS = {
     "contrastive_bound_full": bound_full, "mode_losses": modes, "softmax_kl": divergences,
     "upsample_cross_entropy": cross_entropy, "lovasz_softmax": lovasz, "pseudo_labels": pseudo,
     "confidence_histogram": histogram, "prototype_rectify": rectify, "aggregate_patches": patches,
-    "confusion_matrix": confusion, "class_thresholds": thresholds, "class_balanced_sample": samples,
+    "pixel_mean": means, "confusion_matrix": confusion, "class_thresholds": thresholds,
+    "class_balanced_sample": samples,
     "select_triplets": triplets, "triplet_consistency_loss": triplet_loss, "sinkhorn": assignment,
 }  # fmt: skip
 FORMS = list(itertools.product((F32, BF16), (NCHW, LAST)))
-ONE_TILE = {"class_moments", "contrastive_bound", "contrastive_bound_full", "confusion_matrix", "class_balanced_sample"}
+ONE_TILE = {
+    "class_moments", "contrastive_bound", "contrastive_bound_full", "pixel_mean", "confusion_matrix",
+    "class_balanced_sample",
+}  # fmt: skip
 
 
 def of_all_sizes(module: str, dtype, layout, sizes) -> dict[tuple, set[tuple]]:
