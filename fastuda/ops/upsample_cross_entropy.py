@@ -36,8 +36,7 @@ class _Total(torch.autograd.Function):
     def forward(ctx, logits, target, weight, pixel_weight, options, with_slope, reduction):
         total, _, slope = _forward(logits, target, weight, pixel_weight, *options, False, with_slope)
         mean = reduction == "mean"
-        # The sum is 0 where the divisor is: any other divisor makes that a mean of 0.
-        divisor = total[1].clamp(min=torch.finfo(total.dtype).tiny) if mean else total[1].clone()
+        divisor = total[1].where(total[1] > 0, 1) if mean else total[1].clone()
         ctx.save_for_backward(slope, divisor if mean else None)
         ctx.dtype = logits.dtype
         ctx.set_materialize_grads(False)

@@ -140,7 +140,7 @@ CALLS = {
     "triplet_consistency_loss": (
         (ROWS, ROWS + 1), lambda x, y, **o: ops.triplet_consistency_loss(x, y, ORDER, ORDER, CHOSEN, **o), 1
     ),
-    "upsample_cross_entropy": ((FEATURES,), lambda x, **o: ops.upsample_cross_entropy(x, TARGET, **o), 4),
+    "upsample_cross_entropy": ((FEATURES,), lambda x, **o: ops.upsample_cross_entropy(x, TARGET, **o), 6),
 }  # fmt: skip
 
 
