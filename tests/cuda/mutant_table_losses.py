@@ -6,7 +6,7 @@ from planted import Mutant
 
 KL, THRESHOLD = "cuda/softmax_kl.cu", "cuda/class_thresholds.cu"
 CELLS, ENTROPY = "cuda/upsample_cells.h", "cuda/upsample_cross_entropy.cu"
-LOVASZ, SCAN = "cuda/lovasz_softmax.cu", "cuda/block_scan.h"
+LOVASZ, LOVASZ_ROWS, SCAN = "cuda/lovasz_bins.h", "cuda/lovasz_rows.h", "cuda/block_scan.h"
 SYNC = "__syncthreads();\n"
 
 
@@ -262,9 +262,11 @@ _ENTROPY = [
 ]
 
 _LOVASZ = [
-    _lovasz("ignored rows below the cell", LOVASZ, "block.inside && block.row + r < block.row_end;", "block.inside;"),
-    _lovasz("powers of probabilities", LOVASZ, "p.probabilities ? z : power_of_two", "power_of_two", True),
-    _lovasz("powers for probabilities", LOVASZ, "unit[r] = 1 / unit[r];", "unit[r] = 1;"),
+    _lovasz(
+        "ignored rows below the cell", LOVASZ_ROWS, "block.inside && block.row + r < block.row_end;", "block.inside;"
+    ),
+    _lovasz("powers of probabilities", LOVASZ_ROWS, "p.probabilities ? z : power_of_two", "power_of_two", True),
+    _lovasz("powers for probabilities", LOVASZ_ROWS, "unit[r] = 1 / unit[r];", "unit[r] = 1;"),
     _lovasz(
         "bins of an error one too high", LOVASZ, "(at < last ? at : last) : 0;", "(at < last ? at + 1 : last) : 0;"
     ),
@@ -275,7 +277,9 @@ _LOVASZ = [
         "return at > 0 ? static_cast<int>(at < last ? at : last) : 0;",
         "return static_cast<int>(at < last ? at : last);",
     ),
-    _lovasz("logits as probabilities", LOVASZ, "probabilities ? 1 : 1.44269504088896340736", "1.44269504088896340736"),
+    _lovasz(
+        "logits as probabilities", LOVASZ_ROWS, "probabilities ? 1 : 1.44269504088896340736", "1.44269504088896340736"
+    ),
     _lovasz("counts not cleared", LOVASZ, "    pixels[i] = own[i] = 0;\n", ""),
     _lovasz("totals not cleared", LOVASZ, "    if (i < classes) totals[i] = 0;\n", ""),
     _lovasz(
