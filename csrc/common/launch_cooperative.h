@@ -12,6 +12,20 @@ namespace fastuda::cuda {
 __device__ __forceinline__ void grid_sync() { cooperative_groups::this_grid().sync(); }
 
 #if !defined(__CUDACC_RTC__)
+// Blocks that a multiprocessor of the current card holds of a kernel launched together: 0 where it cannot do so.
+template <class... Parameters>
+int resident_blocks(void (*kernel)(Parameters...), int threads, int shared_bytes) {
+  const void* function = reinterpret_cast<const void*>(kernel);
+  int device = 0, together = 0, blocks = 0;
+  if (cudaGetDevice(&device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&together, cudaDevAttrCooperativeLaunch, device) != cudaSuccess || !together)
+    return 0;
+  if (shared_bytes > 48 * 1024)
+    cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+  const cudaError_t error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, function, threads, shared_bytes);
+  return error == cudaSuccess ? blocks : 0;
+}
+
 // Throws std::runtime_error, which names the kernel, if the launch is refused: the grid may be too large to be resident.
 template <class... Parameters>
 void launch_cooperative(

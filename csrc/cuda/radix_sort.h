@@ -71,13 +71,7 @@ __global__ void __launch_bounds__(kRadixThreads) radix_count(RadixPass<Key> s) {
   for (int i = 0; i < kItems; ++i) {
     const u32 at = begin + i * kRadixThreads + threadIdx.x;
     const Key key = at < size ? static_cast<Key>(keys[at]) : kNoKey<Key>;
-    const int digit = key == kNoKey<Key> ? -1 : s.digit(key);
-    // Leading digits are mostly alike: one addition for all lanes that have the first one's.
-    const int first = __shfl_sync(kFullWarp, digit, 0);
-    const u32 alike = __ballot_sync(kFullWarp, digit == first);
-    if (digit < 0) continue;
-    if (digit != first) atomicAdd(counts + digit, 1);
-    else if (threadIdx.x % kWarp == 0) atomicAdd(counts + digit, __popc(alike));
+    count_alike(counts, key == kNoKey<Key> ? -1 : s.digit(key));
   }
   __syncthreads();
   if (static_cast<int>(threadIdx.x) >= 1 << s.bits) return;
