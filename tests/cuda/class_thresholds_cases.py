@@ -99,7 +99,16 @@ def check(
         truth = definition(confidence, label, classes, portion, from_top, ignore_index)
         for seed in seeds:
             ours, facts = run(
-                library, confidence, label, classes, portion, from_top, ignore_index, card=card, seed=seed, resident=resident
+                library,
+                confidence,
+                label,
+                classes,
+                portion,
+                from_top,
+                ignore_index,
+                card=card,
+                seed=seed,
+                resident=resident,
             )
             assert torch.equal(ours, truth), f"{(ours != truth).sum()} of {classes} classes differ"
             assert not torch.signbit(ours[ours == 0]).any(), "a zero has a sign"
