@@ -3,8 +3,9 @@
 //
 // One cooperative launch, whose blocks meet between the 13 steps of sample_per_class and the 22 of
 // class_balanced_sample; without cooperative launches (a card or a driver may lack them) each step is a launch, to the
-// same pixels. Each step reads the labels at most once and makes their random numbers again. Scratch: 1 KB an image and class, and 4 bytes for each 1024 pixels of each list
-// (one an image, or one an image and class). Untuned, as no GPU was at hand: bits of a pass, pixels of a block.
+// same pixels. Each step reads the labels at most once and makes their random numbers again. Scratch: 1 KB an image and
+// class, and 4 bytes for each 1024 pixels of each list (one an image, or one an image and class). Untuned, as no GPU
+// was at hand: bits of a pass, pixels of a block, blocks of a multiprocessor.
 #include "cuda/class_list.h"
 
 #if !defined(FASTUDA_KERNELS_ONLY)
@@ -91,7 +92,10 @@ void run_class_draw(
   const int bytes = draw_shared_bytes(p), fit = resident(kernel, kDrawThreads, bytes);
   // Four blocks a multiprocessor hide what one waits for; more would only make the meetings longer.
   const dim3 blocks(draw_blocks(p, card, block_pixels, fit ? std::min(fit, 4) : 8)), block(kDrawThreads);
-  if (p.pixels == 0) return launch(kernel, blocks, block, bytes, stream, list, block_pixels, kListStep + 1, kListStep + 2);
+  if (p.pixels == 0) {
+    const int fill = kListStep + 1;
+    return launch(kernel, blocks, block, bytes, stream, list, block_pixels, fill, fill + 1);
+  }
   if (fit) return launch_cooperative(kernel, blocks, block, bytes, stream, list, block_pixels, 0, kDrawEnd);
   for (int step = 0; step < kDrawEnd; step = next_draw_step(step, p.by_share))
     launch(kernel, blocks, block, bytes, stream, list, block_pixels, step, step + 1);

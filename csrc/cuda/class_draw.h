@@ -110,8 +110,7 @@ __device__ __forceinline__ void draw_count(
   const int buckets = kSecond ? 1 : d.classes, shift = draw_pass_shift(pass);
   const u32 mask = (1u << draw_pass_bits(pass)) - 1;
   const Pointer<int> own = shared<int>(0), all = d.counts + static_cast<i64>(image) * buckets * kDigits;
-  if (in_shared) {
-    __syncthreads();  // the counts of the part before have been added
+  if (in_shared) {  // each thread clears the counts that it has added to all
     for (int i = threadIdx.x; i < buckets * kDigits; i += kDrawThreads) own[i] = 0;
     __syncthreads();
   }

@@ -93,7 +93,7 @@ __host__ __device__ __forceinline__ int next_draw_step(int step, bool by_share) 
 
 // The steps from `step` to before `end`, between which all blocks meet.
 template <int kThreads>
-__global__ void __launch_bounds__(kThreads) draw_pixels(ClassList s, u32 block_pixels, int step, int end) {
+__global__ void __launch_bounds__(kThreads, 4) draw_pixels(ClassList s, u32 block_pixels, int step, int end) {
   const ClassDraw& d = s.draw;
   const i64 warps = static_cast<i64>(gridDim.x) * kDrawWarps, chunks = static_cast<i64>(d.images) * s.chunks;
   const i64 warp = static_cast<i64>(blockIdx.x) * kDrawWarps + threadIdx.x / kWarp;

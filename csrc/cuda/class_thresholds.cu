@@ -26,7 +26,6 @@ constexpr int kThresholdThreads = 512, kThresholdItems = 4;  // pixels of a thre
 constexpr int kThresholdTile = kThresholdThreads * kThresholdItems;
 constexpr int kThresholdBits = 9, kThresholdSteps = 1 << kThresholdBits;  // of the interval from 0 to 1
 constexpr int kThresholdPasses = 5;  // after the first: 2^32, 2^23, 2^14, 2^5 floats are left, and one
-constexpr int kThresholdLast = 2 * kThresholdPasses + 1;  // steps: clear, then count and find the bin in each pass
 constexpr int kLaneBins = 17, kBinPitch = kLaneBins * kWarp;  // one for 1 alone, one for what is above
 constexpr int kWordsOfInterval = 4;
 constexpr int kThresholdClasses = 22;  // whose counts fit in 48 KB
@@ -128,7 +127,8 @@ __device__ __forceinline__ void threshold_count(const ThresholdSearch& s, const 
           if (distance < interval.at[1]) at = label[i] * kBinPitch + static_cast<int>(distance >> interval.at[2]);
         }
       }
-      count_alike(p.in_shared ? own : s.counts, at);
+      if (p.in_shared) count_alike(own, at);
+      else count_alike(s.counts, at);
     }
   }
   if (!p.in_shared) return;
@@ -165,13 +165,9 @@ __device__ __forceinline__ void threshold_bin(const ThresholdSearch& s, int pass
   if (pass > 0) interval = load_pack<kWordsOfInterval>(s.intervals + k * kWordsOfInterval);
   if (pass > 0 && interval.at[1] == 0) return;
   const Pointer<int> counts = s.counts + (k * kBinPitch + lane * kLaneBins);
-  int mine[kLaneBins], sum = 0;
+  int sum = 0;
 #pragma unroll
-  for (int i = 0; i < kLaneBins; ++i) {
-    mine[i] = counts[i];
-    counts[i] = 0;
-    sum += mine[i];
-  }
+  for (int i = 0; i < kLaneBins; ++i) sum += counts[i];
   const int upto = warp_scan(sum), all = __shfl_sync(kFullWarp, upto, kWarp - 1);
   const int rank = pass == 0 ? wanted_rank(s, all) : static_cast<int>(interval.at[3]);
   __syncwarp();  // before one lane writes what all have read
@@ -179,14 +175,17 @@ __device__ __forceinline__ void threshold_bin(const ThresholdSearch& s, int pass
     s.result[k] = 1.0f;
     store_pack(s.intervals + k * kWordsOfInterval, Pack<u32, kWordsOfInterval>{});
   }
+  const bool here = all > 0 && rank >= upto - sum && rank < upto;  // one lane has the bin
   int before = upto - sum, bin = -1;
-  if (all == 0 || rank < before || rank >= upto) return;
-#pragma unroll
+#pragma unroll 1
   for (int i = 0; i < kLaneBins; ++i) {
-    if (bin >= 0) continue;
-    if (rank - before < mine[i]) bin = lane * kLaneBins + i;
-    else before += mine[i];
+    const int mine = counts[i];
+    counts[i] = 0;
+    if (!here || bin >= 0) continue;
+    if (rank - before < mine) bin = lane * kLaneBins + i;
+    else before += mine;
   }
+  if (!here) return;
   u32 low, width;
   if (pass == 0) {
     even_interval(bin, low, width);
@@ -206,7 +205,7 @@ __device__ __forceinline__ void threshold_bin(const ThresholdSearch& s, int pass
 
 // The steps from `step` to before `end`, between which all blocks meet.
 template <class T>
-__global__ void __launch_bounds__(kThresholdThreads) threshold_search(
+__global__ void __launch_bounds__(kThresholdThreads, 2) threshold_search(
     ThresholdSearch s, ThresholdPixels<T> p, int step, int end) {
   constexpr int kWarps = kThresholdThreads / kWarp;
   while (true) {
@@ -236,6 +235,8 @@ FASTUDA_THRESHOLDS(BFloat16)
 FASTUDA_THRESHOLDS(double)
 
 #if !defined(FASTUDA_KERNELS_ONLY)
+
+constexpr int kThresholdEnd = 2 * kThresholdPasses + 1;  // steps: clear, then count and find the bin in each pass
 
 struct ThresholdProblem {
   Type type;
@@ -295,8 +296,8 @@ void run_class_thresholds(
         p.flat(p.confidence.grid) && p.flat(p.labels.grid), in_shared, p.pixels,
         threshold_block_pixels(p, card, fit == 1 ? 1 : 2)};
     const dim3 blocks(std::max<u32>(1, ceil_div(p.pixels, pixels.block_pixels))), block(kThresholdThreads);
-    if (fit) return launch_cooperative(threshold_search<T>, blocks, block, bytes, stream, s, pixels, 0, kThresholdLast);
-    for (int step = 0; step < kThresholdLast; ++step)
+    if (fit) return launch_cooperative(threshold_search<T>, blocks, block, bytes, stream, s, pixels, 0, kThresholdEnd);
+    for (int step = 0; step < kThresholdEnd; ++step)
       launch(threshold_search<T>, blocks, block, bytes, stream, s, pixels, step, step + 1);
   });
 }

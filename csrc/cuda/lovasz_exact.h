@@ -15,9 +15,9 @@
 // A last walk takes -p times that sum, of all classes. Counts are whole numbers and all other sums have an order of
 // their own: the same bits for every launch.
 //
-// Launches: 3 and 15 a group of classes (double: 27), with a gradient 5 and 16 (28), 4 and 16 of probabilities. Scratch:
-// a group's errors take 16.5 bytes each (double: 24.5), a pixel 12 (24; none of probabilities), and a gradient what
-// upsample_cells.h says.
+// Launches: 3 and 15 a group of classes (double: 27), with a gradient 5 and 16 (28), 4 and 16 of probabilities.
+// Scratch: a group's errors take 16.5 bytes each (double: 24.5), a pixel 12 (24; none of probabilities), and a gradient
+// what upsample_cells.h says. Untuned, as no GPU was at hand: errors at once, rows of a thread.
 #pragma once
 
 #include "cuda/lovasz_rows.h"
@@ -133,9 +133,8 @@ __global__ void __launch_bounds__(kCellThreads, kCellBlocks<Accumulate<T>>) lova
   using Acc = Accumulate<T>;
   using Key = typename ErrorKey<Acc>::type;
   const int classes = p.cells.classes, own = p.in_shared ? classes : 0;
-  const int room = CellShared<Acc>::table_at;  // no node gathers here
-  const Pointer<int> totals = p.in_shared ? shared<int>(room) : p.totals;
-  const Pointer<Key> least = p.in_shared ? shared<Key>(room + (classes + 3) / 4 * 16) : p.least;
+  const Pointer<int> totals = shared<int>(CellShared<Acc>::table_at);  // no node gathers here
+  const Pointer<Key> least = shared<Key>(CellShared<Acc>::table_at + (classes + 3) / 4 * 16);
   for (int i = threadIdx.x; i < own; i += kCellThreads) {
     totals[i] = 0;
     least[i] = ~Key(0);
@@ -153,8 +152,14 @@ __global__ void __launch_bounds__(kCellThreads, kCellBlocks<Accumulate<T>>) lova
         if (k < 0) continue;
         Acc a, d;
         block.ends(k, a, d);
-        atomicAdd(totals + k, 1);
-        atomicMin(least + k, error_bits(1 - rows.probability(p, r, a + block.weight[r] * d)));
+        const Key bits = error_bits(1 - rows.probability(p, r, a + block.weight[r] * d));
+        if (p.in_shared) {
+          atomicAdd(totals + k, 1);
+          atomicMin(least + k, bits);
+        } else {
+          atomicAdd(p.totals + k, 1);
+          atomicMin(p.least + k, bits);
+        }
         if (p.probabilities) continue;
         p.most[p.pixel(block, r)] = rows.most[r];
         p.unit[p.pixel(block, r)] = rows.unit[r];

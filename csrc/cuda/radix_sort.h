@@ -9,8 +9,8 @@
 // Several segments of as many rows are sorted by the same launches, a row of the grid each. The first pass leaves out
 // rows whose key is kNoKey; how many are left is a number in the card's memory, which the later passes read.
 //
-// RadixSort sorts one segment by keys in 0..buckets-1 and then searches for where each bucket begins, a thread a bucket.
-// Up to 255 buckets take one pass, up to 65535 two, up to 2^24 - 1 three. Scratch: 16 bytes a row (12 in one pass) and
+// RadixSort sorts one segment by keys in 0..buckets-1, then searches for where each bucket begins, a thread a bucket. Up
+// to 255 buckets take one pass, up to 65535 two, up to 2^24 - 1 three. Scratch: 16 bytes a row (12 in one pass) and
 // half a byte a row for counts, or 1 KB a tile.
 #pragma once
 

@@ -27,7 +27,7 @@ def run(
     library, labels: Tensor, seed: Tensor, classes: int, wanted: int, ignore_index: int, by_share: bool, card: int,
     schedule: int, resident: int = 2,
 ) -> tuple[Tensor, int, int]:  # fmt: skip
-    """The pixels, launches and pixels of a block; card: its multiprocessors; resident: blocks that one of them holds."""
+    """The pixels, launches and pixels of a block; card: its multiprocessors; resident: blocks of each, or 0."""
     library.class_draw.restype = ctypes.c_char_p
     images, pixels = labels.shape
     shape = (images, wanted) if by_share else (images, classes, wanted)

@@ -35,8 +35,8 @@ _SELECT = [
     _select(
         "no barrier before the counts are kept",
         SORT,
-        f"__popc(alike));\n  }}\n  {SYNC}",
-        "__popc(alike));\n  }\n",
+        f"s.digit(key));\n  }}\n  {SYNC}",
+        "s.digit(key));\n  }\n",
     ),
     _select(
         "one row too many counted",
@@ -44,9 +44,7 @@ _SELECT = [
         "at < size ? static_cast<Key>(keys[at])",
         "at <= size ? static_cast<Key>(keys[at])",
     ),
-    _select(
-        "alike rows counted once", SORT, "atomicAdd(counts + digit, __popc(alike));", "atomicAdd(counts + digit, 1);"
-    ),
+    _select("alike rows counted once", SCAN, "atomicAdd(counts + at, __popc(alike));", "atomicAdd(counts + at, 1);"),
     _select(
         "tiles beyond the first 32 start again",
         SORT,
@@ -342,11 +340,18 @@ _DRAW = [
         "s.table[at] = before + upto - mine;",
         "s.table[at] = upto - mine;",
     ),
-    _draw("end of a list as it was", LIST, "i < s.draw.wanted; i += kThreads", "i + 1 < s.draw.wanted; i += kThreads"),
+    _draw(
+        "end of a list as it was",
+        LIST,
+        "i < s.draw.wanted; i += kDrawThreads",
+        "i + 1 < s.draw.wanted; i += kDrawThreads",
+    ),
     _draw("end of a list too early", LIST, "i64 i = before + static_cast", "i64 i = before + 1 + static_cast"),
     # the host's side
-    _draw("any number of classes in shared memory", SAMPLE, "d.classes <= kSharedClasses);", "true);"),
-    _draw("no top-up", SAMPLE, "    if (p.by_share) run_draw<true>(d, block_pixels, stream);\n", ""),
+    _draw("any number of classes in shared memory", DRAW, "d.classes <= kSharedClasses);", "true);"),
+    _draw("no top-up", LIST, "step == kDrawSteps && !by_share ?", "step == kDrawSteps ?"),
+    _draw("blocks do not meet", LIST, "    grid_sync();\n", ""),
+    _draw("the first lists alone", LIST, "s.lists; i += gridDim.x)", "s.lists; i += 1 << 30)"),
     _draw(
         "a broken chunk left out",
         SAMPLE,
@@ -355,7 +360,7 @@ _DRAW = [
     ),
     _draw(
         "a broken block left out",
-        SAMPLE,
+        DRAW,
         "d.images * ceil_div(d.pixels, block_pixels)",
         "d.images * std::max(1u, d.pixels / block_pixels)",
     ),
