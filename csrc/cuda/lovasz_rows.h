@@ -54,6 +54,7 @@ __device__ __forceinline__ Accumulate<T> score_unit(bool probabilities) {
 #if !defined(FASTUDA_KERNELS_ONLY)
 
 constexpr i64 kErrorsAtOnce = 1 << 24;  // what a card is filled with; 280 MB
+constexpr int kSharedTotals = 2048;     // 24 KB of a block (float64)
 
 struct LovaszProblem {
   ScoreBuffer scores;
@@ -64,6 +65,7 @@ struct LovaszProblem {
   int bins;  // 0: exact
   bool probabilities, with_slope;
   i64 errors_at_once = kErrorsAtOnce;  // of the exact form, sorted together: a class's at least
+  int shared_totals = kSharedTotals;   // classes whose own pixels a block counts by itself
 
   Cells cells() const { return cut_cells(down, along, scores.images, scores.classes); }
   u32 pixels() const { return static_cast<u32>(scores.images) * static_cast<u32>(down.size) * along.size; }

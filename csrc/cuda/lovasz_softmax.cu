@@ -6,7 +6,6 @@
 #if !defined(FASTUDA_KERNELS_ONLY)
 namespace fastuda::cuda {
 
-constexpr int kSharedTotals = 2048;    // classes whose own pixels a block counts by itself
 
 struct LovaszExactParts {
   int group, tiles;  // classes sorted at once; tiles of one class's order
@@ -78,7 +77,7 @@ inline void run_lovasz_exact(
     using Key = typename ErrorKey<Acc>::type;
     const int classes = p.scores.classes;
     LovaszExact<T> s{
-        p.pixels_of<T>(), p.pixels(), classes <= kSharedTotals, global<int>(part.totals), global<Key>(part.least),
+        p.pixels_of<T>(), p.pixels(), classes <= p.shared_totals, global<int>(part.totals), global<Key>(part.least),
         global<Acc>(part.most), global<Acc>(part.unit), global<Acc>(part.mean), 0, 0, global<Key>(part.keys[0]),
         global<Acc>(part.keys[1]), global<Acc>(part.partials)};
     const dim3 cell_threads(kCellThreads), blocks(static_cast<u32>(s.cells.blocks()));

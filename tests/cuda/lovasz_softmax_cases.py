@@ -15,7 +15,7 @@ from fastuda.reference import lovasz_softmax as reference
 F32, F16, BF16, F64 = torch.float32, torch.float16, torch.bfloat16, torch.float64
 NAMES = (
     "seed", "type", "images", "classes", "height", "width", "align_corners", "label_bytes", "ignore_index", "bins",
-    "probabilities", "with_slope", "multiprocessors", "errors_at_once",
+    "probabilities", "with_slope", "multiprocessors", "errors_at_once", "shared_totals",
 )  # fmt: skip
 
 
@@ -25,17 +25,18 @@ class Options(ctypes.Structure):
 
 def run(
     library, scores: Tensor, labels: Tensor, bins: int, probabilities: bool, align_corners: bool, ignore_index: int,
-    with_slope: bool = True, *, card: int = 28, seed: int = 0, group: int = 0,
+    with_slope: bool = True, *, card: int = 28, seed: int = 0, group: int = 0, shared_totals: int = 2048,
 ) -> tuple[tuple[Tensor, Tensor], dict[str, int]]:  # fmt: skip
     """Loss and slope, as the raw operator gives them, and facts of the launches.
 
-    card: its multiprocessors; group: classes whose errors are sorted at once, 0: as many as usual.
+    card: its multiprocessors; group: classes whose errors are sorted at once, 0: as many as usual;
+    shared_totals: how many a block counts the pixels of by itself.
     """
     library.lovasz_softmax.restype = ctypes.c_char_p
     options = Options(
         seed, emulated.TYPES[scores.dtype], *scores.shape[:2], *labels.shape[1:], align_corners,
         labels.element_size(), ignore_index, bins, probabilities, with_slope, card,
-        group * labels.numel(),
+        group * labels.numel(), shared_totals,
     )  # fmt: skip
     dtype = F64 if scores.dtype == F64 else F32
     results = emulated._nan((), dtype), emulated._nan(scores.shape if with_slope else (0,), dtype)
@@ -77,10 +78,10 @@ def expected_launches(scores: Tensor, labels: Tensor, bins: int, group: int) -> 
 def check(
     library, shape=(2, 5, 6, 7), size=(29, 40), dtype=F32, label_dtype=torch.int64, layout="nchw", *, bins=20,
     probabilities=False, align_corners=True, ignore_index=255, scale=1.0, change=None, value=float("nan"), card=28,
-    seeds=(1,), expect=None, group=0, with_alone=True,
+    seeds=(1,), expect=None, group=0, with_alone=True, shared_totals=2048,
 ) -> None:  # fmt: skip
     """change: edits labels; value: what nodes hold that no pixel needs; expect: facts of the launches;
-    group: as in ``run``; with_alone: whether the loss without a gradient is computed, too."""
+    group, shared_totals: as in ``run``; with_alone: whether the loss without a gradient is computed, too."""
 
     def inputs():
         def prepare(x):
@@ -97,7 +98,9 @@ def check(
         used.masked_fill_(loss_inputs.unread(scores, labels, align_corners, ignore_index), value)
     first = None
     for seed in seeds:
-        found, facts = run(library, used, labels, *options, card=card, seed=seed, group=group)
+        found, facts = run(
+            library, used, labels, *options, card=card, seed=seed, group=group, shared_totals=shared_totals
+        )
         compare(found, truth, dtype == F64, max(0.02, bins / 40_000))
         for name, fact in (expect or {}).items():
             assert fact(facts[name]) if callable(fact) else facts[name] == fact, f"{name} is {facts[name]}"
@@ -201,6 +204,8 @@ def _exact_cases():
         yield f"{classes} classes", dict(shape=(1, classes, 3, 4), size=(5, 11))
     yield "9 classes, float64", dict(shape=(1, 9, 3, 4), size=(5, 11), dtype=F64)
     yield "70 classes", dict(shape=(1, 70, 2, 2), size=(3, 2), label_dtype=torch.uint8)
+    yield "totals in global memory", dict(shape=(1, 3, 3, 4), size=(9, 40), shared_totals=2)
+    yield "totals in global memory, float64", dict(shape=(2, 3, 3, 4), size=(3, 40), shared_totals=2, dtype=F64)
     for pixels in (2047, 2048, 2049, 4200):
         yield f"{pixels} pixels", dict(shape=(1, 2, 1, 20), size=(1, pixels))
     yield "many tiles", dict(shape=(1, 2, 1, 20), size=(1, 2048 * 33 + 5), probabilities=True, with_alone=False)

@@ -6,7 +6,7 @@ namespace entry {
 
 struct LovaszOptions {
   i64 seed, type, images, classes, height, width, align_corners, label_bytes, ignore_index, bins, probabilities,
-      with_slope, multiprocessors, errors_at_once;
+      with_slope, multiprocessors, errors_at_once, shared_totals;
 };
 
 inline fastuda::cuda::LovaszProblem lovasz_problem(
@@ -19,7 +19,7 @@ inline fastuda::cuda::LovaszProblem lovasz_problem(
       {static_cast<int>(o.width), w, o.align_corners != 0},
       labels.pixels(), static_cast<int>(o.label_bytes), o.ignore_index, static_cast<int>(o.bins),
       o.probabilities != 0, o.with_slope != 0,
-      o.errors_at_once ? o.errors_at_once : fastuda::cuda::kErrorsAtOnce};
+      o.errors_at_once ? o.errors_at_once : fastuda::cuda::kErrorsAtOnce, static_cast<int>(o.shared_totals)};
 }
 
 }  // namespace entry
