@@ -7,6 +7,12 @@
 
 #if !defined(FASTUDA_EMULATION) && !defined(__CUDACC_RTC__)
 #include <cuda_runtime.h>
+#include <cxxabi.h>
+
+#include <cstdlib>
+#include <memory>
+#include <stdexcept>
+#include <string>
 #endif
 
 namespace fastuda::cuda {
@@ -99,15 +105,44 @@ Pointer<T> global(const Buffer& buffer) {
   return static_cast<T*>(buffer.data);
 }
 
-// The error, if any, is left for cudaGetLastError.
+// The name of a kernel with its template arguments, as far as the runtime gives it.
+inline std::string kernel_name(const void* kernel) {
+  const char* mangled = nullptr;
+#if CUDART_VERSION >= 12030
+  if (cudaFuncGetName(&mangled, kernel) != cudaSuccess) mangled = nullptr;
+#endif
+  if (!mangled) return "a kernel";
+  int status = 0;
+  const std::unique_ptr<char, void (*)(void*)> plain(
+      abi::__cxa_demangle(mangled, nullptr, nullptr, &status), std::free);
+  std::string name = status == 0 ? plain.get() : mangled;
+  name = name.substr(0, name.rfind(">(") + 1 ? name.rfind(">(") + 1 : name.find('('));
+  return name.rfind("void ", 0) == 0 ? name.substr(5) : name;
+}
+
+// Throws if the runtime has refused the launch just made, or has met the error of an earlier kernel there: nothing
+// later could say which kernel it was.
+inline void check_launch(const void* kernel, dim3 grid, dim3 block, int shared_bytes) {
+  const cudaError_t error = cudaGetLastError();
+  if (error == cudaSuccess) return;
+  const auto sizes = [](dim3 d) {
+    return "(" + std::to_string(d.x) + ", " + std::to_string(d.y) + ", " + std::to_string(d.z) + ")";
+  };
+  throw std::runtime_error(
+      "the launch of " + kernel_name(kernel) + " with grid " + sizes(grid) + ", block " + sizes(block) + " and " +
+      std::to_string(shared_bytes) + " bytes of dynamic shared memory failed: " + cudaGetErrorString(error));
+}
+
+// Throws std::runtime_error, which names the kernel, if the launch is refused.
 template <class... Parameters, class... Arguments>
 void launch(
     void (*kernel)(Parameters...), dim3 grid, dim3 block, int shared_bytes, Stream stream,
     const Arguments&... arguments) {
+  const void* function = reinterpret_cast<const void*>(kernel);
   if (shared_bytes > 48 * 1024)
-    cudaFuncSetAttribute(
-        reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+    cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
   kernel<<<grid, block, shared_bytes, stream>>>(arguments...);
+  check_launch(function, grid, block, shared_bytes);
 }
 
 #endif

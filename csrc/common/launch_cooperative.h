@@ -12,7 +12,21 @@ namespace fastuda::cuda {
 __device__ __forceinline__ void grid_sync() { cooperative_groups::this_grid().sync(); }
 
 #if !defined(__CUDACC_RTC__)
-// The error, if any (a grid too large to be resident, for one), is left for cudaGetLastError.
+// Blocks that a multiprocessor of the current card holds of a kernel launched together: 0 where it cannot do so.
+template <class... Parameters>
+int resident_blocks(void (*kernel)(Parameters...), int threads, int shared_bytes) {
+  const void* function = reinterpret_cast<const void*>(kernel);
+  int device = 0, together = 0, blocks = 0;
+  if (cudaGetDevice(&device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&together, cudaDevAttrCooperativeLaunch, device) != cudaSuccess || !together)
+    return 0;
+  if (shared_bytes > 48 * 1024)
+    cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+  const cudaError_t error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, function, threads, shared_bytes);
+  return error == cudaSuccess ? blocks : 0;
+}
+
+// Throws std::runtime_error, which names the kernel, if the launch is refused: the grid may be too large to be resident.
 template <class... Parameters>
 void launch_cooperative(
     void (*kernel)(Parameters...), dim3 grid, dim3 block, int shared_bytes, Stream stream, Parameters... parameters) {
@@ -21,6 +35,7 @@ void launch_cooperative(
   if (shared_bytes > 48 * 1024)
     cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
   cudaLaunchCooperativeKernel(function, grid, block, arguments, shared_bytes, stream);
+  check_launch(function, grid, block, shared_bytes);
 }
 #endif
 

@@ -19,6 +19,16 @@ __device__ __forceinline__ int warp_scan(int value) {
   return value;
 }
 
+// One more of counts[at], of none where `at` is negative: neighbours are mostly alike, so lanes whose place is the first
+// lane's add once together, which spares cards that would add one after the other. All lanes of the warp.
+__device__ __forceinline__ void count_alike(const Pointer<int>& counts, int at) {
+  const int first = __shfl_sync(kFullWarp, at, 0);
+  const u32 alike = __ballot_sync(kFullWarp, at == first);
+  if (at < 0) return;
+  if (at != first) atomicAdd(counts + at, 1);
+  else if (threadIdx.x % kWarp == 0) atomicAdd(counts + at, __popc(alike));
+}
+
 // The sum of the threads' values up to this one, and of all. sums: kScanBytes of shared memory.
 __device__ __forceinline__ int block_scan(const Pointer<int>& sums, int value, int& all) {
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;

@@ -1,9 +1,11 @@
 // Pixels drawn by class on a GPU: the definition's pixels, bit for bit, without sorting an image (class_draw.h), in
 // rising order (class_list.h). Nothing depends on the card or the schedule, and the host waits for nothing.
 //
-// Launches: 13 for sample_per_class, 22 for class_balanced_sample, for any numbers. Each reads the labels at most once
-// and makes their random numbers again. Scratch: 1 KB an image and class, and 4 bytes for each 1024 pixels of each list
-// (one an image, or one an image and class). Untuned, as no GPU was at hand: bits of a pass, pixels of a block.
+// One cooperative launch, whose blocks meet between the 13 steps of sample_per_class and the 22 of
+// class_balanced_sample; without cooperative launches (a card or a driver may lack them) each step is a launch, to the
+// same pixels. Each step reads the labels at most once and makes their random numbers again. Scratch: 1 KB an image and
+// class, and 4 bytes for each 1024 pixels of each list (one an image, or one an image and class). Untuned, as no GPU
+// was at hand: bits of a pass, pixels of a block, blocks of a multiprocessor.
 #include "cuda/class_list.h"
 
 #if !defined(FASTUDA_KERNELS_ONLY)
@@ -57,23 +59,25 @@ inline u32 draw_block_pixels(const DrawProblem& p, const Card& card) {
   return static_cast<u32>(std::clamp<i64>(each / kDrawThreads * kDrawThreads, 2048, 16384));
 }
 
-template <bool kSecond>
-void run_draw(const ClassDraw& d, u32 block_pixels, Stream stream) {
-  const i64 buckets = static_cast<i64>(d.images) * (kSecond ? 1 : d.classes);
-  const dim3 block(kDrawThreads), blocks(d.images * ceil_div(d.pixels, block_pixels));
-  const dim3 warps(static_cast<u32>(ceil_div<i64>(buckets, kDrawWarps)));
-  for (int pass = 0; pass < kPasses; ++pass) {
-    // Later passes count so few pixels that they may as well do it where all blocks do.
-    const bool in_shared = pass == 0 && (kSecond || d.classes <= kSharedClasses);
-    const int bytes = in_shared ? (kSecond ? 1 : d.classes) * kDigits * static_cast<int>(sizeof(int)) : 0;
-    launch(draw_count<kSecond>, blocks, block, bytes, stream, d, pass, block_pixels, in_shared);
-    launch(draw_digit<kSecond>, warps, block, 0, stream, d, pass);
-  }
-  launch(draw_ties<kSecond>, dim3(static_cast<u32>(buckets)), block, kScanBytes, stream, d);
+// Bytes of shared memory of a block: the counts of a first pass, or the sums of a scan.
+inline int draw_shared_bytes(const DrawProblem& p) {
+  const int buckets = p.classes <= kSharedClasses ? p.classes : p.by_share ? 1 : 0;
+  return std::max(buckets * kDigits * static_cast<int>(sizeof(int)), kScanBytes);
 }
 
-inline void run_class_draw(
-    const DrawProblem& p, const Card& card, const Buffer& scratch, Buffer result, Stream stream) {
+// Blocks that have something to do in a step, at most `a_multiprocessor`.
+inline u32 draw_blocks(const DrawProblem& p, const Card& card, u32 block_pixels, int a_multiprocessor) {
+  const i64 images = p.images, parts = images * ceil_div(p.pixels, block_pixels);
+  const i64 walks = ceil_div<i64>(images * p.chunks(), kDrawWarps), lists = images * p.lists();
+  const i64 most = static_cast<i64>(a_multiprocessor) * std::max(1, card.multiprocessors);
+  return static_cast<u32>(std::clamp<i64>(std::max({parts, walks, lists}), 1, most));
+}
+
+// resident(kernel, threads, shared_bytes): blocks that a multiprocessor holds of a kernel launched together, or 0.
+template <class Resident>
+void run_class_draw(
+    const DrawProblem& p, const Card& card, const Resident& resident, const Buffer& scratch, Buffer result,
+    Stream stream) {
   if (p.images == 0 || p.wanted == 0) return;
   const DrawScratch part(p, scratch);
   const ClassDraw d{
@@ -83,20 +87,18 @@ inline void run_class_draw(
       {global<u32>(part.second.prefix), global<int>(part.second.left), global<u64>(part.second.bound)},
       global<int>(part.counts), global<int>(part.valid), global<int>(part.chosen)};
   const ClassList list{d, p.lists(), p.chunks(), global<int>(part.table), global<i64>(result)};
-  const dim3 block(kDrawThreads), lists(p.images * static_cast<u32>(p.lists()));
-  const i64 chunks = static_cast<i64>(p.images) * list.chunks;
-  const dim3 walks(static_cast<u32>(ceil_div<i64>(chunks, kDrawWarps)));
-  if (p.pixels) {
-    const i64 counts = static_cast<i64>(p.images) * p.classes * kDigits;
-    const i64 clear = std::min<i64>(ceil_div<i64>(counts, kDrawThreads), 8 * std::max(1, card.multiprocessors));
-    launch(draw_clear<kDrawThreads>, dim3(static_cast<u32>(clear)), block, 0, stream, d);
-    const u32 block_pixels = draw_block_pixels(p, card);
-    run_draw<false>(d, block_pixels, stream);
-    if (p.by_share) run_draw<true>(d, block_pixels, stream);
-    launch(list_walk<false>, walks, block, 0, stream, list);
+  const auto kernel = draw_pixels<kDrawThreads>;
+  const u32 block_pixels = draw_block_pixels(p, card);
+  const int bytes = draw_shared_bytes(p), fit = resident(kernel, kDrawThreads, bytes);
+  // Four blocks a multiprocessor hide what one waits for; more would only make the meetings longer.
+  const dim3 blocks(draw_blocks(p, card, block_pixels, fit ? std::min(fit, 4) : 8)), block(kDrawThreads);
+  if (p.pixels == 0) {
+    const int fill = kListStep + 1;
+    return launch(kernel, blocks, block, bytes, stream, list, block_pixels, fill, fill + 1);
   }
-  launch(list_chunks<kDrawThreads>, lists, block, kScanBytes, stream, list);
-  if (p.pixels) launch(list_walk<true>, walks, block, 0, stream, list);
+  if (fit) return launch_cooperative(kernel, blocks, block, bytes, stream, list, block_pixels, 0, kDrawEnd);
+  for (int step = 0; step < kDrawEnd; step = next_draw_step(step, p.by_share))
+    launch(kernel, blocks, block, bytes, stream, list, block_pixels, step, step + 1);
 }
 
 }  // namespace fastuda::cuda
@@ -123,8 +125,8 @@ inline void draw_pixels(
   small(labels.size(0) * classes);
   const Card card = device.card();
   Tensor scratch = torch::stable::new_empty(labels, {DrawScratch(p, {nullptr, 0}).bytes}, ScalarType::Byte);
-  run_class_draw(p, card, buffer(scratch), buffer(result), device.stream());
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
+  const auto resident = [](auto kernel, int threads, int bytes) { return resident_blocks(kernel, threads, bytes); };
+  run_class_draw(p, card, resident, buffer(scratch), buffer(result), device.stream());
 }
 
 inline void check_draw(const Tensor& labels, const Tensor& seed, int64_t classes, int64_t wanted) {

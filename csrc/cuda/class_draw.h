@@ -90,26 +90,27 @@ struct Candidate {
 };
 
 // Nothing counted yet.
-template <int kThreads>
-__global__ void __launch_bounds__(kThreads) draw_clear(ClassDraw d) {
-  const i64 size = static_cast<i64>(d.images) * d.classes * kDigits, step = static_cast<i64>(gridDim.x) * kThreads;
-  for (i64 i = static_cast<i64>(blockIdx.x) * kThreads + threadIdx.x; i < size; i += step) {
+__device__ __forceinline__ void draw_clear(const ClassDraw& d) {
+  const i64 size = static_cast<i64>(d.images) * d.classes * kDigits, step = static_cast<i64>(gridDim.x) * kDrawThreads;
+  for (i64 i = static_cast<i64>(blockIdx.x) * kDrawThreads + threadIdx.x; i < size; i += step) {
     d.counts[i] = 0;
     if (i < d.images) d.valid[i] = d.chosen[i] = 0;
   }
 }
 
-// A block counts `block_pixels` of one image; in_shared: it keeps the counts to itself until the end.
+// Counts part `part` of all pixels, `block_pixels` of one image; in_shared: the block keeps the counts to itself until
+// the end. All threads of the block.
 template <bool kSecond>
-__global__ void __launch_bounds__(kDrawThreads) draw_count(ClassDraw d, int pass, u32 block_pixels, bool in_shared) {
-  const u32 blocks = ceil_div(d.pixels, block_pixels), image = blockIdx.x / blocks;
-  const u32 begin = blockIdx.x % blocks * block_pixels;
+__device__ __forceinline__ void draw_count(
+    const ClassDraw& d, int pass, u32 block_pixels, bool in_shared, u32 part) {
+  const u32 blocks = ceil_div(d.pixels, block_pixels), image = part / blocks;
+  const u32 begin = part % blocks * block_pixels;
   const u32 end = d.pixels - begin < block_pixels ? d.pixels : begin + block_pixels;
   if (kSecond && missing_pixels(d, image) == 0) return;
   const int buckets = kSecond ? 1 : d.classes, shift = draw_pass_shift(pass);
   const u32 mask = (1u << draw_pass_bits(pass)) - 1;
   const Pointer<int> own = shared<int>(0), all = d.counts + static_cast<i64>(image) * buckets * kDigits;
-  if (in_shared) {
+  if (in_shared) {  // each thread clears the counts that it has added to all
     for (int i = threadIdx.x; i < buckets * kDigits; i += kDrawThreads) own[i] = 0;
     __syncthreads();
   }
@@ -147,12 +148,10 @@ __device__ __forceinline__ int draw_quota(const ClassDraw& d, u32 image, int siz
   return quota < size ? static_cast<int>(quota) : size;
 }
 
-// The next digit of each image and class, a warp each; the counts are 0 again.
+// The next digit of number `at` of the images and classes, by a warp; the counts are 0 again.
 template <bool kSecond>
-__global__ void __launch_bounds__(kDrawThreads) draw_digit(ClassDraw d, int pass) {
+__device__ __forceinline__ void draw_digit(const ClassDraw& d, int pass, i64 at) {
   const int lane = threadIdx.x % kWarp, buckets = kSecond ? 1 : d.classes;
-  const i64 at = static_cast<i64>(blockIdx.x) * kDrawWarps + threadIdx.x / kWarp;
-  if (at >= static_cast<i64>(d.images) * buckets) return;
   const u32 image = static_cast<u32>(at / buckets);
   const Threshold& s = kSecond ? d.second : d.first;
   const Pointer<int> counts = d.counts + (at * kDigits + lane * kLaneDigits);
@@ -198,11 +197,11 @@ __global__ void __launch_bounds__(kDrawThreads) draw_digit(ClassDraw d, int pass
   s.bound[at] = whole ? static_cast<u64>(prefix + 1) << (shift + 32) : 0;
 }
 
-// Where pixels of equal bits are left to choose from, those with the lowest numbers: a block an image and class.
+// Where pixels of equal bits are left to choose from, those with the lowest numbers: number `at` of the images and
+// classes, by a block.
 template <bool kSecond>
-__global__ void __launch_bounds__(kDrawThreads) draw_ties(ClassDraw d) {
+__device__ __forceinline__ void draw_ties(const ClassDraw& d, i64 at) {
   const Threshold& s = kSecond ? d.second : d.first;
-  const i64 at = blockIdx.x;
   const int left = s.left[at];
   if (left == 0) return;
   const int buckets = kSecond ? 1 : d.classes, bucket = static_cast<int>(at % buckets);
@@ -225,12 +224,26 @@ __global__ void __launch_bounds__(kDrawThreads) draw_ties(ClassDraw d) {
   }
 }
 
-#define FASTUDA_CLASS_DRAW(kSecond)                                              \
-  template __global__ void draw_count<kSecond>(ClassDraw, int, u32, bool);       \
-  template __global__ void draw_digit<kSecond>(ClassDraw, int);                  \
-  template __global__ void draw_ties<kSecond>(ClassDraw);
-FASTUDA_CLASS_DRAW(false)
-FASTUDA_CLASS_DRAW(true)
-template __global__ void draw_clear<kDrawThreads>(ClassDraw);
+// The steps of one stream: a count and a digit for each pass, then the ties.
+constexpr int kDrawSteps = 2 * kPasses + 1;
+
+template <bool kSecond>
+__device__ __forceinline__ void draw_step(const ClassDraw& d, int step, u32 block_pixels) {
+  const i64 buckets = static_cast<i64>(d.images) * (kSecond ? 1 : d.classes);
+  const i64 warp = static_cast<i64>(blockIdx.x) * kDrawWarps + threadIdx.x / kWarp;
+  const int pass = step / 2;
+  if (step == kDrawSteps - 1) {
+    for (i64 at = blockIdx.x; at < buckets; at += gridDim.x) draw_ties<kSecond>(d, at);
+  } else if (step % 2) {
+    for (i64 at = warp; at < buckets; at += static_cast<i64>(gridDim.x) * kDrawWarps)
+      draw_digit<kSecond>(d, pass, at);
+  } else {
+    // Later passes count so few pixels that they may as well do it where all blocks do.
+    const bool in_shared = pass == 0 && (kSecond || d.classes <= kSharedClasses);
+    const u32 parts = d.images * ceil_div(d.pixels, block_pixels);
+    for (u32 part = blockIdx.x; part < parts; part += gridDim.x)
+      draw_count<kSecond>(d, pass, block_pixels, in_shared, part);
+  }
+}
 
 }  // namespace fastuda::cuda

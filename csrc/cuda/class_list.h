@@ -1,6 +1,7 @@
 // The chosen pixels of each image, or of each image and class, in rising order: counted by chunks, then written.
 #pragma once
 
+#include "common/launch_cooperative.h"
 #include "cuda/class_draw.h"
 
 namespace fastuda::cuda {
@@ -24,12 +25,10 @@ __device__ __forceinline__ int list_of(const ClassDraw& d, const RandomBits& ran
   return bound != 0 && draw_key(draw_bits(d, random, image, pixel, 1), pixel) < bound ? 0 : -1;
 }
 
-// A warp walks over one chunk of an image, twice: to count and to write. Lane 0 alone owns the chunk's counts.
+// A warp walks over chunk `number` of all images', twice: to count and to write. Lane 0 alone owns the chunk's counts.
 template <bool kWrite>
-__global__ void __launch_bounds__(kDrawThreads) list_walk(ClassList s) {
+__device__ __forceinline__ void list_walk(const ClassList& s, i64 number) {
   const int lane = threadIdx.x % kWarp;
-  const i64 number = static_cast<i64>(blockIdx.x) * kDrawWarps + threadIdx.x / kWarp;
-  if (number >= static_cast<i64>(s.draw.images) * s.chunks) return;
   const u32 image = static_cast<u32>(number / s.chunks);
   const int chunk = static_cast<int>(number % s.chunks);
   const i64 first_list = static_cast<i64>(image) * s.lists;
@@ -68,13 +67,11 @@ __global__ void __launch_bounds__(kDrawThreads) list_walk(ClassList s) {
   if (lane == 0 && current >= 0) s.table[entry(current)] = next;
 }
 
-// One list a block: counts of chunks become those of the chunks before, and -1 fills the end of the list.
-template <int kThreads>
-__global__ void __launch_bounds__(kThreads) list_chunks(ClassList s) {
+// A list, by a block: counts of chunks become those of the chunks before, and -1 fills the end of the list.
+__device__ __forceinline__ void list_chunks(const ClassList& s, i64 list) {
   const Pointer<int> sums = shared<int>(0);
-  const i64 list = blockIdx.x;
   int before = 0;
-  for (int first = 0; first < s.chunks; first += kThreads) {
+  for (int first = 0; first < s.chunks; first += kDrawThreads) {
     const int chunk = first + threadIdx.x;
     const i64 at = list * s.chunks + chunk;
     const int mine = chunk < s.chunks ? static_cast<int>(s.table[at]) : 0;
@@ -83,12 +80,43 @@ __global__ void __launch_bounds__(kThreads) list_chunks(ClassList s) {
     if (chunk < s.chunks) s.table[at] = before + upto - mine;
     before += all;
   }
-  for (i64 i = before + static_cast<i64>(threadIdx.x); i < s.draw.wanted; i += kThreads)
+  for (i64 i = before + static_cast<i64>(threadIdx.x); i < s.draw.wanted; i += kDrawThreads)
     s.result[list * s.draw.wanted + i] = -1;
 }
 
-template __global__ void list_walk<false>(ClassList);
-template __global__ void list_walk<true>(ClassList);
-template __global__ void list_chunks<kDrawThreads>(ClassList);
+// The steps of a draw: clear, the first stream's, the second's (of a share only), then the three of the lists.
+constexpr int kListStep = 1 + 2 * kDrawSteps, kDrawEnd = kListStep + 3;
+
+__host__ __device__ __forceinline__ int next_draw_step(int step, bool by_share) {
+  return step == kDrawSteps && !by_share ? kListStep : step + 1;
+}
+
+// The steps from `step` to before `end`, between which all blocks meet.
+template <int kThreads>
+__global__ void __launch_bounds__(kThreads, 4) draw_pixels(ClassList s, u32 block_pixels, int step, int end) {
+  const ClassDraw& d = s.draw;
+  const i64 warps = static_cast<i64>(gridDim.x) * kDrawWarps, chunks = static_cast<i64>(d.images) * s.chunks;
+  const i64 warp = static_cast<i64>(blockIdx.x) * kDrawWarps + threadIdx.x / kWarp;
+  while (true) {
+    if (step == 0) {
+      draw_clear(d);
+    } else if (step <= kDrawSteps) {
+      draw_step<false>(d, step - 1, block_pixels);
+    } else if (step < kListStep) {
+      draw_step<true>(d, step - 1 - kDrawSteps, block_pixels);
+    } else if (step == kListStep) {
+      for (i64 i = warp; i < chunks; i += warps) list_walk<false>(s, i);
+    } else if (step == kListStep + 1) {
+      for (i64 i = blockIdx.x; i < static_cast<i64>(d.images) * s.lists; i += gridDim.x) list_chunks(s, i);
+    } else {
+      for (i64 i = warp; i < chunks; i += warps) list_walk<true>(s, i);
+    }
+    step = next_draw_step(step, d.by_share);
+    if (step >= end) return;
+    grid_sync();
+  }
+}
+
+template __global__ void draw_pixels<kDrawThreads>(ClassList, u32, int, int);
 
 }  // namespace fastuda::cuda

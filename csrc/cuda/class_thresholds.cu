@@ -5,10 +5,12 @@
 // pile up in a few of them), and then the bits of the bin found before, 9 at a time. A warp a class then finds the bin
 // that holds the wanted one. Counts are whole numbers, so their order does not matter: the same bits for every launch.
 //
-// Three passes are all for confidences above 1/16 and two for 1 itself; five settle any float. Launches are always 11,
-// the last of which find nothing left to do. Each pass reads confidences and labels once. A block keeps its counts to
-// itself where they fit in 48 KB (22 classes). Scratch: 2.2 KB a class. Untuned, as no GPU was at hand: bins, threads,
-// pixels of a thread.
+// Three passes are all for confidences above 1/16 and two for 1 itself; five settle any float. One cooperative launch
+// makes them all, blocks meeting twice a pass, and ends when every class is settled; without cooperative launches (a
+// card or a driver may lack them) each of the 11 steps is a launch, to the same bits. Each pass reads confidences and
+// labels once. A block keeps its counts to itself where they fit in 48 KB (22 classes). Scratch: 2.2 KB a class.
+// Untuned, as no GPU was at hand: bins, threads, pixels of a thread.
+#include "common/launch_cooperative.h"
 #include "cuda/block_scan.h"
 
 #if !defined(FASTUDA_KERNELS_ONLY)
@@ -70,10 +72,9 @@ struct ThresholdPixels {
   u32 pixels, block_pixels;
 };
 
-template <int kThreads>
-__global__ void __launch_bounds__(kThreads) threshold_clear(ThresholdSearch s) {
-  const i64 size = static_cast<i64>(s.classes) * kBinPitch, step = static_cast<i64>(gridDim.x) * kThreads;
-  for (i64 i = static_cast<i64>(blockIdx.x) * kThreads + threadIdx.x; i < size; i += step) {
+__device__ __forceinline__ void threshold_clear(const ThresholdSearch& s) {
+  const i64 size = static_cast<i64>(s.classes) * kBinPitch, step = static_cast<i64>(gridDim.x) * kThresholdThreads;
+  for (i64 i = static_cast<i64>(blockIdx.x) * kThresholdThreads + threadIdx.x; i < size; i += step) {
     s.counts[i] = 0;
     if (i <= kThresholdPasses) s.open[i] = 0;
   }
@@ -87,9 +88,7 @@ __device__ __forceinline__ int even_bin(float value) {
 
 // A block counts `block_pixels` of all.
 template <class T, bool kFirst>
-__global__ void __launch_bounds__(kThresholdThreads) threshold_count(
-    ThresholdSearch s, ThresholdPixels<T> p, int pass) {
-  if (!kFirst && s.open[pass] == 0) return;
+__device__ __forceinline__ void threshold_count(const ThresholdSearch& s, const ThresholdPixels<T>& p) {
   const int bins = s.classes * kBinPitch, words = s.classes * kWordsOfInterval;
   const Pointer<int> own = shared<int>(0);
   const Pointer<u32> copy = shared<u32>(p.in_shared ? bins * 4 : 0), intervals = p.in_shared ? copy : s.intervals;
@@ -101,7 +100,8 @@ __global__ void __launch_bounds__(kThresholdThreads) threshold_count(
   }
   const u32 begin = blockIdx.x * p.block_pixels;
   const u32 end = p.pixels - begin < p.block_pixels ? p.pixels : begin + p.block_pixels;
-  for (u32 first = begin + threadIdx.x; first < end; first += kThresholdTile) {
+  for (u32 tile = begin; tile < end; tile += kThresholdTile) {
+    const u32 first = tile + threadIdx.x;
     int label[kThresholdItems];
     float value[kThresholdItems];
 #pragma unroll
@@ -117,19 +117,18 @@ __global__ void __launch_bounds__(kThresholdThreads) threshold_count(
     }
 #pragma unroll
     for (int i = 0; i < kThresholdItems; ++i) {
-      if (label[i] < 0 || value[i] != value[i]) continue;
-      int bin;
-      if (kFirst) {
-        bin = even_bin(value[i]);
-      } else {
-        const auto interval = load_pack<kWordsOfInterval>(intervals + label[i] * kWordsOfInterval);
-        const u32 distance = key_of(value[i] + 0.0f) - interval.at[0];  // the sum makes the two zeros one
-        if (distance >= interval.at[1]) continue;
-        bin = static_cast<int>(distance >> interval.at[2]);
+      int at = -1;
+      if (label[i] >= 0 && value[i] == value[i]) {
+        if (kFirst) {
+          at = label[i] * kBinPitch + even_bin(value[i]);
+        } else {
+          const auto interval = load_pack<kWordsOfInterval>(intervals + label[i] * kWordsOfInterval);
+          const u32 distance = key_of(value[i] + 0.0f) - interval.at[0];  // the sum makes the two zeros one
+          if (distance < interval.at[1]) at = label[i] * kBinPitch + static_cast<int>(distance >> interval.at[2]);
+        }
       }
-      const int at = label[i] * kBinPitch + bin;
-      if (p.in_shared) atomicAdd(own + at, 1);
-      else atomicAdd(s.counts + at, 1);
+      if (p.in_shared) count_alike(own, at);
+      else count_alike(s.counts, at);
     }
   }
   if (!p.in_shared) return;
@@ -159,23 +158,16 @@ __device__ __forceinline__ void even_interval(int bin, u32& low, u32& width) {
   width = high - low;
 }
 
-// The bin of each class that holds the wanted one, a warp a class; the counts are 0 again.
-template <int kThreads>
-__global__ void __launch_bounds__(kThreads) threshold_bin(ThresholdSearch s, int pass) {
-  if (pass > 0 && s.open[pass] == 0) return;
-  const int lane = threadIdx.x % kWarp, k = blockIdx.x * (kThreads / kWarp) + threadIdx.x / kWarp;
-  if (k >= s.classes) return;
+// The bin of class k that holds the wanted one, by a warp; the counts are 0 again.
+__device__ __forceinline__ void threshold_bin(const ThresholdSearch& s, int pass, int k) {
+  const int lane = threadIdx.x % kWarp;
   Pack<u32, kWordsOfInterval> interval{};
   if (pass > 0) interval = load_pack<kWordsOfInterval>(s.intervals + k * kWordsOfInterval);
   if (pass > 0 && interval.at[1] == 0) return;
   const Pointer<int> counts = s.counts + (k * kBinPitch + lane * kLaneBins);
-  int mine[kLaneBins], sum = 0;
+  int sum = 0;
 #pragma unroll
-  for (int i = 0; i < kLaneBins; ++i) {
-    mine[i] = counts[i];
-    counts[i] = 0;
-    sum += mine[i];
-  }
+  for (int i = 0; i < kLaneBins; ++i) sum += counts[i];
   const int upto = warp_scan(sum), all = __shfl_sync(kFullWarp, upto, kWarp - 1);
   const int rank = pass == 0 ? wanted_rank(s, all) : static_cast<int>(interval.at[3]);
   __syncwarp();  // before one lane writes what all have read
@@ -183,14 +175,17 @@ __global__ void __launch_bounds__(kThreads) threshold_bin(ThresholdSearch s, int
     s.result[k] = 1.0f;
     store_pack(s.intervals + k * kWordsOfInterval, Pack<u32, kWordsOfInterval>{});
   }
+  const bool here = all > 0 && rank >= upto - sum && rank < upto;  // one lane has the bin
   int before = upto - sum, bin = -1;
-  if (all == 0 || rank < before || rank >= upto) return;
-#pragma unroll
+#pragma unroll 1
   for (int i = 0; i < kLaneBins; ++i) {
-    if (bin >= 0) continue;
-    if (rank - before < mine[i]) bin = lane * kLaneBins + i;
-    else before += mine[i];
+    const int mine = counts[i];
+    counts[i] = 0;
+    if (!here || bin >= 0) continue;
+    if (rank - before < mine) bin = lane * kLaneBins + i;
+    else before += mine;
   }
+  if (!here) return;
   u32 low, width;
   if (pass == 0) {
     even_interval(bin, low, width);
@@ -208,17 +203,40 @@ __global__ void __launch_bounds__(kThreads) threshold_bin(ThresholdSearch s, int
       Pack<u32, kWordsOfInterval>{{low, width == 1 ? 0 : width, shift, static_cast<u32>(rank - before)}});
 }
 
-#define FASTUDA_THRESHOLDS(T)                                                                               \
-  template __global__ void threshold_count<T, true>(ThresholdSearch, ThresholdPixels<T>, int);              \
-  template __global__ void threshold_count<T, false>(ThresholdSearch, ThresholdPixels<T>, int);
+// The steps from `step` to before `end`, between which all blocks meet.
+template <class T>
+__global__ void __launch_bounds__(kThresholdThreads, 2) threshold_search(
+    ThresholdSearch s, ThresholdPixels<T> p, int step, int end) {
+  constexpr int kWarps = kThresholdThreads / kWarp;
+  while (true) {
+    const int pass = (step - 1) / 2;
+    if (pass > 0 && s.open[pass] == 0) return;  // every class is settled
+    if (step == 0) {
+      threshold_clear(s);
+    } else if (step == 1) {
+      threshold_count<T, true>(s, p);
+    } else if (step % 2) {
+      threshold_count<T, false>(s, p);
+    } else {
+      const i64 warps = static_cast<i64>(gridDim.x) * kWarps;
+      for (i64 k = static_cast<i64>(blockIdx.x) * kWarps + threadIdx.x / kWarp; k < s.classes; k += warps)
+        threshold_bin(s, pass, static_cast<int>(k));
+    }
+    if (++step == end) return;
+    grid_sync();
+  }
+}
+
+#define FASTUDA_THRESHOLDS(T) \
+  template __global__ void threshold_search<T>(ThresholdSearch, ThresholdPixels<T>, int, int);
 FASTUDA_THRESHOLDS(float)
 FASTUDA_THRESHOLDS(Half)
 FASTUDA_THRESHOLDS(BFloat16)
 FASTUDA_THRESHOLDS(double)
-template __global__ void threshold_clear<kScanThreads>(ThresholdSearch);
-template __global__ void threshold_bin<kScanThreads>(ThresholdSearch, int);
 
 #if !defined(FASTUDA_KERNELS_ONLY)
+
+constexpr int kThresholdEnd = 2 * kThresholdPasses + 1;  // steps: clear, then count and find the bin in each pass
 
 struct ThresholdProblem {
   Type type;
@@ -251,36 +269,36 @@ struct ThresholdProblem {
   }
 };
 
-// Pixels of a block: two blocks a multiprocessor, but enough to be worth the counts that each adds at its end.
-inline u32 threshold_block_pixels(const ThresholdProblem& p, const Card& card) {
-  const i64 tiles = ceil_div<i64>(ceil_div<i64>(p.pixels, 2 * std::max(1, card.multiprocessors)), kThresholdTile);
+// Pixels of a block: `a_multiprocessor` blocks each, but enough to be worth the counts that each adds at its end.
+inline u32 threshold_block_pixels(const ThresholdProblem& p, const Card& card, int a_multiprocessor) {
+  const i64 blocks = static_cast<i64>(a_multiprocessor) * std::max(1, card.multiprocessors);
+  const i64 tiles = ceil_div<i64>(ceil_div<i64>(p.pixels, blocks), kThresholdTile);
   return static_cast<u32>(std::max<i64>(2, tiles) * kThresholdTile);
 }
 
-inline void run_class_thresholds(
-    const ThresholdProblem& p, const Card& card, const Buffer& scratch, Buffer result, Stream stream) {
+// resident(kernel, threads, shared_bytes): blocks that a multiprocessor holds of a kernel launched together, or 0.
+template <class Resident>
+void run_class_thresholds(
+    const ThresholdProblem& p, const Card& card, const Resident& resident, const Buffer& scratch, Buffer result,
+    Stream stream) {
   const ThresholdProblem::Parts part = p.parts(scratch);
   const ThresholdSearch s{
       p.classes, p.portion, p.from_top, global<int>(part.counts), global<u32>(part.intervals), global<int>(part.open),
       global<float>(result)};
-  const dim3 block(kScanThreads), warps(static_cast<u32>(ceil_div(p.classes, kScanWarps)));
-  const i64 clear = ceil_div<i64>(static_cast<i64>(p.classes) * kBinPitch, kScanThreads);
-  launch(
-      threshold_clear<kScanThreads>, dim3(static_cast<u32>(std::min<i64>(clear, 1024))), block, 0, stream, s);
   with_type(p.type, [&](auto kind) {
     using T = decltype(kind);
+    const bool in_shared = p.classes <= kThresholdClasses;
+    const int bytes = in_shared ? p.classes * kThresholdClassBytes : 0;
+    const int fit = resident(threshold_search<T>, kThresholdThreads, bytes);
     const ThresholdPixels<T> pixels{
         global<const T>(p.confidence.buffer), p.confidence.grid,
         make_labels(p.labels, p.label_bytes, p.classes, p.ignore_index),
-        p.flat(p.confidence.grid) && p.flat(p.labels.grid), p.classes <= kThresholdClasses, p.pixels,
-        threshold_block_pixels(p, card)};
-    const int bytes = pixels.in_shared ? p.classes * kThresholdClassBytes : 0;
-    const dim3 blocks(ceil_div(p.pixels, pixels.block_pixels));
-    for (int pass = 0; pass < kThresholdPasses; ++pass) {
-      const auto kernel = pass == 0 ? threshold_count<T, true> : threshold_count<T, false>;
-      if (p.pixels) launch(kernel, blocks, dim3(kThresholdThreads), bytes, stream, s, pixels, pass);
-      launch(threshold_bin<kScanThreads>, warps, block, 0, stream, s, pass);
-    }
+        p.flat(p.confidence.grid) && p.flat(p.labels.grid), in_shared, p.pixels,
+        threshold_block_pixels(p, card, fit == 1 ? 1 : 2)};
+    const dim3 blocks(std::max<u32>(1, ceil_div(p.pixels, pixels.block_pixels))), block(kThresholdThreads);
+    if (fit) return launch_cooperative(threshold_search<T>, blocks, block, bytes, stream, s, pixels, 0, kThresholdEnd);
+    for (int step = 0; step < kThresholdEnd; ++step)
+      launch(threshold_search<T>, blocks, block, bytes, stream, s, pixels, step, step + 1);
   });
 }
 
@@ -306,8 +324,8 @@ Tensor class_thresholds_cuda(
       small(num_classes), static_cast<u32>(small(label.numel())), ignore_index, portion, from_top};
   Tensor result = torch::stable::new_empty(confidence, {num_classes}, ScalarType::Float);
   Tensor scratch = torch::stable::new_empty(confidence, {p.scratch_bytes()}, ScalarType::Byte);
-  run_class_thresholds(p, device.card(), buffer(scratch), buffer(result), device.stream());
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
+  const auto resident = [](auto kernel, int threads, int bytes) { return resident_blocks(kernel, threads, bytes); };
+  run_class_thresholds(p, device.card(), resident, buffer(scratch), buffer(result), device.stream());
   return result;
 }
 

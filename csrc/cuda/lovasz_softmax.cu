@@ -1,342 +1,127 @@
-// Lovász-Softmax of bilinearly upsampled scores on a GPU, with errors counted in bins: two walks over the pixels cell
-// by cell (upsample_cells.h tells how), neither of which stores anything of full resolution.
-//
-// The first counts errors by class and bin. Nearly all of them are near 0: what bin 0 holds is not counted but is what
-// the others leave. A few blocks a multiprocessor walk all cells and keep 16-bit counts in shared memory, which they
-// add to all before one can overflow (a pixel counts once in a class); where bins do not fit, they are counted in
-// global memory. Then a block a class scans its bins from the largest errors down for what an error in each counts for,
-// and the second walk computes the errors again and looks that up. Counts are whole numbers and all other sums have
-// their own order: the same bits for every launch.
-//
-// Launches: five, with a gradient six. Scratch: 12 bytes a class and bin (16 with sums in double), and with a gradient
-// two to three times it at 8-fold upsampling. The exact form, which sorts, has no kernel here.
-#include "cuda/block_scan.h"
-#include "cuda/upsample_cells.h"
-
-namespace fastuda::cuda {
-
-constexpr int kLovaszChunks = 65535 / (kCellThreads * kCellRows);  // whose pixels 16 bits can count
-
-template <class T>
-struct Lovasz {
-  using Acc = Accumulate<T>;
-  Cells cells;
-  Scores<T> scores;
-  Labels labels;
-  int bins;
-  bool probabilities;
-  bool in_shared;  // whether a block keeps counts to itself
-  Pointer<int> pixels, own;  // (classes, bins): errors, and those of the class's own pixels; none of bin 0
-  Pointer<int> totals;       // (classes): the class's own pixels
-  Pointer<Acc> table;        // (classes, bins): what an error counts for
-  Pointer<Acc> partials;
-  Pointer<double> sums;  // (blocks)
-};
-
-// The rows of a thread: labels, and what the scores of a class become.
-template <class T>
-struct LovaszRows {
-  using Acc = Accumulate<T>;
-  int label[kCellRows];  // -1 where ignored
-  Acc most[kCellRows], unit[kCellRows];
-
-  __device__ __forceinline__ void read(const Lovasz<T>& p, const CellBlock<T>& block) {
-#pragma unroll
-    for (int r = 0; r < kCellRows; ++r) {
-      const bool inside = block.inside && block.row + r < block.row_end;
-      const PixelGrid& g = p.labels.grid;
-      label[r] = inside ? class_at(p.labels, block.image * g.image_stride + (block.row + r) * g.row_stride +
-                                                 block.column * g.column_stride)
-                        : -1;
-    }
-    if (p.probabilities) return;
-    block.softmax(most, unit);
-#pragma unroll
-    for (int r = 0; r < kCellRows; ++r) unit[r] = 1 / unit[r];
-  }
-
-  // Of the score z of row r.
-  __device__ __forceinline__ Acc probability(const Lovasz<T>& p, int r, Acc z) const {
-    return p.probabilities ? z : power_of_two(z - most[r]) * unit[r];
-  }
-};
-
-template <class T>
-__device__ __forceinline__ int bin_of(const Lovasz<T>& p, Accumulate<T> error) {
-  const Accumulate<T> at = error * static_cast<Accumulate<T>>(p.bins), last = static_cast<Accumulate<T>>(p.bins - 1);
-  return at > 0 ? static_cast<int>(at < last ? at : last) : 0;
-}
-
-template <class T>
-__device__ __forceinline__ Accumulate<T> score_unit(bool probabilities) {
-  return static_cast<Accumulate<T>>(probabilities ? 1 : 1.44269504088896340736);  // powers of 2 instead of e
-}
-
-template <int kThreads>
-__global__ void __launch_bounds__(kThreads) lovasz_clear(
-    Pointer<int> pixels, Pointer<int> own, Pointer<int> totals, i64 size, int classes) {
-  const i64 step = static_cast<i64>(gridDim.x) * kThreads;
-  for (i64 i = static_cast<i64>(blockIdx.x) * kThreads + threadIdx.x; i < size; i += step) {
-    pixels[i] = own[i] = 0;
-    if (i < classes) totals[i] = 0;
-  }
-}
-
-// Adds a block's 16-bit counts, two a word, to all, and leaves 0.
-template <class T>
-__device__ __forceinline__ void add_counts(const Lovasz<T>& p, const Pointer<u32>& counts, int words) {
-  __syncthreads();
-  const i64 size = static_cast<i64>(p.cells.classes) * p.bins;
-  for (int i = threadIdx.x; i < words; i += kCellThreads) {
-    const u32 two = counts[i];
-    if (two == 0) continue;
-    counts[i] = 0;
-    const i64 at = 2 * static_cast<i64>(i);
-    if (two & 0xffffu) atomicAdd(p.pixels + at, static_cast<int>(two & 0xffffu));
-    if (two >> 16 && at + 1 < size) atomicAdd(p.pixels + (at + 1), static_cast<int>(two >> 16));
-  }
-  __syncthreads();
-}
-
-template <class T>
-__global__ void __launch_bounds__(kCellThreads, kCellBlocks<Accumulate<T>>) lovasz_count(Lovasz<T> p) {
-  using Acc = Accumulate<T>;
-  const int classes = p.cells.classes, words = p.in_shared ? (classes * p.bins + 1) / 2 : 0;
-  const Pointer<int> totals = shared<int>(CellShared<Acc>::table_at);  // no node gathers here
-  const Pointer<u32> counts = shared<u32>(CellShared<Acc>::table_at + (classes + 3) / 4 * 16);
-  for (int i = threadIdx.x; i < classes; i += kCellThreads) totals[i] = 0;
-  for (int i = threadIdx.x; i < words; i += kCellThreads) counts[i] = 0;
-  LovaszRows<T> rows;
-  int counted = 0;  // chunks
-  for (i64 at = blockIdx.x; at < p.cells.blocks(); at += gridDim.x) {
-    CellBlock<T> block(p.cells, p.scores, static_cast<u32>(at), score_unit<T>(p.probabilities));
-    const int chunks = block.row_chunks() * block.column_chunks();
-    for (int chunk = 0; chunk < chunks; ++chunk) {
-      block.place(chunk / block.row_chunks(), chunk % block.row_chunks());
-      rows.read(p, block);
-#pragma unroll
-      for (int r = 0; r < kCellRows; ++r)
-        if (rows.label[r] >= 0) atomicAdd(totals + rows.label[r], 1);
-      for (int k = 0; k < classes; ++k) {
-        Acc a, d;
-        block.ends(k, a, d);
-#pragma unroll
-        for (int r = 0; r < kCellRows; ++r) {
-          if (rows.label[r] < 0) continue;
-          const bool own = rows.label[r] == k;
-          const Acc probability = rows.probability(p, r, a + block.weight[r] * d);
-          const int bin = bin_of(p, own ? 1 - probability : probability);
-          if (bin == 0) continue;
-          const i64 to = static_cast<i64>(k) * p.bins + bin;
-          if (p.in_shared) atomicAdd(counts + to / 2, to % 2 ? 0x10000u : 1u);
-          else atomicAdd(p.pixels + to, 1);
-          if (own) atomicAdd(p.own + to, 1);
-        }
-      }
-      if (p.in_shared && ++counted % kLovaszChunks == 0) add_counts(p, counts, words);
-    }
-  }
-  add_counts(p, counts, words);
-  for (int i = threadIdx.x; i < classes; i += kCellThreads) {
-    const int total = totals[i];
-    if (total) atomicAdd(p.totals + i, total);
-  }
-}
-
-// What an error in each bin of a class counts for, a block a class: the step of the class's Jaccard loss over the bin,
-// from the largest errors down, by the bin's pixels and by the number of classes that occur.
-template <class Acc>
-__global__ void __launch_bounds__(kScanThreads) lovasz_table(
-    Pointer<int> pixels, Pointer<int> own, Pointer<int> totals, int classes, int bins, Pointer<Acc> table) {
-  const Pointer<int> room = shared<int>(0);
-  const int k = blockIdx.x, total = totals[k];
-  const i64 first = static_cast<i64>(k) * bins;
-  int all = 0, present = 0;
-  for (int i = 0; i < classes; ++i) {
-    const int count = totals[i];
-    all += count;
-    present += count > 0;
-  }
-  int rank = 0, seen = 0;  // of the bins above
-  for (int start = 0; start < bins; start += kScanThreads) {
-    const int bin = bins - 1 - start - static_cast<int>(threadIdx.x);
-    int mine = bin > 0 ? static_cast<int>(pixels[first + bin]) : 0;
-    const int mine_own = bin > 0 ? static_cast<int>(own[first + bin]) : 0;
-    int tile, tile_own;
-    int upto = rank + block_scan(room, mine, tile), upto_own = seen + block_scan(room, mine_own, tile_own);
-    rank += tile;
-    seen += tile_own;
-    const double before =
-        1 - static_cast<double>(total - (upto_own - mine_own)) / (total + (upto - mine) - (upto_own - mine_own));
-    if (bin == 0) {
-      mine = all - upto;
-      upto = all;
-      upto_own = total;
-    }
-    if (bin < 0) continue;
-    const double after = 1 - static_cast<double>(total - upto_own) / (total + upto - upto_own);
-    const double each = static_cast<double>(mine > 0 ? mine : 1) * present;
-    table[first + bin] = total > 0 ? static_cast<Acc>((after - before) / each) : Acc(0);
-  }
-}
-
-// The rows' class k as the second walk needs it.
-template <class T>
-struct LovaszWeight {
-  using Acc = Accumulate<T>;
-  Acc probability, error, toward;  // toward: dL/dp
-
-  __device__ __forceinline__ LovaszWeight(const Lovasz<T>& p, const LovaszRows<T>& rows, int k, int r, Acc z) {
-    const bool own = rows.label[r] == k;
-    probability = rows.probability(p, r, z);
-    error = own ? 1 - probability : probability;
-    const Acc weight = p.table[static_cast<i64>(k) * p.bins + bin_of(p, error)];
-    toward = own ? -weight : weight;
-  }
-};
-
-// Brings the gradient of the rows to the nodes. mean: of dL/dp under each pixel's softmax.
-template <class T>
-__device__ __forceinline__ void lovasz_slopes(
-    const Lovasz<T>& p, const CellBlock<T>& block, const LovaszRows<T>& rows, const Accumulate<T> (&mean)[kCellRows],
-    int columns, bool first_chunk) {
-  using Acc = Accumulate<T>;
-  const int classes = p.cells.classes;
-  for (int group = 0; group < classes; group += kCellGroup) {
-    const int count = classes - group < kCellGroup ? classes - group : kCellGroup;
-#pragma unroll 1
-    for (int i = 0; i < count; ++i) {
-      Acc a, d, sum = 0, below = 0;
-      block.ends(group + i, a, d);
-#pragma unroll
-      for (int r = 0; r < kCellRows; ++r) {
-        if (rows.label[r] < 0) continue;
-        const LovaszWeight<T> w(p, rows, group + i, r, a + block.weight[r] * d);
-        const Acc slope = p.probabilities ? w.toward : w.probability * (w.toward - mean[r]);
-        sum += slope;
-        below += slope * block.weight[r];
-      }
-      block.keep(i, sum, below);
-    }
-    block.gather(p.partials, group, count, columns, first_chunk);
-  }
-}
-
-template <class T, bool kSlope>
-__global__ void __launch_bounds__(kCellThreads, kCellBlocks<Accumulate<T>>) lovasz_weigh(Lovasz<T> p) {
-  using Acc = Accumulate<T>;
-  CellBlock<T> block(p.cells, p.scores, blockIdx.x, score_unit<T>(p.probabilities));
-  double loss = 0;
-  LovaszRows<T> rows;
-  for (int columns = 0; columns < block.column_chunks(); ++columns) {
-    for (int chunk = 0; chunk < block.row_chunks(); ++chunk) {
-      block.place(columns, chunk);
-      rows.read(p, block);
-      Acc mean[kCellRows] = {}, losses = 0;
-      for (int k = 0; k < p.cells.classes; ++k) {
-        if (p.totals[k] == 0) continue;
-        Acc a, d;
-        block.ends(k, a, d);
-#pragma unroll
-        for (int r = 0; r < kCellRows; ++r) {
-          if (rows.label[r] < 0) continue;
-          const LovaszWeight<T> w(p, rows, k, r, a + block.weight[r] * d);
-          losses += w.error * (rows.label[r] == k ? -w.toward : w.toward);
-          mean[r] += w.probability * w.toward;
-        }
-      }
-      loss += losses;
-      if constexpr (kSlope) lovasz_slopes(p, block, rows, mean, columns, columns == 0 && chunk == 0);
-    }
-  }
-  loss = block_sum<kCellThreads>(shared<double>(CellShared<Acc>::own_at), loss);
-  if (threadIdx.x == 0) p.sums[blockIdx.x] = loss;
-}
-
-#define FASTUDA_LOVASZ(T)                                             \
-  template __global__ void lovasz_count<T>(Lovasz<T>);                \
-  template __global__ void lovasz_weigh<T, true>(Lovasz<T>);          \
-  template __global__ void lovasz_weigh<T, false>(Lovasz<T>);
-#define FASTUDA_LOVASZ_TABLE(Acc)              \
-  template __global__ void lovasz_table<Acc>(Pointer<int>, Pointer<int>, Pointer<int>, int, int, Pointer<Acc>);
-FASTUDA_LOVASZ(float)
-FASTUDA_LOVASZ(Half)
-FASTUDA_LOVASZ(BFloat16)
-FASTUDA_LOVASZ(double)
-FASTUDA_LOVASZ_TABLE(float)
-FASTUDA_LOVASZ_TABLE(double)
-template __global__ void lovasz_clear<kScanThreads>(Pointer<int>, Pointer<int>, Pointer<int>, i64, int);
+// Lovász-Softmax of bilinearly upsampled scores on a GPU: exact by a sort of the errors (lovasz_exact.h), or with errors
+// counted in bins (lovasz_bins.h).
+#include "cuda/lovasz_bins.h"
+#include "cuda/lovasz_exact.h"
 
 #if !defined(FASTUDA_KERNELS_ONLY)
+namespace fastuda::cuda {
 
-constexpr i64 kLovaszShared = 48 * 1024;  // bytes of a block that counts, at most
 
-struct LovaszProblem {
-  ScoreBuffer scores;
-  Axis down, along;
-  PixelBuffer labels;
-  int label_bytes;
-  i64 ignore_index;
-  int bins;
-  bool probabilities, with_slope;
+struct LovaszExactParts {
+  int group, tiles;  // classes sorted at once; tiles of one class's order
+  Buffer totals, least, most, unit, mean, keys[2], order[2], table, digits, sizes, own, sums, partials;
+  i64 bytes;
 
-  Cells cells() const { return cut_cells(down, along, scores.images, scores.classes); }
-  i64 entries() const { return static_cast<i64>(scores.classes) * bins; }
-
-  struct Parts {
-    Buffer pixels, own, totals, table, sums, partials;
-    i64 bytes;
-  };
-  Parts parts(const Buffer& whole) const {
-    const Cells c = cells();
-    const i64 sum_size = scores.type == Type::float64 ? 8 : 4;
+  LovaszExactParts(const LovaszProblem& p, const Buffer& whole) {
+    const i64 pixels = p.pixels(), classes = p.scores.classes, size = p.sum_size();
+    const i64 fit = p.errors_at_once / std::max<i64>(pixels, 1);
+    group = static_cast<int>(std::clamp<i64>(fit, 1, std::min<i64>(classes, 65535)));
+    tiles = static_cast<int>(ceil_div<i64>(pixels, kRadixTile));
+    const i64 planes = p.probabilities ? 0 : pixels;
     Scratch scratch{whole};
-    Parts p{scratch.take(entries(), 4), scratch.take(entries(), 4), scratch.take(scores.classes, 4),
-            scratch.take(entries(), sum_size), scratch.take(c.blocks(), 8),
-            scratch.take(with_slope ? c.partials() : 0, sum_size), 0};
-    p.bytes = scratch.used;
-    return p;
+    totals = scratch.take(classes, 4);
+    least = scratch.take(classes, size);
+    most = scratch.take(planes, size);
+    unit = scratch.take(planes, size);
+    mean = scratch.take(p.with_slope ? planes : 0, size);
+    for (int i = 0; i < 2; ++i) {
+      keys[i] = scratch.take(group * pixels, size);
+      order[i] = scratch.take(group * pixels, 4);
+    }
+    table = scratch.take((static_cast<i64>(group) << kRadixBits) * tiles, 4);
+    digits = scratch.take(static_cast<i64>(group) << kRadixBits, 4);
+    sizes = scratch.take(group, 4);
+    own = scratch.take(static_cast<i64>(group) * tiles, 4);
+    sums = scratch.take(classes * tiles, 8);
+    partials = scratch.take(p.with_slope ? p.cells().partials() : 0, size);
+    bytes = scratch.used;
   }
 };
 
-// A scalar, and with_slope the gradient (N, K, h, w).
-inline void run_lovasz(
+// Sorts the errors of a group of classes and says what each counts for.
+template <class T>
+void run_lovasz_order(
+    const LovaszExact<T>& p, const LovaszExactParts& part, bool with_slope, const Pointer<double>& sums,
+    Stream stream) {
+  using Acc = Accumulate<T>;
+  using Key = typename ErrorKey<Acc>::type;
+  constexpr int kPasses = ErrorKey<Acc>::passes;
+  static_assert(kPasses % 2 == 0, "the first buffers hold the order in the end, and the second ones are free");
+  const Pointer<Key> keys[2] = {p.keys, global<Key>(part.keys[1])};
+  const Pointer<u32> order[2] = {global<u32>(part.order[0]), global<u32>(part.order[1])};
+  const Pointer<u32> sizes = global<u32>(part.sizes);
+  const Pointer<int> table = global<int>(part.table), digits = global<int>(part.digits);
+  const u32 segments = static_cast<u32>(p.count);
+  for (int pass = 0; pass < kPasses; ++pass) {
+    const int from = pass % 2, to = 1 - from, bits = pass + 1 < kPasses ? kRadixBits : kRadixBits - 1;
+    const RadixPass<Key> s{
+        p.pixels, part.tiles, 1 + pass * kRadixBits, bits, pass == 0, keys[from], order[from], keys[to], order[to],
+        table, digits, sizes};
+    run_radix_pass(s, segments, stream);
+  }
+  const SortedErrors<Acc> s{
+      p.pixels, part.tiles, p.first, p.cells.classes, p.keys, order[0], sizes, p.totals, global<int>(part.own),
+      with_slope ? p.toward : Pointer<Acc>{}, sums};
+  const dim3 tiles(static_cast<u32>(part.tiles), segments), block(kRadixThreads);
+  const int room = (kScanBytes + 15) / 16 * 16 + kRadixWarps * static_cast<int>(sizeof(double));
+  launch(lovasz_own<Acc>, tiles, block, kScanBytes, stream, s);
+  launch(lovasz_steps<Acc>, tiles, block, room, stream, s);
+}
+
+inline void run_lovasz_exact(
     const LovaszProblem& p, const Card& card, const Buffer& scratch, Buffer loss, Buffer slope, Stream stream) {
-  const LovaszProblem::Parts part = p.parts(scratch);
+  const LovaszExactParts part(p, scratch);
   with_type(p.scores.type, [&](auto kind) {
     using T = decltype(kind);
     using Acc = Accumulate<T>;
-    const i64 count_bytes = (p.entries() + 1) / 2 * 4;
-    const i64 bytes = CellShared<Acc>::table_at + (p.scores.classes + 3) / 4 * 16;
-    const Lovasz<T> s{
-        p.cells(), make_scores<T>(p.scores), make_labels(p.labels, p.label_bytes, p.scores.classes, p.ignore_index),
-        p.bins, p.probabilities, bytes + count_bytes <= kLovaszShared, global<int>(part.pixels), global<int>(part.own),
-        global<int>(part.totals), global<Acc>(part.table), global<Acc>(part.partials), global<double>(part.sums)};
-    const i64 blocks = s.cells.blocks(), entries = p.entries();
-    const dim3 cell_threads(kCellThreads), scan_threads(kScanThreads), one_each(static_cast<u32>(p.scores.classes));
+    using Key = typename ErrorKey<Acc>::type;
+    const int classes = p.scores.classes;
+    LovaszExact<T> s{
+        p.pixels_of<T>(), p.pixels(), classes <= p.shared_totals, global<int>(part.totals), global<Key>(part.least),
+        global<Acc>(part.most), global<Acc>(part.unit), global<Acc>(part.mean), 0, 0, global<Key>(part.keys[0]),
+        global<Acc>(part.keys[1]), global<Acc>(part.partials)};
+    const dim3 cell_threads(kCellThreads), blocks(static_cast<u32>(s.cells.blocks()));
     launch(
-        lovasz_clear<kScanThreads>, dim3(static_cast<u32>(std::min<i64>(ceil_div<i64>(entries, kScanThreads), 1024))),
-        scan_threads, 0, stream, s.pixels, s.own, s.totals, entries, p.scores.classes);
-    if (blocks) {
-      const i64 most = 4 * std::max(1, card.multiprocessors);
-      launch(
-          lovasz_count<T>, dim3(static_cast<u32>(std::min(blocks, most))), cell_threads,
-          static_cast<int>(bytes + (s.in_shared ? count_bytes : 0)), stream, s);
+        lovasz_begin<Key>, dim3(static_cast<u32>(ceil_div(classes, kScanThreads))), dim3(kScanThreads), 0, stream,
+        s.totals, s.least, classes);
+    if (s.pixels) {
+      const u32 most = static_cast<u32>(4 * std::max(1, card.multiprocessors));
+      const int own = s.in_shared ? (classes + 3) / 4 * 16 + classes * static_cast<int>(sizeof(Key)) : 0;
+      const dim3 walks(std::min(blocks.x, most));
+      launch(lovasz_norms<T>, walks, cell_threads, CellShared<Acc>::table_at + own, stream, s);
     }
-    launch(
-        lovasz_table<Acc>, one_each, scan_threads, kScanBytes, stream, s.pixels, s.own, s.totals, p.scores.classes,
-        p.bins, s.table);
-    const auto kernel = p.with_slope ? lovasz_weigh<T, true> : lovasz_weigh<T, false>;
-    const int room = kCellThreads / kWarp * static_cast<int>(sizeof(double));
-    if (blocks)
-      launch(kernel, dim3(static_cast<u32>(blocks)), cell_threads, CellShared<Acc>::own_at + room, stream, s);
-    run_totals<Acc>(s.sums, blocks, 1, loss, stream);
+    const int nodes = CellShared<Acc>::own_at;
+    const Pointer<double> sums = global<double>(part.sums);
+    for (int first = 0; first < classes && blocks.x; first += part.group) {
+      s.first = first;
+      s.count = std::min(part.group, classes - first);
+      if (s.pixels) {
+        launch(lovasz_errors<T>, blocks, cell_threads, CellShared<Acc>::table_at, stream, s);
+        run_lovasz_order(s, part, p.with_slope, sums, stream);
+      }
+      if (p.with_slope) launch(lovasz_slopes<T, false>, blocks, cell_threads, nodes, stream, s);
+    }
+    if (p.with_slope && !p.probabilities && blocks.x)
+      launch(lovasz_slopes<T, true>, blocks, cell_threads, nodes, stream, s);
+    run_totals<Acc>(sums, static_cast<i64>(classes) * part.tiles, 1, loss, stream);
     if (p.with_slope) run_gather<Acc>(s.cells, s.partials, slope, stream);
   });
 }
 
-#endif
+// Bytes of scratch.
+inline i64 lovasz_scratch(const LovaszProblem& p) {
+  return p.bins ? LovaszBinParts(p, {nullptr, 0}).bytes : LovaszExactParts(p, {nullptr, 0}).bytes;
+}
+
+// A scalar, and with_slope the gradient (N, K, h, w).
+inline void run_lovasz(
+    const LovaszProblem& p, const Card& card, const Buffer& scratch, Buffer loss, Buffer slope, Stream stream) {
+  if (p.bins) run_lovasz_bins(p, card, scratch, loss, slope, stream);
+  else run_lovasz_exact(p, card, scratch, loss, slope, stream);
+}
+
 }  // namespace fastuda::cuda
+#endif
 
 #if !defined(FASTUDA_KERNELS_ONLY) && !defined(FASTUDA_EMULATION)
 namespace fastuda::cuda {
@@ -347,8 +132,7 @@ std::tuple<Tensor, Tensor> lovasz_softmax_cuda(
   STD_TORCH_CHECK(
       target.dim() == 3 && logits.dim() == 4 && target.size(0) == logits.size(0),
       "logits must be (N, K, h, w) and target (N, H, W)");
-  STD_TORCH_CHECK(
-      bins >= 1 && bins <= 65536, "bins must be between 1 and 65536: the exact form has no CUDA C++ kernel");
+  STD_TORCH_CHECK(0 <= bins && bins <= 65536, "bins must be between 0 and 65536");
   small(target.numel());
   const Device device(logits);
   const LovaszProblem p{
@@ -361,9 +145,8 @@ std::tuple<Tensor, Tensor> lovasz_softmax_cuda(
   std::vector<int64_t> size{0};
   if (with_slope) size = {logits.size(0), logits.size(1), logits.size(2), logits.size(3)};
   Tensor slope = torch::stable::new_empty(logits, size, type);
-  Tensor scratch = torch::stable::new_empty(logits, {p.parts({nullptr, 0}).bytes}, ScalarType::Byte);
+  Tensor scratch = torch::stable::new_empty(logits, {lovasz_scratch(p)}, ScalarType::Byte);
   run_lovasz(p, device.card(), buffer(scratch), buffer(loss), buffer(slope), device.stream());
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
   return {loss, slope};
 }
 

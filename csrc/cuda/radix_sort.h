@@ -1,13 +1,17 @@
-// A stable sort of rows by a key in 0..buckets-1: the same keys give the same order in every run, without atomics whose
-// order matters.
+// A stable sort of rows by unsigned keys: the same keys give the same order in every run, without atomics whose order
+// matters.
 //
-// Passes of up to 8 bits from the lowest: one for up to 255 buckets, two up to 65535, three up to 2^24 - 1. A pass
-// counts the digits of each tile of 2048 rows, sums the counts over the tiles, and writes rows to their places: a warp
-// finds the lanes of one digit by a ballot a bit, and numbers them in order. Work is proportional to rows x passes,
-// whatever the number of buckets and however skewed they are; where each bucket begins is then searched for, a thread
-// a bucket.
+// Passes of up to 8 bits from the lowest. A pass counts the digits of each tile of 2048 rows, sums the counts over the
+// tiles, and moves rows to their places: a warp finds the lanes of one digit by a ballot a bit and numbers them in
+// order; the tile is laid out by digit in shared memory, so that rows of one digit are written side by side. Work is
+// proportional to rows x passes, whatever the number of different keys and however skewed they are.
 //
-// Scratch: 16 bytes a row (12 in one pass) and half a byte a row for counts, or 1 KB a tile.
+// Several segments of as many rows are sorted by the same launches, a row of the grid each. The first pass leaves out
+// rows whose key is kNoKey; how many are left is a number in the card's memory, which the later passes read.
+//
+// RadixSort sorts one segment by keys in 0..buckets-1, then searches for where each bucket begins, a thread a bucket. Up
+// to 255 buckets take one pass, up to 65535 two, up to 2^24 - 1 three. Scratch: 16 bytes a row (12 in one pass) and
+// half a byte a row for counts, or 1 KB a tile.
 #pragma once
 
 #include "cuda/block_scan.h"
@@ -22,50 +26,75 @@ constexpr int kRadixThreads = kScanThreads, kRadixWarps = kScanWarps;
 constexpr int kRadixBits = 8, kRadixDigits = 1 << kRadixBits;
 constexpr int kRadixItems = 8;  // rows of a thread
 constexpr int kRadixTile = kRadixThreads * kRadixItems;
-constexpr int kRadixBytes = kRadixWarps * kRadixDigits * static_cast<int>(sizeof(int)) + kScanBytes;
 static_assert(kRadixThreads == kRadixDigits, "a thread owns a digit");
 
-struct RadixPass {
-  u32 rows;
-  int tiles, shift, bits;
-  bool first;  // rows are in order: row i has the number i
-  Pointer<u32> keys, rows_in, keys_out, rows_out;
-  Pointer<int> table;   // (digits, tiles): rows of a tile, then those of the tiles before it
-  Pointer<int> totals;  // (digits)
+template <class Key>
+constexpr Key kNoKey = ~Key(0);
 
-  __device__ __forceinline__ int digit(u32 key) const { return static_cast<int>(key >> shift & ((1u << bits) - 1)); }
+// Shared memory of a block that moves rows: counts (warps, digits), places (digits), the sums of a scan, and its rows.
+template <class Key>
+struct RadixShared {
+  static constexpr int places_at = kRadixWarps * kRadixDigits * static_cast<int>(sizeof(int));
+  static constexpr int sums_at = places_at + kRadixDigits * static_cast<int>(sizeof(int));
+  static constexpr int keys_at = sums_at + kScanBytes;
+  static constexpr int rows_at = keys_at + kRadixTile * static_cast<int>(sizeof(Key));
+  static constexpr int bytes = rows_at + kRadixTile * static_cast<int>(sizeof(u32));
+  static_assert(keys_at % 16 == 0 && bytes <= 48 * 1024);
 };
 
-template <int kItems>
-__global__ void __launch_bounds__(kRadixThreads) radix_count(RadixPass s) {
+template <class Key>
+struct RadixPass {
+  u32 rows;  // of a segment
+  int tiles, shift, bits;
+  bool first;  // rows are in order: row i has the number i
+  Pointer<Key> keys;         // (segments, rows), as the three below
+  Pointer<u32> rows_in;
+  Pointer<Key> keys_out;
+  Pointer<u32> rows_out;
+  Pointer<int> table;   // (segments, digits, tiles): rows of a tile, then those of the tiles before it
+  Pointer<int> totals;  // (segments, digits)
+  Pointer<u32> sizes;   // (segments): rows with a key, which the first pass writes; null where all have one
+
+  __device__ __forceinline__ int digit(Key key) const { return static_cast<int>(key >> shift & ((1u << bits) - 1)); }
+  // Rows of this block's segment that the pass goes over.
+  __device__ __forceinline__ u32 size() const { return first || !sizes ? rows : static_cast<u32>(sizes[blockIdx.y]); }
+};
+
+template <class Key, int kItems>
+__global__ void __launch_bounds__(kRadixThreads) radix_count(RadixPass<Key> s) {
+  const u32 size = s.size(), begin = blockIdx.x * static_cast<u32>(kRadixThreads * kItems);
+  if (begin >= size) return;
   const Pointer<int> counts = shared<int>(0);
+  const Pointer<Key> keys = s.keys + static_cast<i64>(blockIdx.y) * s.rows;
   counts[threadIdx.x] = 0;
   __syncthreads();
-  const u32 begin = blockIdx.x * static_cast<u32>(kRadixThreads * kItems);
   for (int i = 0; i < kItems; ++i) {
     const u32 at = begin + i * kRadixThreads + threadIdx.x;
-    if (at < s.rows) atomicAdd(counts + s.digit(s.keys[at]), 1);
+    const Key key = at < size ? static_cast<Key>(keys[at]) : kNoKey<Key>;
+    count_alike(counts, key == kNoKey<Key> ? -1 : s.digit(key));
   }
   __syncthreads();
-  if (static_cast<int>(threadIdx.x) < 1 << s.bits)
-    s.table[static_cast<i64>(threadIdx.x) * s.tiles + blockIdx.x] = static_cast<int>(counts[threadIdx.x]);
+  if (static_cast<int>(threadIdx.x) >= 1 << s.bits) return;
+  const i64 line = (static_cast<i64>(blockIdx.y) << s.bits) + threadIdx.x;
+  s.table[line * s.tiles + blockIdx.x] = static_cast<int>(counts[threadIdx.x]);
 }
 
-// One digit a block.
-template <int kItems>
-__global__ void __launch_bounds__(kRadixThreads) radix_offsets(RadixPass s) {
-  const Pointer<int> sums = shared<int>(0);
+// One digit of a segment a warp.
+template <class Key, int kItems>
+__global__ void __launch_bounds__(kRadixThreads) radix_offsets(RadixPass<Key> s) {
+  const int lane = threadIdx.x % kWarp, digit = blockIdx.x * kRadixWarps + threadIdx.x / kWarp;
+  if (digit >= 1 << s.bits) return;
+  const int tiles = static_cast<int>(ceil_div<i64>(s.size(), kRadixThreads * kItems));
+  const i64 line = (static_cast<i64>(blockIdx.y) << s.bits) + digit;
   int before = 0;
-  for (int first = 0; first < s.tiles; first += kRadixThreads) {
-    const int tile = first + threadIdx.x;
-    const i64 at = static_cast<i64>(blockIdx.x) * s.tiles + tile;
-    const int mine = tile < s.tiles ? static_cast<int>(s.table[at]) : 0;
-    int all;
-    const int upto = block_scan(sums, mine, all);
-    if (tile < s.tiles) s.table[at] = before + upto - mine;
-    before += all;
+  for (int first = 0; first < tiles; first += kWarp) {
+    const int tile = first + lane;
+    const i64 at = line * s.tiles + tile;
+    const int mine = tile < tiles ? static_cast<int>(s.table[at]) : 0, upto = warp_scan(mine);
+    if (tile < tiles) s.table[at] = before + upto - mine;
+    before += __shfl_sync(kFullWarp, upto, kWarp - 1);
   }
-  if (threadIdx.x == 0) s.totals[blockIdx.x] = before;
+  if (lane == 0) s.totals[line] = before;
 }
 
 // Lanes of `among` with this lane's digit.
@@ -78,22 +107,27 @@ __device__ __forceinline__ u32 lanes_alike(u32 among, int digit, int bits) {
   return among;
 }
 
-template <int kItems>
-__global__ void __launch_bounds__(kRadixThreads) radix_scatter(RadixPass s) {
+template <class Key, int kItems>
+__global__ void __launch_bounds__(kRadixThreads) radix_scatter(RadixPass<Key> s) {
+  using At = RadixShared<Key>;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, t = threadIdx.x;
-  const Pointer<int> counts = shared<int>(0);  // (warps, digits): rows of the warp, then their first place
-  const Pointer<int> mine = counts + warp * kRadixDigits;
+  const u32 size = s.size(), tile = blockIdx.x * static_cast<u32>(kRadixThreads * kItems);
+  if (tile >= size) return;
+  const i64 segment = blockIdx.y, base = segment * s.rows;
+  const Pointer<int> counts = shared<int>(0);  // (warps, digits): rows of the warp, then their first place in the tile
+  const Pointer<int> mine = counts + warp * kRadixDigits, places = shared<int>(At::places_at);
   for (int i = t; i < kRadixWarps * kRadixDigits; i += kRadixThreads) counts[i] = 0;
   __syncthreads();
-  const u32 begin = (blockIdx.x * kRadixWarps + warp) * static_cast<u32>(kWarp * kItems);
-  u32 keys[kItems];
+  const u32 begin = tile + warp * static_cast<u32>(kWarp * kItems);
+  Key keys[kItems];
   int ranks[kItems];
 #pragma unroll
   for (int i = 0; i < kItems; ++i) {
     const u32 first = begin + i * kWarp;
-    if (first >= s.rows) break;
-    const bool inside = first + lane < s.rows;
-    keys[i] = inside ? static_cast<u32>(s.keys[first + lane]) : 0;
+    keys[i] = kNoKey<Key>;
+    if (first >= size) continue;
+    if (first + lane < size) keys[i] = s.keys[base + first + lane];
+    const bool inside = keys[i] != kNoKey<Key>;
     const int digit = s.digit(keys[i]);
     const u32 alike = lanes_alike(__ballot_sync(kFullWarp, inside), digit, s.bits);
     const int before = mine[digit], rank = __popc(alike & ((1u << lane) - 1));
@@ -102,24 +136,40 @@ __global__ void __launch_bounds__(kRadixThreads) radix_scatter(RadixPass s) {
     __syncwarp();
     ranks[i] = before + rank;
   }
+  __syncthreads();
   const bool used = t < 1 << s.bits;
-  const int total = used ? static_cast<int>(s.totals[t]) : 0;
-  int all;
-  int place = block_scan(shared<int>(kRadixBytes - kScanBytes), total, all) - total;
-  if (used) place += s.table[static_cast<i64>(t) * s.tiles + blockIdx.x];
+  const i64 line = (segment << s.bits) + t;
+  const int total = used ? static_cast<int>(s.totals[line]) : 0;
+  int own = 0, all, here;  // of this digit in the tile; of all digits in the segment, and in the tile
+#pragma unroll
+  for (int w = 0; w < kRadixWarps; ++w) own += counts[w * kRadixDigits + t];
+  int place = block_scan(shared<int>(At::sums_at), total, all) - total;
+  int start = block_scan(shared<int>(At::sums_at), own, here) - own;
+  if (used) place += s.table[line * s.tiles + blockIdx.x];
+  places[t] = place - start;
   for (int w = 0; w < kRadixWarps; ++w) {
     const int count = counts[w * kRadixDigits + t];
-    counts[w * kRadixDigits + t] = place;
-    place += count;
+    counts[w * kRadixDigits + t] = start;
+    start += count;
   }
+  if (s.first && s.sizes && blockIdx.x == 0 && t == 0) s.sizes[segment] = static_cast<u32>(all);
   __syncthreads();
+  const Pointer<Key> tile_keys = shared<Key>(At::keys_at);
+  const Pointer<u32> tile_rows = shared<u32>(At::rows_at);
 #pragma unroll
   for (int i = 0; i < kItems; ++i) {
     const u32 at = begin + i * kWarp + lane;
-    if (at >= s.rows) break;
+    if (keys[i] == kNoKey<Key>) continue;
     const int to = mine[s.digit(keys[i])] + ranks[i];
-    s.keys_out[to] = keys[i];
-    s.rows_out[to] = s.first ? at : static_cast<u32>(s.rows_in[at]);
+    tile_keys[to] = keys[i];
+    tile_rows[to] = s.first ? at : static_cast<u32>(s.rows_in[base + at]);
+  }
+  __syncthreads();
+  for (int i = t; i < here; i += kRadixThreads) {
+    const Key key = tile_keys[i];
+    const i64 to = base + static_cast<i64>(places[s.digit(key)]) + i;
+    s.keys_out[to] = key;
+    s.rows_out[to] = tile_rows[i];
   }
 }
 
@@ -138,12 +188,24 @@ __global__ void __launch_bounds__(kThreads) bucket_starts(
   starts[bucket] = static_cast<int>(low);
 }
 
-template __global__ void radix_count<kRadixItems>(RadixPass);
-template __global__ void radix_offsets<kRadixItems>(RadixPass);
-template __global__ void radix_scatter<kRadixItems>(RadixPass);
+#define FASTUDA_RADIX_SORT(Key)                                              \
+  template __global__ void radix_count<Key, kRadixItems>(RadixPass<Key>);    \
+  template __global__ void radix_offsets<Key, kRadixItems>(RadixPass<Key>);  \
+  template __global__ void radix_scatter<Key, kRadixItems>(RadixPass<Key>);
+FASTUDA_RADIX_SORT(u32)
 template __global__ void bucket_starts<kRadixThreads>(Pointer<u32>, u32, u32, Pointer<int>);
 
 #if !defined(__CUDACC_RTC__)
+
+template <class Key>
+void run_radix_pass(const RadixPass<Key>& s, u32 segments, Stream stream) {
+  const dim3 block(kRadixThreads), tiles(static_cast<u32>(s.tiles), segments);
+  const dim3 digits(static_cast<u32>(ceil_div(1 << s.bits, kRadixWarps)), segments);
+  const int counts = kRadixDigits * static_cast<int>(sizeof(int));
+  launch(radix_count<Key, kRadixItems>, tiles, block, counts, stream, s);
+  launch(radix_offsets<Key, kRadixItems>, digits, block, 0, stream, s);
+  launch(radix_scatter<Key, kRadixItems>, tiles, block, RadixShared<Key>::bytes, stream, s);
+}
 
 // Keys of `rows` rows, to be filled in before the sort. `buckets` is a key, too: of rows that take no part, sorted
 // last.
@@ -181,17 +243,14 @@ struct RadixSort {
   const Pointer<u32>& sorted_rows() const { return order[passes % 2]; }
 
   void run(Stream stream) const {
-    const dim3 block(kRadixThreads);
     for (int pass = 0; tiles && pass < passes; ++pass) {
       const int from = pass % 2, to = 1 - from;
-      const RadixPass s{
-          rows, tiles, pass * bits, bits, pass == 0, keys[from], order[from], keys[to], order[to], table, totals};
-      launch(radix_count<kRadixItems>, dim3(tiles), block, kRadixDigits * int(sizeof(int)), stream, s);
-      launch(radix_offsets<kRadixItems>, dim3(1u << bits), block, kScanBytes, stream, s);
-      launch(radix_scatter<kRadixItems>, dim3(tiles), block, kRadixBytes, stream, s);
+      const RadixPass<u32> s{
+          rows, tiles, pass * bits, bits, pass == 0, keys[from], order[from], keys[to], order[to], table, totals, {}};
+      run_radix_pass(s, 1, stream);
     }
     const dim3 grid(static_cast<u32>(ceil_div<i64>(static_cast<i64>(buckets) + 1, kRadixThreads)));
-    launch(bucket_starts<kRadixThreads>, grid, block, 0, stream, sorted_keys(), rows, buckets, starts);
+    launch(bucket_starts<kRadixThreads>, grid, dim3(kRadixThreads), 0, stream, sorted_keys(), rows, buckets, starts);
   }
 };
 

@@ -76,8 +76,10 @@ def lovasz_softmax(
     Memory beyond inputs and outputs: the gradient once in the result's dtype, kept for backward.  The C++ kernels on a
     CPU also take partial gradients (one and a half times that at 8-fold upsampling, none at the same size) and, with
     bins, 20 bytes a class and bin and 8 more of each a thread; exact, 12 bytes a pixel, 4 a pixel and class of at most
-    eight at once, and 16 a pixel and thread (float64: twice all that).  The CUDA C++ kernel, which serves bins only,
-    takes partial gradients of two to three times the gradient, and 12 bytes a class and bin.  The reference holds
+    eight at once, and 16 a pixel and thread (float64: twice all that).  The CUDA C++ kernels take partial gradients of
+    two to three times the gradient and, with bins, 12 bytes a class and bin; exact, 12 bytes a pixel and 16.5 a pixel
+    and class of those whose errors are sorted at once (float64: 24 and 24.5): classes of 2^24 errors, at least one
+    class.  Triton serves bins only.  The reference holds
     K x N x H x W about six times.
     Raises ValueError for a wrong dtype, shape, device or option.
     """

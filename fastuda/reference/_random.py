@@ -25,9 +25,32 @@ def _mix(bits: Tensor) -> Tensor:
 
 
 def draw_seed(device: torch.device, generator: torch.Generator | None) -> Tensor:
-    """Two numbers below 2^32 on ``device``, without waiting for it unless ``generator`` lives elsewhere."""
+    """Two numbers below 2^32 on ``device``, without waiting for it unless ``generator`` lives elsewhere.
+
+    Raises RuntimeError while a CUDA graph is captured if replays could not draw anew: with a generator of the CPU, or
+    one of the device that the graph does not hold.
+    """
     where = device if generator is None else generator.device
+    if device.type == "cuda" and not torch.compiler.is_compiling() and torch.cuda.is_current_stream_capturing():
+        return _captured_seed(device, where, generator)
     return torch.randint(0, 1 << 32, (2,), generator=generator, device=where).to(device, non_blocking=True)
+
+
+def _captured_seed(device: torch.device, where: torch.device, generator: torch.Generator | None) -> Tensor:
+    if where.type != "cuda":
+        raise RuntimeError(
+            f"a generator on {where} draws once while a CUDA graph is captured, and every replay would repeat it: "
+            "give a generator of the GPU that graph.register_generator_state(generator) has registered, or none"
+        )
+    try:
+        return torch.randint(0, 1 << 32, (2,), generator=generator, device=device)
+    except RuntimeError as error:
+        if generator is None:
+            raise
+        raise RuntimeError(
+            "a generator cannot draw while a CUDA graph is captured unless it was registered before: "
+            "call graph.register_generator_state(generator) before the capture, or give no generator"
+        ) from error
 
 
 def below(bits: Tensor, limit: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ _GROUP = 64 * MIB  # kPartialBytes, kGroupBytes: what the full forms cut their w
 
 def inside(name: str, arguments: tuple) -> int | Callable:
     """Bytes of a call of torch.ops.fastuda.<name> on a GPU, or the reference where no GPU kernel serves it."""
-    if name not in TABLE or (name == "lovasz_softmax" and not arguments[2]):
+    if name not in TABLE:
         return _library.reference(name)
     return WORKSPACES[name](*arguments) + _GAPS if name in WORKSPACES else 0
 
@@ -125,6 +125,13 @@ def _cross_entropy(logits, target, weight, pixel_weight, align, ignore, smoothin
 
 
 def _lovasz(logits, target, bins, probabilities, align, ignore, with_slope):
+    if not bins:
+        classes, pixels, wide = logits.shape[1], target.numel(), _wide(logits)
+        group, tiles = min(max(1, (1 << 24) // max(1, pixels)), classes), ceil(pixels / 2048)
+        order = group * (pixels * (2 * wide + 8) + 1024 * tiles + 4 * tiles + 1028) + 8 * classes * tiles
+        planes = 0 if probabilities else (3 if with_slope else 2) * pixels * wide
+        # Its walks have no sums of their own but those of the nodes.
+        return (_cells(logits, target, True) if with_slope else 0) + order + planes + classes * (4 + wide)
     return _cells(logits, target, with_slope) + logits.shape[1] * (bins * (8 + _wide(logits)) + 4)
 
 

@@ -13,8 +13,9 @@ from fastuda.reference._random import random_bits
 
 NAMES = (
     "seed", "images", "pixels", "label_bytes", "classes", "ignore_index", "wanted", "by_share", "multiprocessors",
+    "resident",
 )  # fmt: skip
-LAUNCHES = {True: 22, False: 13}
+STEPS = {True: 22, False: 13}  # a launch each where a card has no cooperative launches
 SHARE = torch.tensor([0.6, 0.25, 0.1, 0.04, 0.01])
 
 
@@ -24,16 +25,16 @@ class Options(ctypes.Structure):
 
 def run(
     library, labels: Tensor, seed: Tensor, classes: int, wanted: int, ignore_index: int, by_share: bool, card: int,
-    schedule: int,
+    schedule: int, resident: int = 2,
 ) -> tuple[Tensor, int, int]:  # fmt: skip
-    """The pixels, launches and pixels of a block; card: its multiprocessors."""
+    """The pixels, launches and pixels of a block; card: its multiprocessors; resident: blocks of each, or 0."""
     library.class_draw.restype = ctypes.c_char_p
     images, pixels = labels.shape
     shape = (images, wanted) if by_share else (images, classes, wanted)
     result = torch.full(shape, -7, dtype=torch.int64)
     facts = (ctypes.c_int * 2)()
     options = Options(
-        schedule, images, pixels, labels.element_size(), classes, ignore_index, wanted, by_share, card
+        schedule, images, pixels, labels.element_size(), classes, ignore_index, wanted, by_share, card, resident
     )  # fmt: skip
     arrays = (emulated.matrix(t) for t in (labels, seed, result))
     emulated._call(library.class_draw, options, *arrays, facts)
@@ -42,7 +43,7 @@ def run(
 
 def scratch(library, images: int, pixels: int, classes: int, by_share: bool) -> int:
     library.class_draw_scratch.restype = ctypes.c_longlong
-    return library.class_draw_scratch(ctypes.byref(Options(0, images, pixels, 1, classes, 255, 9, by_share, 28)))
+    return library.class_draw_scratch(ctypes.byref(Options(0, images, pixels, 1, classes, 255, 9, by_share, 28, 2)))
 
 
 def make(images: int, pixels: int, classes: int, dtype, seed: int = 0) -> Tensor:
@@ -61,7 +62,7 @@ def make(images: int, pixels: int, classes: int, dtype, seed: int = 0) -> Tensor
 
 def check(
     library, images=2, pixels=700, classes=5, wanted=60, dtype=torch.uint8, *, ignore_index=255, layout="rows",
-    labels=None, seed=(3, 4), card=28, schedules=(1,), blocks=None,
+    labels=None, seed=(3, 4), card=28, schedules=(1,), blocks=None, resident=2,
 ) -> None:  # fmt: skip
     """Both operators. labels: instead of random ones; card: multiprocessors; blocks: of an image when it is counted."""
     y = make(images, pixels, classes, dtype) if labels is None else labels()
@@ -78,9 +79,11 @@ def check(
     for (by_share, _), true in zip(both, truths, strict=True):
         name = "by share" if by_share else "per class"
         for schedule in schedules:
-            ours, launches, block = run(library, y, key, classes, wanted, ignore_index, by_share, card, schedule)
+            ours, launches, block = run(
+                library, y, key, classes, wanted, ignore_index, by_share, card, schedule, resident
+            )
             assert torch.equal(ours, true), f"{name}: {(ours != true).sum()} of {true.numel()} differ"
-            expected = 0 if not ours.numel() else LAUNCHES[by_share] if y.shape[1] else 1
+            expected = 0 if not ours.numel() else 1 if resident or not y.shape[1] else STEPS[by_share]
             assert launches == expected, f"{name}: {launches} launches"
             assert blocks is None or -(-y.shape[1] // block) == blocks, f"blocks of {block} pixels"
 
@@ -142,6 +145,10 @@ def _cases():
     yield "short blocks", dict(images=1, pixels=9000, wanted=500, card=132, blocks=5)
     yield "more chunks than threads", dict(images=1, pixels=1024 * 257 + 3, wanted=400, classes=2, card=4)
     yield "nearly all", dict(images=1, pixels=3000, wanted=2300, schedules=(1, 2, 3))
+    for classes in (5, 41):
+        yield f"steps, {classes} classes", dict(resident=0, classes=classes, schedules=(1, 2))
+    yield "steps, long blocks", dict(images=1, pixels=40_000, wanted=3000, card=1, resident=0)
+    yield "one block a multiprocessor", dict(images=1, pixels=9000, wanted=500, card=3, resident=1)
     yield "the largest seed", dict(seed=(2**32 - 1, 2**32 - 1))
     yield "schedules", dict(schedules=range(2, 6))
 

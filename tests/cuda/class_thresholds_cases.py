@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastuda.reference.class_thresholds import class_thresholds as definition
 
-NAMES = ("seed", "type", "label_bytes", "pixels", "classes", "ignore_index", "from_top", "multiprocessors")
+NAMES = ("seed", "type", "label_bytes", "pixels", "classes", "ignore_index", "from_top", "multiprocessors", "resident")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 RULES = ((0.5, False), (0.2, True), (1.0, True), (0.0, True), (1.0, False), (0.0, False), (1 / 3, True))
 # What confidences look like: even, nearly sure, all sure, few values, tiny, any number, all in one last place of 1.
@@ -40,13 +40,13 @@ class Options(ctypes.Structure):
 
 def run(
     library, confidence: Tensor, label: Tensor, classes: int, portion: float, from_top: bool, ignore_index: int, *,
-    card: int = 28, seed: int = 0,
+    card: int = 28, seed: int = 0, resident: int = 2,
 ) -> tuple[Tensor, dict[str, int]]:  # fmt: skip
-    """card: its multiprocessors."""
+    """card: its multiprocessors; resident: blocks that one of them holds, 0: a card without cooperative launches."""
     library.class_thresholds.restype = ctypes.c_char_p
     options = Options(
         seed, emulated.TYPES[confidence.dtype], label.element_size(), label.numel(), classes, ignore_index, from_top,
-        card, portion,
+        card, resident, portion,
     )  # fmt: skip
     result, facts = torch.full((classes,), float("nan")), (ctypes.c_int * 3)()
     arrays = emulated.array(confidence, False), emulated.array(label, False), emulated.matrix(result)
@@ -89,7 +89,7 @@ def lay_out(x: Tensor, layout: str) -> Tensor:
 
 def check(
     library, shape=(2, 20, 31), classes=5, kind="even", dtype=torch.float32, label_dtype=torch.uint8, layout="nchw",
-    label_layout=None, *, rules=RULES[:2], ignore_index=255, values=None, card=28, seeds=(1,), expect=None,
+    label_layout=None, *, rules=RULES[:2], ignore_index=255, values=None, card=28, seeds=(1,), expect=None, resident=2,
 ) -> None:  # fmt: skip
     """values: confidences and labels instead of random ones; expect: facts of the launches."""
     confidence, label = make(shape, classes, kind, label_dtype, 3) if values is None else values()
@@ -99,11 +99,20 @@ def check(
         truth = definition(confidence, label, classes, portion, from_top, ignore_index)
         for seed in seeds:
             ours, facts = run(
-                library, confidence, label, classes, portion, from_top, ignore_index, card=card, seed=seed
+                library,
+                confidence,
+                label,
+                classes,
+                portion,
+                from_top,
+                ignore_index,
+                card=card,
+                seed=seed,
+                resident=resident,
             )
             assert torch.equal(ours, truth), f"{(ours != truth).sum()} of {classes} classes differ"
             assert not torch.signbit(ours[ours == 0]).any(), "a zero has a sign"
-            assert facts["launches"] == (11 if label.numel() else 6), f"{facts['launches']} launches"
+            assert facts["launches"] == (1 if resident else 11), f"{facts['launches']} launches"
             assert facts["scratch"] <= 2200 * classes + 3 * 256
             for name, value in (expect or {}).items():
                 assert facts[name] == value, f"{name} is {facts[name]}"
@@ -151,6 +160,9 @@ def _cases():
     yield "many blocks", dict(shape=(1, 150, 200), classes=4, card=2, expect={"blocks": 4})
     yield "long blocks", dict(shape=(1, 100, 301), classes=4, card=1, expect={"blocks": 2})
     yield "many blocks, 30 classes", dict(shape=(1, 150, 200), classes=30, card=2, expect={"blocks": 4})
+    yield "one block a multiprocessor", dict(shape=(1, 100, 301), classes=4, card=2, resident=1, expect={"blocks": 2})
+    for classes, kind in ((3, "any"), (30, "small")):
+        yield f"steps, {kind}", dict(classes=classes, kind=kind, resident=0, rules=RULES, seeds=(1, 2))
     for ignore_index in (0, 2, -100, 2**40):
         yield f"ignore_index {ignore_index}", dict(ignore_index=ignore_index, label_dtype=torch.int64)
     yield "all NaN", dict(values=_all(torch.nan, 1))

@@ -5,13 +5,13 @@
 namespace entry {
 
 struct ThresholdOptions {
-  i64 seed, type, label_bytes, pixels, classes, ignore_index, from_top, multiprocessors;
+  i64 seed, type, label_bytes, pixels, classes, ignore_index, from_top, multiprocessors, resident;
   double portion;
 };
 
 }  // namespace entry
 
-// facts: launches, blocks, bytes of scratch.
+// resident: blocks that a multiprocessor holds, 0: no cooperative launches. facts: launches, blocks, bytes of scratch.
 extern "C" const char* class_thresholds(
     const entry::ThresholdOptions& o, const entry::Array& confidence, const entry::Array& labels,
     const entry::Array& result, int* facts) {
@@ -25,10 +25,11 @@ extern "C" const char* class_thresholds(
         o.portion, o.from_top != 0};
     const fastuda::cuda::Card card{static_cast<int>(o.multiprocessors), 48 * 1024};
     const entry::Scratch scratch(p.scratch_bytes());
-    fastuda::cuda::run_class_thresholds(p, card, scratch.buffer(), result.buffer(), nullptr);
+    fastuda::cuda::run_class_thresholds(
+        p, card, [&](auto...) { return static_cast<int>(o.resident); }, scratch.buffer(), result.buffer(), nullptr);
     facts[0] = emulation::machine.launches;
     facts[1] = static_cast<int>(
-        fastuda::cuda::ceil_div(p.pixels, fastuda::cuda::threshold_block_pixels(p, card)));
+        fastuda::cuda::ceil_div(p.pixels, fastuda::cuda::threshold_block_pixels(p, card, o.resident == 1 ? 1 : 2)));
     facts[2] = static_cast<int>(p.scratch_bytes());
   });
 }

@@ -6,7 +6,7 @@ namespace entry {
 
 struct LovaszOptions {
   i64 seed, type, images, classes, height, width, align_corners, label_bytes, ignore_index, bins, probabilities,
-      with_slope, multiprocessors;
+      with_slope, multiprocessors, errors_at_once, shared_totals;
 };
 
 inline fastuda::cuda::LovaszProblem lovasz_problem(
@@ -18,7 +18,8 @@ inline fastuda::cuda::LovaszProblem lovasz_problem(
       {static_cast<int>(o.height), h, o.align_corners != 0},
       {static_cast<int>(o.width), w, o.align_corners != 0},
       labels.pixels(), static_cast<int>(o.label_bytes), o.ignore_index, static_cast<int>(o.bins),
-      o.probabilities != 0, o.with_slope != 0};
+      o.probabilities != 0, o.with_slope != 0,
+      o.errors_at_once ? o.errors_at_once : fastuda::cuda::kErrorsAtOnce, static_cast<int>(o.shared_totals)};
 }
 
 }  // namespace entry
@@ -33,7 +34,7 @@ extern "C" const char* lovasz_softmax(
   return entry::guarded(options, [&] {
     const auto p = entry::lovasz_problem(o, logits, labels);
     const fastuda::cuda::Card card{static_cast<int>(o.multiprocessors), 48 * 1024};
-    const entry::Scratch scratch(p.parts({nullptr, 0}).bytes);
+    const entry::Scratch scratch(fastuda::cuda::lovasz_scratch(p));
     fastuda::cuda::run_lovasz(p, card, scratch.buffer(), loss.buffer(), slope.buffer(), nullptr);
     facts[0] = emulation::machine.launches;
     facts[1] = emulation::machine.largest_shared;
@@ -47,5 +48,5 @@ extern "C" long long lovasz_softmax_scratch(const entry::LovaszOptions& o, int h
   logits.width = w;
   const auto p = entry::lovasz_problem(o, logits, entry::Array{});
   entry::finish();
-  return p.parts({nullptr, 0}).bytes;
+  return fastuda::cuda::lovasz_scratch(p);
 }

@@ -6,7 +6,7 @@ from planted import Mutant
 
 KL, THRESHOLD = "cuda/softmax_kl.cu", "cuda/class_thresholds.cu"
 CELLS, ENTROPY = "cuda/upsample_cells.h", "cuda/upsample_cross_entropy.cu"
-LOVASZ, SCAN = "cuda/lovasz_softmax.cu", "cuda/block_scan.h"
+LOVASZ, LOVASZ_ROWS, SCAN = "cuda/lovasz_bins.h", "cuda/lovasz_rows.h", "cuda/block_scan.h"
 SYNC = "__syncthreads();\n"
 
 
@@ -82,13 +82,13 @@ _THRESHOLD = [
     ),
     _threshold("counts not cleared", THRESHOLD, "    s.counts[i] = 0;\n", ""),
     _threshold("open classes not cleared", THRESHOLD, "    if (i <= kThresholdPasses) s.open[i] = 0;\n", ""),
-    _threshold("NaN is a number", THRESHOLD, " || value[i] != value[i]", ""),
+    _threshold("NaN is a number", THRESHOLD, "label[i] >= 0 && value[i] == value[i]", "label[i] >= 0"),
     _threshold("two zeros", THRESHOLD, "key_of(value[i] + 0.0f)", "key_of(value[i])"),
     _threshold("numbers above 1 are 1", THRESHOLD, " + (value > 1.0f);", ";"),
     _threshold("negative bins", THRESHOLD, "value > 0.0f ? value : 0.0f,", "value,"),
     _threshold("bins beyond 1", THRESHOLD, "positive < 1.0f ? positive : 1.0f;", "positive;"),
     _threshold("one pixel too many", THRESHOLD, "if (pixel >= end) continue;", "if (pixel > end) continue;"),
-    _threshold("every other tile", THRESHOLD, "first += kThresholdTile)", "first += 2 * kThresholdTile)"),
+    _threshold("every other tile", THRESHOLD, "tile += kThresholdTile)", "tile += 2 * kThresholdTile)"),
     _threshold(
         "labels not looked at for gaps",
         THRESHOLD,
@@ -97,7 +97,7 @@ _THRESHOLD = [
     ),
     _threshold("gaps between rows", THRESHOLD, "(g.height == 1 || g.row_stride == row) &&", ""),
     _threshold("gaps between images", THRESHOLD, "|| g.image_stride == image)", "|| true)"),
-    _threshold("keys outside the interval", THRESHOLD, "        if (distance >= interval.at[1]) continue;\n", ""),
+    _threshold("keys outside the interval", THRESHOLD, "if (distance < interval.at[1]) at = label", "at = label"),
     _threshold(
         "one of each count",
         THRESHOLD,
@@ -125,9 +125,9 @@ _THRESHOLD = [
     _threshold(
         "written before all have read", THRESHOLD, "  __syncwarp();  // before one lane writes what all have read\n", ""
     ),
-    _threshold("two lanes have the bin", THRESHOLD, "rank < before || rank >= upto", "rank < before || rank > upto"),
-    _threshold("the bin before", THRESHOLD, "if (rank - before < mine[i])", "if (rank - before <= mine[i])"),
-    _threshold("bins before left out", THRESHOLD, "    else before += mine[i];\n", ""),
+    _threshold("two lanes have the bin", THRESHOLD, "rank < upto;  // one lane", "rank <= upto;  // one lane"),
+    _threshold("the bin before", THRESHOLD, "if (rank - before < mine)", "if (rank - before <= mine)"),
+    _threshold("bins before left out", THRESHOLD, "    else before += mine;\n", ""),
     _threshold("numbers from 0 on", THRESHOLD, "low = bin == 0 ? 0 : bin >", "low = bin >"),
     _threshold(
         "1 alone is nothing",
@@ -147,15 +147,22 @@ _THRESHOLD = [
     _threshold(
         "a class too many in shared memory",
         THRESHOLD,
-        "p.classes <= kThresholdClasses,",
-        "p.classes <= kThresholdClasses + 1,",
+        "p.classes <= kThresholdClasses;",
+        "p.classes <= kThresholdClasses + 1;",
     ),
-    _threshold("a pass too few", THRESHOLD, "pass < kThresholdPasses; ++pass", "pass + 1 < kThresholdPasses; ++pass"),
+    _threshold("a pass too few", THRESHOLD, "2 * kThresholdPasses + 1;", "2 * kThresholdPasses - 1;"),
     _threshold(
         "blocks end together",
         THRESHOLD,
         "p.pixels - begin < p.block_pixels ? p.pixels : begin + p.block_pixels",
         "p.pixels",
+    ),
+    _threshold("blocks do not meet", THRESHOLD, "    grid_sync();\n", ""),
+    _threshold(
+        "the first warps' classes alone", THRESHOLD, "k < s.classes; k += warps)", "k < s.classes; k += s.classes)"
+    ),
+    _threshold(
+        "lanes alike counted once", SCAN, "atomicAdd(counts + at, __popc(alike));", "atomicAdd(counts + at, 1);"
     ),
     _threshold("settled classes again", THRESHOLD, "  if (pass > 0 && interval.at[1] == 0) return;\n", ""),
 ]
@@ -262,9 +269,11 @@ _ENTROPY = [
 ]
 
 _LOVASZ = [
-    _lovasz("ignored rows below the cell", LOVASZ, "block.inside && block.row + r < block.row_end;", "block.inside;"),
-    _lovasz("powers of probabilities", LOVASZ, "p.probabilities ? z : power_of_two", "power_of_two", True),
-    _lovasz("powers for probabilities", LOVASZ, "unit[r] = 1 / unit[r];", "unit[r] = 1;"),
+    _lovasz(
+        "ignored rows below the cell", LOVASZ_ROWS, "block.inside && block.row + r < block.row_end;", "block.inside;"
+    ),
+    _lovasz("powers of probabilities", LOVASZ_ROWS, "p.probabilities ? z : power_of_two", "power_of_two", True),
+    _lovasz("powers for probabilities", LOVASZ_ROWS, "unit[r] = 1 / unit[r];", "unit[r] = 1;"),
     _lovasz(
         "bins of an error one too high", LOVASZ, "(at < last ? at : last) : 0;", "(at < last ? at + 1 : last) : 0;"
     ),
@@ -275,7 +284,9 @@ _LOVASZ = [
         "return at > 0 ? static_cast<int>(at < last ? at : last) : 0;",
         "return static_cast<int>(at < last ? at : last);",
     ),
-    _lovasz("logits as probabilities", LOVASZ, "probabilities ? 1 : 1.44269504088896340736", "1.44269504088896340736"),
+    _lovasz(
+        "logits as probabilities", LOVASZ_ROWS, "probabilities ? 1 : 1.44269504088896340736", "1.44269504088896340736"
+    ),
     _lovasz("counts not cleared", LOVASZ, "    pixels[i] = own[i] = 0;\n", ""),
     _lovasz("totals not cleared", LOVASZ, "    if (i < classes) totals[i] = 0;\n", ""),
     _lovasz(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 
 import compilers
 import emulated
@@ -65,6 +67,27 @@ __global__ void k(Pointer<int> x) { grid_sync(); x[0] = 1; }
 void run(Pointer<int> x) { launch_cooperative(k, dim3(2), dim3(32), 0, Stream(), x); }
 """)
     compilers.nvcc_call(nvcc, "-arch=sm_75", "-c", str(source), "-o", str(tmp_path / "k.o"))
+
+
+def test_a_refused_launch_says_what_was_asked_for(tmp_path, nvcc):
+    """Refused for its block of 2048 threads on a GPU, and without a driver for that; a driver also has the name."""
+    source = tmp_path / "k.cu"
+    source.write_text("""#include <cstdio>
+#include "common/launch.h"
+using namespace fastuda::cuda;
+template <int N> __global__ void refused(int* x) { if (x) x[0] = N; }
+int main() {
+  try {
+    launch(refused<4>, dim3(3, 2), dim3(2048), 100, Stream(), static_cast<int*>(nullptr));
+  } catch (const std::runtime_error& error) {
+    std::puts(error.what());
+  }
+}
+""")
+    compilers.nvcc_call(nvcc, "-arch=sm_75", str(source), "-o", str(tmp_path / "k"))
+    said = subprocess.run([str(tmp_path / "k")], capture_output=True, text=True, check=True).stdout
+    name, sizes = r"(refused<4>|a kernel)", r"grid \(3, 2, 1\), block \(2048, 1, 1\)"
+    assert re.match(f"the launch of {name} with {sizes} and 100 bytes of dynamic shared memory failed: .", said), said
 
 
 @pytest.mark.parametrize("name", compilers.SOURCES)

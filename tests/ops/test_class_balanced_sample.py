@@ -8,6 +8,7 @@ from uniform import chi_square
 from fastuda.ops import class_balanced_sample, sample_per_class
 from fastuda.ops._library import has_kernel
 from fastuda.reference import class_balanced_sample as definition
+from fastuda.reference._random import draw_seed
 
 CLASSES = 6
 
@@ -241,3 +242,28 @@ def test_the_raw_operators_refuse_what_they_would_misread(compiled):
         for name in ("class_balanced_sample", "sample_per_class"):
             with pytest.raises(RuntimeError):
                 getattr(torch.ops.fastuda, name)(*bad, 255)
+
+
+# --- generators while a CUDA graph is captured; no GPU is needed to ask ---
+
+
+def test_a_generator_of_the_cpu_is_refused_during_a_capture(monkeypatch):
+    """Its numbers would be those of the capture in every replay."""
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with pytest.raises(RuntimeError, match=r"generator on cpu .*register_generator_state"):
+        draw_seed(torch.device("cuda"), torch.Generator())
+
+
+def test_a_generator_that_was_not_registered_is_named(monkeypatch):
+    def refuses(*_, **__):
+        raise RuntimeError("Attempt to increase offset for a CUDA generator not in capture mode.")
+
+    class Own:
+        device = torch.device("cuda")
+
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    monkeypatch.setattr(torch, "randint", refuses)
+    with pytest.raises(RuntimeError, match="registered before: call graph.register_generator_state"):
+        draw_seed(torch.device("cuda"), Own())
+    with pytest.raises(RuntimeError, match="not in capture mode"):
+        draw_seed(torch.device("cuda"), None)
