@@ -26,6 +26,8 @@ from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtensio
 
 # The stable ABI of torch 2.10: one binary serves every later torch.
 defines = ["-DTORCH_TARGET_VERSION=0x020a000000000000", "-DTORCH_STABLE_ONLY", f"-DFASTUDA_WITH_CUDA={int(bool(cuda))}"]
+if cuda:  # where the kernels run: asked for when a run chooses its device
+    defines.append(f"-DFASTUDA_CUDA_CARDS={os.environ['TORCH_CUDA_ARCH_LIST'].replace(';', '_').replace(' ', '_')}")
 flags = {
     "cxx": ["-std=c++20", "-O3", "-Wall", "-Wno-psabi", "-fvisibility=hidden", "-g0", *defines],
     "nvcc": ["-std=c++20", "-O3", "-DUSE_CUDA", *defines],

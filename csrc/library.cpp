@@ -12,6 +12,13 @@ constexpr unsigned long long kTorchTargetVersion = TORCH_TARGET_VERSION;
 
 namespace py = pybind11;
 
+// setup.py names the compute capabilities that were compiled for, such as 6.1_7.0_9.0+PTX.
+#ifndef FASTUDA_CUDA_CARDS
+#define FASTUDA_CUDA_CARDS
+#endif
+#define FASTUDA_TEXT_OF(name) #name
+#define FASTUDA_TEXT(macro) FASTUDA_TEXT_OF(macro)
+
 PYBIND11_MODULE(_C, m) {
   m.def("build_facts", [] {
     py::dict facts;
@@ -19,6 +26,7 @@ PYBIND11_MODULE(_C, m) {
     facts["torch_target_version"] = kTorchTargetVersion;
     facts["cpu_isa"] = fastuda::name_of(fastuda::cpu_isa());
     facts["cuda"] = FASTUDA_WITH_CUDA != 0;
+    facts["cuda_cards"] = FASTUDA_TEXT(FASTUDA_CUDA_CARDS);
     return facts;
   });
 }

@@ -35,7 +35,9 @@ MAY_IMPORT |= {room: TOP | {"ops", "nn", "models", "data", "metrics", "methods",
 LIBRARIES = {"reference": {"torch"}, "kernels": {"torch", "triton"}, "ops": {"torch"}, "_ext": {"torch"}}
 UNPICKLERS = {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 # C++ may include the stable ABI, the CUDA runtime, its own helpers and the standard library; library.cpp also pybind11.
-INCLUDES = re.compile(r"(torch/csrc/stable/|torch/headeronly/|common/|cuda|cooperative_groups|cxxabi\.h$|mma\.h$|[a-z_0-9]+$)")
+INCLUDES = re.compile(
+    r"(torch/csrc/stable/|torch/headeronly/|common/|cuda|cooperative_groups|cxxabi\.h$|mma\.h$|[a-z_0-9]+$)"
+)
 
 
 def python_files(root: Path):

@@ -126,6 +126,12 @@ def _standard(device: torch.device) -> tuple[Tensor, Tensor]:
     return packed[0], packed[1]
 
 
+def as_pixels(images: Tensor) -> Tensor:
+    """Standardised images (N, 3, H, W) as RGB of 0..255 again, floating point, on their device without waiting for it."""
+    scale, offset = _standard(images.device)
+    return (images - offset) / scale
+
+
 def _factor(strength: float, draw: np.ndarray) -> np.ndarray:
     low, high = max(0.0, 1 - strength), 1 + strength
     return low + (high - low) * draw

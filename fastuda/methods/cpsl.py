@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastuda.data.batch import Batch
-from fastuda.data.photometric import IMAGENET_MEAN, IMAGENET_STD, Photometric
+from fastuda.data.photometric import Photometric, as_pixels
 from fastuda.methods.config import Recipe, Schedule
 from fastuda.methods.protocol import Losses, Passes, Stage, View
 from fastuda.methods.source import Source, learning_rate
@@ -200,9 +200,8 @@ class CPSL(Source):
         """
         config = self.config
         images, logits = gather(images), gather(logits)
-        mean, std = (images.new_tensor(v).view(1, 3, 1, 1) * 255 for v in (IMAGENET_MEAN, IMAGENET_STD))
         key = (int(torch.randint(1 << 31, ())),)
-        strong = self.strong(random_augment(images * std + mean, config.random_operations), key=key)
+        strong = self.strong(random_augment(as_pixels(images), config.random_operations), key=key)
         mask = torch.ones(len(images), *logits.shape[-2:], dtype=torch.bool, device=images.device)
         view = cut_mix(StrongView(strong, logits, mask), config.cut_mix)
         return StrongView(*map(share, cut_out(view, config.cut_out)))

@@ -124,7 +124,9 @@ def crop_scores(scores: Tensor, window: Tensor | None, size: tuple[int, int]) ->
     larger than ``size``, the network's grid: a full-resolution copy is not made.
     """
     if window is None:
-        window = scores.new_tensor([[0, 1, 0, 1]], dtype=torch.float32).expand(len(scores), -1)
+        # Filled on the device: a list of numbers would be copied there, and the host would wait for it.
+        window = torch.zeros(len(scores), 4, device=scores.device)
+        window[:, 1::2] = 1
     window = window.to(scores.device, torch.float32) * 2 - 1
     rows, columns = (torch.linspace(0, 1, count, device=scores.device) for count in size)
     y = window[:, 0:1].lerp(window[:, 1:2], rows)

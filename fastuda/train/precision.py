@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 
+from fastuda.ops import build_facts
 from fastuda.train.loss_scale import LossScale
 
 
@@ -49,6 +51,20 @@ def cpu_computes_bf16() -> bool:
     return any(bool(getattr(torch.cpu, check, lambda: False)()) for check in checks)
 
 
+def runs_on(cards: str, capability: tuple[int, int]) -> bool:
+    """Whether kernels compiled for ``cards`` run on a card; also where the list names no numbers, as "native" does.
+
+    cards: such as "6.1_9.0+PTX".  Binary code runs on cards of its major version that are not older; PTX on all newer
+    cards.
+    """
+    found = re.findall(r"(\d+)\.(\d+)a?(\+PTX)?", cards)
+    for major, minor, ptx in found:
+        built = int(major), int(minor)
+        if built <= capability and (ptx or built[0] == capability[0]):
+            return True
+    return not found
+
+
 def choose_device(name: str) -> torch.device:
     """The device called ``name``; "auto" takes a usable GPU and says why one cannot be used."""
     if name == "auto":
@@ -62,5 +78,12 @@ def choose_device(name: str) -> torch.device:
             raise ValueError(
                 f"this torch {torch.__version__} has no code for compute capability {major}.{minor} (a GTX 1080 Ti is "
                 "6.1): install a cu126 build of torch, see README"
+            )
+        cards = build_facts().get("cuda_cards", "")
+        if cards and not runs_on(cards, (major, minor)):
+            raise ValueError(
+                f"fastuda was built for compute capability {cards.replace('_', ', ')}, but this card has {major}.{minor}: "
+                f"build it again with TORCH_CUDA_ARCH_LIST={major}.{minor}"
+                + (" and nvcc of CUDA 12.9 or older" if major < 7 else "")
             )
     return torch.device(name)
