@@ -127,7 +127,7 @@ def _standard(device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def as_pixels(images: Tensor) -> Tensor:
-    """Standardised images (N, 3, H, W) as RGB of 0..255 again, floating point, on their device without waiting for it."""
+    """Standardised images (N, 3, H, W) as floating-point RGB of 0..255 again; the host does not wait for the device."""
     scale, offset = _standard(images.device)
     return (images - offset) / scale
 

@@ -82,8 +82,8 @@ def choose_device(name: str) -> torch.device:
         cards = build_facts().get("cuda_cards", "")
         if cards and not runs_on(cards, (major, minor)):
             raise ValueError(
-                f"fastuda was built for compute capability {cards.replace('_', ', ')}, but this card has {major}.{minor}: "
-                f"build it again with TORCH_CUDA_ARCH_LIST={major}.{minor}"
+                f"fastuda was built for compute capability {cards.replace('_', ', ')}, but this card has "
+                f"{major}.{minor}: build it again with TORCH_CUDA_ARCH_LIST={major}.{minor}"
                 + (" and nvcc of CUDA 12.9 or older" if major < 7 else "")
             )
     return torch.device(name)
