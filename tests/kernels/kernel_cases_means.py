@@ -31,7 +31,8 @@ def check_mean(
     losses = losses.masked_fill(~valid, torch.nan)
     first, second = losses
     if strided:
-        first, second, labels = shared.gaps(first), shared.gaps(second.mT).mT, shared.gaps(labels)
+        first, second = shared.gaps(first), shared.gaps(second.mT).mT
+        labels = shared.gaps(labels.permute(1, 2, 0)).permute(2, 0, 1)
     module = triton_room.kernel_module("pixel_mean")
     with samplers.sizes_of(module, sizes):
         *found, divisor = module.pixel_mean(first, second if two else None, labels, classes, ignore_index, mean)

@@ -23,7 +23,7 @@ SUMS = [
     ("ignored losses are read", "fs1, fs2), mask=valid, other=0.0)", "fs1, fs2), mask=p < end, other=0.0)"),
     ("all stretches in one place", "tl.store(sums + program, tl.sum(first))", "tl.store(sums, tl.sum(first))"),
     ("sums of the wrong loss", "tl.store(sums + tl.num_programs(0) + program, tl.sum(second))", "tl.store(sums + tl.num_programs(0) + program, tl.sum(first))"),
-    ("the other sums begin elsewhere", "tl.store(sums + tl.num_programs(0) + program,", "tl.store(sums + tl.num_programs(0) - 1 - program + tl.num_programs(0),"),
+    ("the other sums begin elsewhere", "tl.store(sums + tl.num_programs(0) + program,", "tl.store(sums + 2 * tl.num_programs(0) - 1 + 0 * program,"),
 ]  # fmt: skip
 QUOTIENTS = [
     ("every place is read", "total = tl.sum(tl.load(counts + i, mask=i < programs, other=0))", "total = tl.sum(tl.load(counts + i, mask=i < programs - 1, other=0))"),
