@@ -209,7 +209,7 @@ def _exact_cases():
     for pixels in (2047, 2048, 2049, 4200):
         yield f"{pixels} pixels", dict(shape=(1, 2, 1, 20), size=(1, pixels))
     yield "many tiles", dict(shape=(1, 2, 1, 20), size=(1, 2048 * 33 + 5), probabilities=True, with_alone=False)
-    yield "groups of classes", dict(shape=(1, 4, 3, 4), size=(5, 11), group=3, dtype=F64)
+    yield "groups of classes, float64", dict(shape=(1, 4, 3, 4), size=(5, 11), group=3, dtype=F64)
     yield "groups of one class", dict(shape=(1, 9, 3, 4), size=(5, 11), group=1)
     yield "groups, probabilities", dict(shape=(1, 5, 3, 4), size=(5, 11), group=2, probabilities=True)
     for scale in (1e-3, 30.0):
