@@ -16,7 +16,7 @@ if cuda:  # without this list torch would look at the visible GPUs, and fail whe
 # The stable ABI of torch 2.10: one binary serves every later torch.
 defines = ["-DTORCH_TARGET_VERSION=0x020a000000000000", "-DTORCH_STABLE_ONLY", f"-DFASTUDA_WITH_CUDA={int(bool(cuda))}"]
 flags = {
-    "cxx": ["-std=c++20", "-O3", "-Wall", "-Wno-psabi", "-fvisibility=hidden", "-g0", *defines],
+    "cxx": ["-std=c++20", "-O2", "-Wall", "-Wno-psabi", "-fvisibility=hidden", "-g0", *defines],
     "nvcc": ["-std=c++20", "-O3", "-DUSE_CUDA", *defines],
 }
 # As many compilers as there are processors, unless the user says otherwise.
