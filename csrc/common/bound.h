@@ -25,6 +25,7 @@ struct Bound {
   LabelView labels;
   PixelGrid grads;
   const void* data;
+  torch::headeronly::ScalarType type;  // of the features and their gradient
   const void* grad = nullptr;
   void* slope = nullptr;
   void* loss = nullptr;
@@ -77,7 +78,7 @@ inline Bound make_bound(
   STD_TORCH_CHECK(features.dim() == 4 && labels.dim() == 3, "features must be (N, A, H, W) and labels (N, H, W)");
   STD_TORCH_CHECK(mean.dim() == 2 && mean.size(1) == features.size(1), "mean must be (K, A)");
   const int64_t classes = mean.size(0), channels = mean.size(1);
-  Bound b{feature_view(features), {}, label_view(labels, classes, ignore_index), {}, features.const_data_ptr()};
+  Bound b{feature_view(features), {}, label_view(labels, classes, ignore_index), {}, features.const_data_ptr(), type};
   STD_TORCH_CHECK(b.labels.grid.pixels() == b.features.grid.pixels(), "labels must match the pixels of features");
   b.kind = !covariance ? Covariance::none : covariance->dim() == 2 ? Covariance::diagonal : Covariance::full;
   b.mean = torch::stable::contiguous(mean);

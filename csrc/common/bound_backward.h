@@ -5,10 +5,9 @@
 
 namespace fastuda {
 
-template <class T, Isa isa>
-struct Backward : TilePass<T, isa> {
-  using Base = TilePass<T, isa>;
-  using typename Base::Acc;
+template <class Acc, Isa isa>
+struct Backward : TilePass<Acc, isa> {
+  using Base = TilePass<Acc, isa>;
   using typename Base::Lanes;
   using typename Base::M;
   using typename Base::Work;
@@ -51,7 +50,7 @@ struct Backward : TilePass<T, isa> {
     Acc *w = work.first.data() + tile * work.classes * pixels, *p = work.second.data() + tile * work.classes * pixels;
     TilePlace<pixels> where;
     Base::place_posterior(b, work, start, where);
-    load_tile<pixels>(static_cast<const Acc*>(b.posterior), where, p);
+    load_tile<isa>(b.posterior, kTypeOf<Acc>, where, p);
     std::copy(p, p + classes * pixels, w);
     for (int i = 0; i < where.count; ++i) {
       const int32_t label = chunk.label[chunk.order[start + i]];
@@ -93,14 +92,14 @@ struct Backward : TilePass<T, isa> {
       scale[v] *= inverse;
       back[v] = b.normalize ? along[v] * inverse * inverse : Lanes{};
     }
-    const auto value = [&](int64_t c, int at, Lanes& out) __attribute__((always_inline)) {
+    const auto value = [&](int64_t c, int at, Lanes& out) FASTUDA_INLINED {
       Lanes q;
       load(slope + c * pixels + at, out);
       load(x + c * pixels + at, q);
       const int v = at / step;
       out = valid[v] ? (out - q * back[v]) * scale[v] : Lanes{};
     };
-    store_tile(value, where, static_cast<T*>(b.slope));
+    store_tile<isa, pixels, Acc>(value, where, b.slope, b.type);
   }
 
   // slope . q, once the full covariance has been added.
@@ -117,10 +116,11 @@ struct Backward : TilePass<T, isa> {
   }
 
   FASTUDA_INLINE static void erase(const Bound& b, int64_t offset) {
-    T* to = static_cast<T*>(b.slope) + offset;
-    if (b.result.channel_stride == 1) std::memset(static_cast<void*>(to), 0, b.channels() * sizeof(T));
+    const int64_t size = bytes_of(b.type), stride = b.result.channel_stride * size;  // zeros are zero bytes in any type
+    char* const to = static_cast<char*>(b.slope) + offset * size;
+    if (b.result.channel_stride == 1) std::memset(to, 0, b.channels() * size);
     else
-      for (int64_t c = 0; c < b.channels(); ++c) to[c * b.result.channel_stride] = T(0);
+      for (int64_t c = 0; c < b.channels(); ++c) std::memset(to + c * stride, 0, size);
   }
 
   FASTUDA_INLINE static void run(const Bound& b, const Packed<Acc>& packed, int64_t index, Work& work) {

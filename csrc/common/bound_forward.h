@@ -8,10 +8,9 @@
 
 namespace fastuda {
 
-template <class T, Isa isa>
-struct Forward : TilePass<T, isa> {
-  using Base = TilePass<T, isa>;
-  using typename Base::Acc;
+template <class Acc, Isa isa>
+struct Forward : TilePass<Acc, isa> {
+  using Base = TilePass<Acc, isa>;
   using typename Base::Lanes;
   using typename Base::M;
   using typename Base::Work;
@@ -31,9 +30,10 @@ struct Forward : TilePass<T, isa> {
       for (int64_t i = 0; i < blocks.blocks; ++i) {
         const int64_t rows = blocks.size(i), to = blocks.first(i) * pixels;
         const Acc* at = packed + blocks.first(i) * b.channels() + c * rows;
-        add_dot_of<vectors, M::rows, false>(rows, x + c * pixels, depth, at, first + to, ahead);
-        if (b.kind == Covariance::diagonal)
-          add_dot_of<vectors, M::rows, true>(rows, x + c * pixels, depth, at + half, second + to, ahead);
+#pragma GCC unroll 1
+        for (int square = 0; square <= (b.kind == Covariance::diagonal); ++square)
+          add_dot_of<vectors, M::rows>(
+              rows, x + c * pixels, depth, at + square * half, square, (square ? second : first) + to, ahead);
       }
     }
   }
@@ -95,10 +95,10 @@ struct Forward : TilePass<T, isa> {
     }
     TilePlace<pixels> where;
     Base::place_posterior(b, work, start, where);
-    const auto value = [&](int64_t k, int v, Lanes& out) __attribute__((always_inline)) {
+    const auto value = [&](int64_t k, int v, Lanes& out) FASTUDA_INLINED {
       load(second + k * pixels + v, out);
     };
-    store_tile(value, where, static_cast<Acc*>(b.posterior));
+    store_tile<isa, pixels, Acc>(value, where, b.posterior, kTypeOf<Acc>);
   }
 
   FASTUDA_INLINE static void run(const Bound& b, const Packed<Acc>& packed, int64_t index, Work& work) {

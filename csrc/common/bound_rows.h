@@ -13,9 +13,8 @@ constexpr int64_t kRowPixels = 24;  // of a tile: whole blocks of pixels
 constexpr int64_t kRowSlots = 32;  // whole vectors of pixels
 constexpr int64_t kStreamBytes = 1 << 23;  // gradients from here on are written past the caches
 
-template <class T, Isa isa>
+template <class Acc, Isa isa>
 struct RowScratch {
-  using Acc = Accumulate<T>;
   static constexpr int step = kLanes<Acc>;
 
   Chunk chunk;
@@ -35,17 +34,16 @@ struct RowScratch {
   }
   // A row is not a power of two from the next: they would meet in a few sets of the L1 cache.
   int64_t pitch() const { return channels + 64 / int64_t(sizeof(Acc)); }
-  static bool in_place(const Bound& b) { return std::is_same_v<T, Acc> && b.channels() % step == 0; }
+  static bool in_place(const Bound& b) { return b.type == kTypeOf<Acc> && b.channels() % step == 0; }
 };
 
 inline bool by_rows(const Bound& b) {
   return b.kind != Covariance::full && b.features.channel_stride == 1 && b.result.channel_stride == 1;
 }
 
-template <class T, Isa isa>
+template <class Acc, Isa isa>
 struct BackwardRows {
-  using Work = RowScratch<T, isa>;
-  using Acc = typename Work::Acc;
+  using Work = RowScratch<Acc, isa>;
   using Lanes = Vec<Acc>;
   using M = Machine<isa>;
   static constexpr int step = Work::step;
@@ -69,18 +67,14 @@ struct BackwardRows {
     const int64_t vectors = work.channels / step;
     for (int64_t i = 0; i < kRowPixels; ++i) {
       const int32_t pixel = work.chunk.order[start + std::min(i, count - 1)];
-      const T* from = static_cast<const T*>(b.data) + work.chunk.offset[pixel];
-      if constexpr (std::is_same_v<T, Acc>) work.row[i] = from;
-      if (!Work::in_place(b)) {
-        Acc* to = work.x.data() + i * work.channels;
-        Lanes q;
-        work.row[i] = to;
-        for (int64_t c = 0; c + step <= b.channels(); c += step) load(from + c, q), store(q, to + c);
-        const int64_t rest = b.channels() % step;
-        if (!rest) continue;
-        load_partial<T, Acc>(from + b.channels() - rest, static_cast<int>(rest), q);
-        store(q, to + work.channels - step);
+      const int64_t at = work.chunk.offset[pixel];
+      if (Work::in_place(b)) {
+        work.row[i] = static_cast<const Acc*>(b.data) + at;
+        continue;
       }
+      Acc* const to = work.x.data() + i * work.channels;
+      work.row[i] = to;
+      read_rows<Acc, isa>(b.data, b.type, {at, nullptr}, 1, b.channels(), to, 0);
     }
     for (int64_t i = 0; b.normalize && i < kRowPixels; ++i) {
       Lanes part[4] = {}, q;
@@ -138,9 +132,10 @@ struct BackwardRows {
       const int32_t pixel = work.chunk.order[start + i];
       const Acc inverse = work.inverse[i], scale = work.grad[pixel] * inverse;
       const Acc back = b.normalize ? work.back[i] * inverse * inverse : Acc(0);
-      const Acc *x = work.row[i], *slope = work.slope.data() + i * work.pitch();
-      T* to = static_cast<T*>(b.slope) + work.result_offset[pixel];
-      const auto value = [&](int64_t c, Lanes& out) __attribute__((always_inline)) {
+      const Acc* x = work.row[i];
+      Acc* const slope = work.slope.data() + i * work.pitch();
+      const int64_t at = work.result_offset[pixel];
+      const auto value = [&](int64_t c, Lanes& out) FASTUDA_INLINED {
         Lanes q;
         load(slope + c, out);
         load(x + c, q);
@@ -148,15 +143,16 @@ struct BackwardRows {
       };
       Lanes out;
       if (stream) {
+        Acc* const to = static_cast<Acc*>(b.slope) + at;
         for (int64_t c = 0; c < whole; c += step) value(c, out), stream_out<isa>(out, to + c);
+      } else if ((kWholeVectors<isa> || b.type == kTypeOf<Acc>) && whole == b.channels()) {
+        with_type_on<Acc, isa>(b.type, [&]<class T>() FASTUDA_INLINED {
+          for (int64_t c = 0; c < whole; c += step) value(c, out), store(out, static_cast<T*>(b.slope) + at + c);
+        });
       } else {
-        for (int64_t c = 0; c < whole; c += step) value(c, out), store(out, to + c);
+        for (int64_t c = 0; c < work.channels; c += step) value(c, out), store(out, slope + c);
+        write_rows<Acc, isa>(slope, 0, {at, nullptr}, 1, b.channels(), b.slope, b.type);
       }
-      if (whole == b.channels()) continue;
-      T rounded[step];
-      value(whole, out);
-      store(out, rounded);
-      std::copy(rounded, rounded + b.channels() - whole, to + whole);
     }
   }
 
@@ -171,19 +167,20 @@ struct BackwardRows {
       work.grad[i] = static_cast<const Acc*>(b.grad)[at[i]];
       if (chunk.label[i] >= b.classes())
         std::memset(
-            static_cast<void*>(static_cast<T*>(b.slope) + work.result_offset[i]), 0, b.channels() * sizeof(T));
+            static_cast<char*>(b.slope) + work.result_offset[i] * bytes_of(b.type), 0,
+            b.channels() * bytes_of(b.type));
     }
   }
 
   FASTUDA_INLINE static Ahead following(const Bound& b, const Work& work, int64_t start) {
     if (start >= work.chunk.count) return {};
-    const T* from = static_cast<const T*>(b.data) + work.chunk.offset[work.chunk.order[start]];
-    return {reinterpret_cast<uintptr_t>(from), int64_t(kRowPixels * b.channels() * sizeof(T) / 64)};
+    const int64_t size = bytes_of(b.type), from = work.chunk.offset[work.chunk.order[start]];
+    return {reinterpret_cast<uintptr_t>(b.data) + from * size, kRowPixels * b.channels() * size / 64};
   }
 
   FASTUDA_INLINE static void run(const Bound& b, const Packed<Acc>& packed, int64_t index, Work& work) {
     read(b, work, index);
-    const bool stream = isa == Isa::avx512 && std::is_same_v<T, float> && streams(b);
+    const bool stream = isa == Isa::avx512 && b.type == kTypeOf<float> && streams(b);
     for (int64_t start = 0; start < work.chunk.count; start += kRowPixels) {
       const int64_t count = std::min(kRowPixels, work.chunk.count - start);
       const Ahead ahead = following(b, work, start + kRowPixels);
@@ -198,10 +195,10 @@ struct BackwardRows {
   // Whole cache lines only, and more of them than a cache keeps for whoever reads the gradient next.
   static bool streams(const Bound& b) {
     const PixelGrid& g = b.result.grid;
-    const int64_t line = 64 / sizeof(T);
+    const int64_t line = 64 / sizeof(Acc);
     return b.channels() % line == 0 && g.column_stride % line == 0 && g.row_stride % line == 0 &&
            g.image_stride % line == 0 && reinterpret_cast<uintptr_t>(b.slope) % 64 == 0 &&
-           g.pixels() * b.channels() * int64_t(sizeof(T)) >= kStreamBytes;
+           g.pixels() * b.channels() * int64_t(sizeof(Acc)) >= kStreamBytes;
   }
 };
 

@@ -49,9 +49,8 @@ struct Packed {
   Buffer<Acc> rows, triangle;
 };
 
-template <class T, Isa isa>
+template <class Acc, Isa isa>
 struct Scratch {
-  using Acc = Accumulate<T>;
   static constexpr int step = kLanes<Acc>, pixels = Machine<isa>::vectors * step;
 
   Chunk chunk;
@@ -77,10 +76,9 @@ struct Scratch {
 };
 
 // What both passes do with one tile. Everything but their entry points is inlined into those.
-template <class T, Isa isa>
+template <class Acc, Isa isa>
 struct TilePass {
-  using Acc = Accumulate<T>;
-  using Work = Scratch<T, isa>;
+  using Work = Scratch<Acc, isa>;
   using M = Machine<isa>;
   static constexpr int step = kLanes<Acc>, pixels = Work::pixels, vectors = M::vectors;
   using Lanes = Vec<Acc>;
@@ -114,7 +112,7 @@ struct TilePass {
     if (b.features.channel_stride == 1 && b.channels() % step == 0) {
       transpose_rows(b, where, x, squared);
     } else {
-      load_tile<pixels>(static_cast<const T*>(b.data), where, x);
+      load_tile<isa>(b.data, b.type, where, x);
       sum_squares(b, x, squared);
     }
     for (int v = 0; v < vectors; ++v) {
@@ -133,9 +131,7 @@ struct TilePass {
       Lanes part[4] = {};
       for (int64_t c = 0; c < b.channels(); c += step) {
         Lanes block[step];
-#pragma GCC unroll 16
-        for (int j = 0; j < step; ++j) load(static_cast<const T*>(b.data) + where.offset[v * step + j] + c, block[j]);
-        transpose<Acc>(block);
+        load_square<isa, Acc>(b.data, b.type, where.offset + v * step, c, block);
 #pragma GCC unroll 16
         for (int j = 0; j < step; ++j) {
           store(block[j], x + (c + j) * pixels + v * step);
@@ -164,8 +160,8 @@ struct TilePass {
   FASTUDA_INLINE static Ahead following(const Bound& b, const Work& work, int64_t start) {
     const Chunk& chunk = work.chunk;
     if (b.features.channel_stride != 1 || start + pixels >= chunk.count) return {};
-    const T* from = static_cast<const T*>(b.data) + chunk.offset[chunk.order[start + pixels]];
-    return {reinterpret_cast<uintptr_t>(from), int64_t(pixels * b.channels() * sizeof(T) / 64)};
+    const int64_t size = bytes_of(b.type), from = chunk.offset[chunk.order[start + pixels]];
+    return {reinterpret_cast<uintptr_t>(b.data) + from * size, pixels * b.channels() * size / 64};
   }
 };
 

@@ -10,8 +10,6 @@
 
 namespace fastuda {
 
-enum class Rule { largest, balanced };
-
 template <class Acc>
 struct Best {
   using Mask = typename VecOf<Acc>::mask;
@@ -77,18 +75,19 @@ FASTUDA_INLINE void exponentials(int64_t classes, const Vec<Acc>& most, Acc* sta
   }
 }
 
-// Of logits (their softmax) or probabilities at [class][pitch]; balanced: of probability times factor[k].
-// stage: K vectors.
-template <class Acc, bool probabilities, Rule rule, class Along>
+// Of logits (their softmax) or probabilities at [class][pitch]; with factors, of probability times factor[k].
+// stage: K vectors. What a call asks for is the same for all its pixels: a branch a vector costs nothing.
+template <class Acc, class Along>
 FASTUDA_INLINE Best<Acc> best_of(
-    const Acc* row, int64_t pitch, int64_t classes, const Along& along, const Acc* factor, Acc* stage) {
+    const Acc* row, int64_t pitch, int64_t classes, const Along& along, bool probabilities, const Acc* factor,
+    Acc* stage) {
   using Mask = typename VecOf<Acc>::mask;
   Best<Acc> best;
-  if constexpr (!probabilities) {
+  if (!probabilities) {
     Vec<Acc> most, sum;
     stage_logits<Acc>(row, pitch, classes, along, stage, most, best.label);
     exponentials<Acc, !Along::kNeedsFinite>(classes, most, stage, sum);
-    if constexpr (rule == Rule::largest) {
+    if (!factor) {
       best.confidence = Acc(1) / sum;
       return best;
     }
@@ -106,17 +105,17 @@ FASTUDA_INLINE Best<Acc> best_of(
   } else {
     Vec<Acc> p, own, most;
     along(row, own);
-    most = rule == Rule::balanced ? own * factor[0] : own;
+    most = factor ? own * factor[0] : own;
     best.label = Mask{};
     Mask bad = own != own;
     for (int64_t k = 1; k < classes; ++k) {
       along(row + k * pitch, p);
       bad |= p != p;
-      const Vec<Acc> x = rule == Rule::balanced ? p * factor[k] : p;
-      if constexpr (rule == Rule::balanced) own = x > most ? p : own;
+      const Vec<Acc> x = factor ? p * factor[k] : p;
+      own = x > most ? p : own;
       Best<Acc>::take(x, k, most, best.label);
     }
-    best.confidence = nan_where<Acc>(bad, rule == Rule::balanced ? own : most);
+    best.confidence = nan_where<Acc>(bad, own);
   }
   return best;
 }

@@ -11,12 +11,17 @@
 
 namespace fastuda {
 
-template <class T, class Acc>
-void widen_score_row(const ScoreView& s, int64_t image, int64_t row, Acc* to, int64_t pitch) {
-  const T* from = static_cast<const T*>(s.data) + image * s.image_stride + row * s.row_stride;
-  for (int64_t k = 0; k < s.classes; ++k)
-    for (int64_t x = 0; x < pitch; ++x)
-      to[k * pitch + x] = static_cast<Acc>(from[k * s.class_stride + std::min(x, s.width - 1) * s.column_stride]);
+// The same of scores of another kind than the sums: float64 beside float32 or 16-bit ones.
+template <class Acc>
+void convert_scores(const ScoreView& s, int64_t image, int64_t row, Acc* to, int64_t pitch) {
+  const auto convert = [&]<class T>() {
+    const T* from = static_cast<const T*>(s.data) + image * s.image_stride + row * s.row_stride;
+    for (int64_t k = 0; k < s.classes; ++k)
+      for (int64_t x = 0; x < pitch; ++x)
+        to[k * pitch + x] = static_cast<Acc>(from[k * s.class_stride + std::min(x, s.width - 1) * s.column_stride]);
+  };
+  if (s.type == torch::headeronly::ScalarType::Double) convert.template operator()<double>();
+  else with_type<float>(s.type, convert);
 }
 
 // Whether any bit of a mask is set.
@@ -42,17 +47,38 @@ class DenseRows {
 
   int64_t pitch() const { return pitch_; }
 
-  FASTUDA_INLINE const Acc* at(int64_t image, int64_t y) {
+  // Made for an instruction set once a file, not wherever a row is wanted.
+  template <Isa isa>
+  const Acc* at(int64_t image, int64_t y) {
     const int64_t lower = down_.lower[y], upper = std::min(lower + 1, scores_.height - 1);
     if (image == image_ && lower == held_[1]) {  // the next two rows: the lower one is here
       std::swap(row_[0], row_[1]);
       std::swap(held_[0], held_[1]);
     }
     const int64_t wanted[2] = {lower, upper};
-#pragma GCC unroll 1  // reading is much code
-    for (int i = 0; i < 2; ++i) read(i, image, wanted[i]);
+    for (int i = 0; i < 2; ++i) {
+      if (image == image_ && wanted[i] == held_[i]) continue;
+      on_isa<Acc, isa>([&]() FASTUDA_INLINED { read<isa>(i, image, wanted[i]); });
+    }
     image_ = image;
-    const Acc weight = down_.weight[y];
+    on_isa<Acc, isa>([&]() FASTUDA_INLINED { blend(down_.weight[y]); });
+    return out_;
+  }
+
+  // Whether all of the row that at() returned last is.
+  bool finite() const { return finite_; }
+
+ private:
+  template <Isa isa>
+  FASTUDA_INLINE void read(int i, int64_t image, int64_t row) {
+    const bool wide = scores_.type == torch::headeronly::ScalarType::Double;
+    if (wide == (sizeof(Acc) == sizeof(double))) read_scores<Acc, isa>(scores_, image, row, row_[i], pitch_);
+    else convert_scores(scores_, image, row, row_[i], pitch_);
+    held_[i] = row;
+  }
+
+  // The row `weight` below the upper one of the two that are held.
+  FASTUDA_INLINE void blend(Acc weight) {
     const Acc *a = row_[0], *b = row_[1];
     Vec<Acc> odd[2] = {}, x, z;  // two chains of additions, not one
     Acc* out = out_;
@@ -70,28 +96,6 @@ class DenseRows {
       }
     }
     finite_ = !any_lane(odd[0] + odd[1] != Vec<Acc>{});
-    return out_;
-  }
-
-  // Whether all of the row that at() returned last is.
-  bool finite() const { return finite_; }
-
- private:
-  FASTUDA_INLINE void read(int i, int64_t image, int64_t row) {
-    if (image == image_ && row == held_[i]) return;
-    using torch::headeronly::ScalarType;
-    if (sizeof(Acc) == sizeof(double)) {
-      if (scores_.type == ScalarType::Double) read_scores(scores_, image, row, row_[i], pitch_);
-      else if (scores_.type == ScalarType::Float) widen_score_row<float>(scores_, image, row, row_[i], pitch_);
-      else if (scores_.type == ScalarType::Half)
-        widen_score_row<torch::headeronly::Half>(scores_, image, row, row_[i], pitch_);
-      else widen_score_row<torch::headeronly::BFloat16>(scores_, image, row, row_[i], pitch_);
-    } else if (scores_.type == ScalarType::Double) {
-      widen_score_row<double>(scores_, image, row, row_[i], pitch_);
-    } else {
-      read_scores(scores_, image, row, row_[i], pitch_);
-    }
-    held_[i] = row;
   }
 
   const ScoreView scores_;

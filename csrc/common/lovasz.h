@@ -31,9 +31,10 @@ struct LovaszProblem {
 };
 
 template <class Derived, class Acc, Isa isa>
-class LovaszTile : public UpsampleTile<Derived, Acc, isa> {
+class LovaszTile : public UpsampleTile<Acc, isa> {
  protected:
-  using Tile = UpsampleTile<Derived, Acc, isa>;
+  using Tile = UpsampleTile<Acc, isa>;
+  friend Tile;
   using typename Tile::Label;
   using typename Tile::Mask;
   using typename Tile::V;
@@ -41,6 +42,9 @@ class LovaszTile : public UpsampleTile<Derived, Acc, isa> {
 
  public:
   explicit LovaszTile(const LovaszProblem<Acc>& p) : Tile(p.up), p_(p) {}
+  FASTUDA_INLINE void run(int64_t image, int64_t begin, int64_t end, const SlopePlace<Acc>& to) {
+    Tile::run_tiles(static_cast<Derived&>(*this), image, begin, end, to);
+  }
   FASTUDA_INLINE void done() {}
 
  protected:
@@ -105,13 +109,8 @@ class NormTile : public LovaszTile<NormTile<Acc, isa>, Acc, isa> {
 
 template <class Acc>
 struct ErrorBits {
-  using type = uint32_t;
-  static constexpr type infinity = 0x7f800000u;
-};
-template <>
-struct ErrorBits<double> {
-  using type = uint64_t;
-  static constexpr type infinity = 0x7ff0000000000000u;
+  using type = std::conditional_t<sizeof(Acc) == sizeof(double), uint64_t, uint32_t>;
+  static constexpr type infinity = sizeof(Acc) == sizeof(double) ? type(0x7ff0000000000000u) : type(0x7f800000u);
 };
 
 // An error by its distance from infinity, in its bits, so that the largest comes first; and its pixel, twice, and 1 for

@@ -57,6 +57,7 @@ struct ModeProblem {
   FeatureView features, result;
   LabelView labels;
   const void* data;
+  torch::headeronly::ScalarType type;  // of the features and their gradient
   int64_t per_class;
   torch::stable::Tensor modes;  // (K, M, d), contiguous
   double sigma2 = 0, margin = 0;
@@ -91,7 +92,8 @@ inline ModeProblem make_modes(
       modes.dim() == 3 && modes.size(2) == features.size(1) && modes.size(0) >= 1 && modes.size(1) >= 1 &&
           modes.size(1) <= 256,
       "modes must be (K, M, d) with K >= 1 and 1 <= M <= 256");
-  ModeProblem p{feature_view(features), {}, label_view(labels, modes.size(0), ignore_index), features.const_data_ptr()};
+  ModeProblem p{
+      feature_view(features), {}, label_view(labels, modes.size(0), ignore_index), features.const_data_ptr(), type};
   STD_TORCH_CHECK(p.labels.grid.pixels() == p.features.grid.pixels(), "labels must match the pixels of features");
   p.per_class = modes.size(1);
   p.modes = torch::stable::contiguous(modes);
@@ -156,14 +158,12 @@ struct ModeChunk {
   }
 
   // Lines of the features that a tile starting at `next` of the order will read, where they lie in a row.
-  template <class T>
-  FASTUDA_INLINE Ahead following(const ModeProblem& p, int64_t next, int64_t pixels) const {
+  Ahead following(const ModeProblem& p, int64_t next, int64_t pixels) const {
     if (p.features.channel_stride != 1 || next >= count) return {};
-    const T* from = static_cast<const T*>(p.data) + offset[order[next]];
-    const T* last = static_cast<const T*>(p.data) + offset[order[std::min(next + pixels, count) - 1]];
-    const int64_t bytes = (last - from + p.channels()) * int64_t(sizeof(T));
-    const int64_t most = 2 * pixels * p.channels() * int64_t(sizeof(T));
-    return {reinterpret_cast<uintptr_t>(from), std::clamp<int64_t>(bytes, 0, most) / 64};
+    const int64_t from = offset[order[next]], last = offset[order[std::min(next + pixels, count) - 1]];
+    const int64_t size = bytes_of(p.type), most = 2 * pixels * p.channels();
+    const int64_t numbers = std::clamp<int64_t>(last - from + p.channels(), 0, most);
+    return {reinterpret_cast<uintptr_t>(p.data) + from * size, numbers * size / 64};
   }
 };
 

@@ -38,9 +38,8 @@ struct PanelModes {
   }
 };
 
-template <class T, Isa isa>
+template <class Acc, Isa isa>
 struct ModeBackward {
-  using Acc = Accumulate<T>;
   using Lanes = Vec<Acc>;
   static constexpr int step = kLanes<Acc>, panel = ModeMachine<isa>::panel;
 
@@ -64,8 +63,8 @@ struct ModeBackward {
       members.resize(p.rows() + 1);  // one is read ahead
       const PixelGrid& to = p.result.grid;
       const int64_t strides[] = {to.image_stride, to.row_stride, to.column_stride, p.channels()};
-      streamed = sizeof(T) == sizeof(Acc) && p.result.channel_stride == 1 &&
-          to.pixels() * p.channels() * int64_t(sizeof(T)) >= kStreamedBytes &&
+      streamed = p.type == kTypeOf<Acc> && p.result.channel_stride == 1 &&
+          to.pixels() * p.channels() * int64_t(sizeof(Acc)) >= kStreamedBytes &&
           reinterpret_cast<uintptr_t>(p.slope) % 64 == 0;
       for (const int64_t stride : strides) streamed = streamed && stride % step == 0;
     }
@@ -143,37 +142,40 @@ struct ModeBackward {
   FASTUDA_INLINE static void load_block(
       const ModeProblem& p, const ModeRows<Acc>& modes, Work& work, int64_t start, int64_t count) {
     const ModeChunk& chunk = work.chunk;
-    const T* from = static_cast<const T*>(p.data);
     const int64_t channels = p.channels(), stride = p.features.channel_stride;
-    each_panel<panel>(0, modes.padded / step, [&]<int kVectors>(int64_t first) __attribute__((always_inline)) {
+    int64_t offsets[kModeBlock];
+    for (int64_t i = 0; i < kModeBlock; ++i) offsets[i] = chunk.offset[chunk.order[start + std::min(i, count - 1)]];
+    each_panel<panel>(0, modes.padded / step, [&]<int kVectors>(int64_t first) FASTUDA_INLINED {
       Acc* to = work.x.data() + kModeRows * first * step;
-      Lanes q;
       if (stride == 1) {
-        for (int64_t i = 0; i < count; ++i) {
-          const T* row = from + chunk.offset[chunk.order[start + i]] + first * step;
-          for (int v = 0; v < kVectors; ++v) {
-            const int64_t rest = channels - (first + v) * step;
-            if (rest >= step) load(row + v * step, q);
-            else load_partial<T, Acc>(row + v * step, static_cast<int>(rest), q);
-            store(q, to + (i * kVectors + v) * step);
-          }
+        const int64_t width = std::min<int64_t>(channels - first * step, kVectors * step);
+        if ((!kWholeVectors<isa> && p.type != kTypeOf<Acc>) || width < kVectors * step) {
+          read_rows<Acc, isa>(p.data, p.type, {first * step, offsets}, count, width, to, kVectors * step);
+          return;
         }
+        with_type_on<Acc, isa>(p.type, [&]<class T>() FASTUDA_INLINED {
+          for (int64_t i = 0; i < count; ++i) {
+            const T* const row = static_cast<const T*>(p.data) + offsets[i] + first * step;
+#pragma GCC unroll 16
+            for (int v = 0; v < kVectors; ++v) {
+              Lanes q;
+              load(row + v * step, q);
+              store(q, to + (i * kVectors + v) * step);
+            }
+          }
+        });
         return;
       }
       for (int64_t i = 0; i < count; i += step) {
-        int64_t at[step];
-        for (int j = 0; j < step; ++j) at[j] = chunk.offset[chunk.order[start + std::min(i + j, count - 1)]];
+        const int64_t* const at = offsets + i;
         int64_t gaps = i + step > count;
         for (int j = 1; j < step; ++j) gaps += at[j] - at[j - 1] != 1;
+#pragma GCC unroll 1
         for (int v = 0; v < kVectors; ++v) {
-          const int64_t channel = (first + v) * step, width = std::min<int64_t>(step, channels - channel);
+          const int64_t channel = (first + v) * step;
           Lanes block[step];
-          for (int64_t k = 0; k < step; ++k) {
-            if (k >= width) block[k] = Lanes{};
-            else if (gaps == 0) load(from + at[0] + (channel + k) * stride, block[k]);
-            else
-              for (int j = 0; j < step; ++j) block[k][j] = static_cast<Acc>(from[at[j] + (channel + k) * stride]);
-          }
+          load_planes<isa, Acc>(
+              p.data, p.type, at, gaps == 0, channel, stride, std::min<int64_t>(step, channels - channel), block);
           transpose<Acc>(block);
           for (int j = 0; j < step && i + j < count; ++j) store(block[j], to + ((i + j) * kVectors + v) * step);
         }
@@ -236,23 +238,23 @@ struct ModeBackward {
       for (int v = 0; v < kVectors; ++v) store(sum[v], to + v * step);
       return;
     }
-    T* to = static_cast<T*>(p.slope) + work.result_offset[work.chunk.order[start + i]] + first * step;
+    const int64_t at = work.result_offset[work.chunk.order[start + i]] + first * step;
     if (work.streamed) {
 #pragma GCC unroll 16
-      for (int v = 0; v < kVectors; ++v) stream_out<isa>(sum[v], to + v * step);
+      for (int v = 0; v < kVectors; ++v) stream_out<isa>(sum[v], static_cast<Acc*>(p.slope) + at + v * step);
       return;
     }
+    const int64_t count = std::min<int64_t>(p.channels() - first * step, kVectors * step);
+    if ((kWholeVectors<isa> || p.type == kTypeOf<Acc>) && count == kVectors * step) {
+      with_type_on<Acc, isa>(p.type, [&]<class T>() FASTUDA_INLINED {
 #pragma GCC unroll 16
-    for (int v = 0; v < kVectors; ++v) {
-      const int64_t rest = p.channels() - (first + v) * step;
-      if (rest >= step) {
-        store(sum[v], to + v * step);
-      } else {
-        T last[step];
-        store(sum[v], last);
-        std::copy_n(last, rest, to + v * step);
-      }
+        for (int v = 0; v < kVectors; ++v) store(sum[v], static_cast<T*>(p.slope) + at + v * step);
+      });
+      return;
     }
+    alignas(64) Acc row[kVectors * step];
+    for (int v = 0; v < kVectors; ++v) store(sum[v], row + v * step);
+    write_rows<Acc, isa>(row, 0, {at, nullptr}, 1, count, p.slope, p.type);
   }
 
   // sums[mode] += g x over the pixels of each mode, one panel; weights[mode] += g.
@@ -302,9 +304,8 @@ struct ModeBackward {
   // The gradient of a block into planes, from the panels it was left in.
   FASTUDA_INLINE static void store_planes(
       const ModeProblem& p, Work& work, int64_t padded, int64_t start, int64_t count) {
-    T* out = static_cast<T*>(p.slope);
     const int64_t channels = p.channels(), stride = p.result.channel_stride;
-    each_panel<panel>(0, padded / step, [&]<int kVectors>(int64_t first) __attribute__((always_inline)) {
+    each_panel<panel>(0, padded / step, [&]<int kVectors>(int64_t first) FASTUDA_INLINED {
       const Acc* from = work.slope.data() + kModeBlock * first * step;
       for (int64_t i = 0; i < count; i += step) {
         int64_t at[step];
@@ -313,20 +314,13 @@ struct ModeBackward {
         const int64_t lanes = std::min<int64_t>(step, count - i);
         int64_t gaps = lanes < step;
         for (int j = 1; j < step; ++j) gaps += at[j] - at[j - 1] != 1;
+#pragma GCC unroll 1
         for (int v = 0; v < kVectors; ++v) {
           const int64_t channel = (first + v) * step, width = std::min<int64_t>(step, channels - channel);
           Lanes block[step];
           for (int j = 0; j < step; ++j) load(from + (std::min(i + j, count - 1) * kVectors + v) * step, block[j]);
           transpose<Acc>(block);
-          for (int64_t k = 0; k < width; ++k) {
-            if (gaps == 0) {
-              store(block[k], out + at[0] + (channel + k) * stride);
-              continue;
-            }
-            T rounded[step];
-            store(block[k], rounded);
-            for (int64_t j = 0; j < lanes; ++j) out[at[j] + (channel + k) * stride] = rounded[j];
-          }
+          fastuda::store_planes<isa, Acc>(block, at, lanes, gaps == 0, channel, stride, width, p.slope, p.type);
         }
       }
     });
@@ -345,8 +339,8 @@ struct ModeBackward {
       const int64_t count = std::min(kModeBlock, chunk.count - start);
       read_slopes(p, work, start, count);
       load_block(p, modes.modes, work, start, count);
-      Ahead ahead = chunk.template following<T>(p, start + kModeBlock, kModeBlock);
-      each_panel<panel>(0, padded / step, [&]<int kVectors>(int64_t first) __attribute__((always_inline)) {
+      Ahead ahead = chunk.following(p, start + kModeBlock, kModeBlock);
+      each_panel<panel>(0, padded / step, [&]<int kVectors>(int64_t first) FASTUDA_INLINED {
         const Acc* panels = modes.panels.data() + rows * first * step;
         for (int64_t i = 0; i + 2 <= count; i += 2) slopes<kVectors, 2>(p, panels, work, start, i, first, ahead);
         if (count % 2) slopes<kVectors, 1>(p, panels, work, start, count - 1, first, ahead);
@@ -356,8 +350,9 @@ struct ModeBackward {
     }
     for (int64_t i = 0; i < chunk.size; ++i) {
       if (chunk.label[i] < p.classes() || (chunk.count > 0 && p.features.channel_stride != 1)) continue;
-      T* to = static_cast<T*>(p.slope) + work.result_offset[i];
-      for (int64_t c = 0; c < p.channels(); ++c) to[c * p.result.channel_stride] = T(0);
+      const int64_t size = bytes_of(p.type);  // zeros are zero bytes in any type
+      char* to = static_cast<char*>(p.slope) + work.result_offset[i] * size;
+      for (int64_t c = 0; c < p.channels(); ++c) std::memset(to + c * p.result.channel_stride * size, 0, size);
     }
   }
 
@@ -382,7 +377,7 @@ struct ModeBackward {
       double weight = 0;
       const Acc* weights = static_cast<const Acc*>(p.partials) + rows * padded + r;
       for (int64_t s = 0; s < segments; ++s) weight += weights[s * size];
-      each_panel<panel>(0, padded / step, [&]<int kVectors>(int64_t first) __attribute__((always_inline)) {
+      each_panel<panel>(0, padded / step, [&]<int kVectors>(int64_t first) FASTUDA_INLINED {
         const Acc* from = static_cast<const Acc*>(p.partials) + (rows * first + r * kVectors) * step;
         double total[kVectors * step] = {};
         for (int64_t s = 0; s < segments; ++s)

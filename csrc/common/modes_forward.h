@@ -49,9 +49,8 @@ struct PackedModes {
   }
 };
 
-template <class T, Isa isa>
+template <class Acc, Isa isa>
 struct ModeForward {
-  using Acc = Accumulate<T>;
   using Lanes = Vec<Acc>;
   using Mask = typename VecOf<Acc>::mask;
   using Whole = std::conditional_t<sizeof(Acc) == 8, int64_t, int32_t>;  // an element of a mask
@@ -63,7 +62,7 @@ struct ModeForward {
   struct Work {
     ModeChunk chunk;
     TilePlace<pixels> where;
-    Buffer<Acc> x, products, distance, share, close;
+    Buffer<Acc> x, products, more, distance, share, close;
     Buffer<Whole> nearest;
     alignas(64) Whole label[pixels];
     Lanes squared[vectors];
@@ -71,6 +70,7 @@ struct ModeForward {
     explicit Work(const ModeProblem& p) {
       x.resize(p.channels() * pixels);
       products.resize(p.rows() * pixels);
+      more.resize(M::rows * pixels);
       distance.resize(p.classes() * pixels);
       share.resize(p.classes() * pixels);
       nearest.resize(p.classes() * pixels);
@@ -91,7 +91,7 @@ struct ModeForward {
     for (int v = 0; v < vectors; ++v) work.squared[v] = Lanes{};
     if (p.features.channel_stride == 1 && p.channels() >= step) return centre_rows(p, packed, work);
     Acc* x = work.x.data();
-    load_tile<pixels>(static_cast<const T*>(p.data), work.where, x);
+    load_tile<isa>(p.data, p.type, work.where, x);
     const Acc* centre = packed.centre.data();
     for (int64_t c0 = 0; c0 < p.channels(); c0 += kModeDepth) {
       Lanes part[vectors], q;
@@ -109,7 +109,8 @@ struct ModeForward {
 
   // The same in one pass, of rows of channels.
   FASTUDA_INLINE static void centre_rows(const ModeProblem& p, const PackedModes<Acc>& packed, Work& work) {
-    const T* from = static_cast<const T*>(p.data);
+    const char* bytes = static_cast<const char*>(p.data);
+    const int64_t size = bytes_of(p.type);
     const Acc* centre = packed.centre.data();
     const int64_t channels = p.channels();
     for (int v = 0; v < vectors; ++v) {
@@ -121,8 +122,8 @@ struct ModeForward {
           const int64_t c = std::min(next, channels - step);  // the last block overlaps the one before
           Lanes block[step];
 #pragma GCC unroll 16
-          for (int j = 0; j < step; ++j) __builtin_prefetch(from + at[j] + c + 2 * step);
-          read_block<isa>(from + c, at, block);
+          for (int j = 0; j < step; ++j) __builtin_prefetch(bytes + (at[j] + c + 2 * step) * size);
+          read_block<isa, Acc>(p.data, p.type, at, c, block);
 #pragma GCC unroll 16
           for (int j = 0; j < step; ++j) {
             block[j] -= centre[c + j];
@@ -149,9 +150,17 @@ struct ModeForward {
       const int64_t depth = std::min(kModeDepth, p.channels() - c);
       for (int64_t i = 0; i < blocks.count; ++i) {
         const int64_t first = blocks.first(i), size = blocks.size(i);
-        set_or_add_dot<vectors, M::rows>(
-            size, c == 0, work.x.data() + c * pixels, depth, packed.rows.data() + first * p.channels() + c * size,
-            work.products.data() + first * pixels, ahead);
+        Acc* const products = work.products.data() + first * pixels;
+        Acc* const to = c == 0 ? products : work.more.data();
+        set_dot_of<vectors, M::rows>(
+            size, work.x.data() + c * pixels, depth, packed.rows.data() + first * p.channels() + c * size, to, ahead);
+        if (c == 0) continue;
+        for (int64_t at = 0; at < size * pixels; at += step) {
+          Lanes before, more;
+          load(products + at, before);
+          load(to + at, more);
+          store(before += more, products + at);
+        }
       }
     }
   }
@@ -228,16 +237,11 @@ struct ModeForward {
 
   // The embeddings of pixels [i, i + lanes) of a tile as rows, from planes.
   FASTUDA_INLINE static void load_rows(const ModeProblem& p, const ModeRows<Acc>& modes, Work& work, int i) {
-    const T* from = static_cast<const T*>(p.data);
-    const int64_t stride = work.where.channel_stride, *at = work.where.offset + i;
     for (int64_t channel = 0; channel < p.channels(); channel += step) {
       Lanes block[step];
-      for (int64_t c = 0; c < step; ++c) {
-        if (channel + c >= p.channels()) block[c] = Lanes{};
-        else if (work.where.dense[i]) load(from + at[0] + (channel + c) * stride, block[c]);
-        else
-          for (int j = 0; j < step; ++j) block[c][j] = static_cast<Acc>(from[at[j] + (channel + c) * stride]);
-      }
+      load_planes<isa, Acc>(
+          p.data, p.type, work.where.offset + i, work.where.dense[i], channel, work.where.channel_stride,
+          std::min<int64_t>(step, p.channels() - channel), block);
       transpose<Acc>(block);
       for (int j = 0; j < step; ++j) store(block[j], work.close.data() + j * modes.padded + channel);
     }
@@ -246,14 +250,8 @@ struct ModeForward {
   FASTUDA_INLINE static void refine_pixel(
       const ModeProblem& p, const ModeRows<Acc>& modes, Work& work, int i, Acc limit) {
     if (p.features.channel_stride == 1) {
-      const T* from = static_cast<const T*>(p.data) + work.where.offset[i];
-      Acc* to = work.close.data() + i % step * modes.padded;
-      Lanes q;
-      for (int64_t c = 0; c < p.channels(); c += step) {
-        if (c + step <= p.channels()) load(from + c, q);
-        else load_partial<T, Acc>(from + c, static_cast<int>(p.channels() - c), q);
-        store(q, to + c);
-      }
+      Acc* const to = work.close.data() + i % step * modes.padded;
+      read_rows<Acc, isa>(p.data, p.type, {work.where.offset[i], nullptr}, 1, p.channels(), to, 0);
     }
     for (int64_t k = 0; k < p.classes(); ++k)
       if (!(work.distance.data()[k * pixels + i] >= limit)) refine(p, modes, work, k, i);
@@ -344,10 +342,10 @@ struct ModeForward {
     TilePlace<pixels> where;
     where.template set<step>(at, count, classes, 1);
     const Acc* share = work.share.data();
-    const auto value = [&](int64_t k, int v, Lanes& out) __attribute__((always_inline)) {
+    const auto value = [&](int64_t k, int v, Lanes& out) FASTUDA_INLINED {
       load(share + k * pixels + v, out);
     };
-    store_tile(value, where, static_cast<Acc*>(p.weight));
+    store_tile<isa, pixels, Acc>(value, where, p.weight, kTypeOf<Acc>);
     const Whole* nearest = work.nearest.data();
     for (int64_t next = 0; classes >= 4 && next < classes; next += 4) {
       const int64_t k = std::min(next, classes - 4);  // the last word overlaps the one before
@@ -383,7 +381,7 @@ struct ModeForward {
       load_features(p, packed, work, start);
       chunk.expect(p.weight, p.classes() * sizeof(Acc), start, pixels);
       chunk.expect(p.nearest, p.classes(), start, pixels);
-      multiply(p, packed, work, chunk.template following<T>(p, start + pixels, pixels));
+      multiply(p, packed, work, chunk.following(p, start + pixels, pixels));
       for (int v = 0; v * step < work.where.count; ++v) {
         Lanes low;
         nearest(p, packed, work, v, low);

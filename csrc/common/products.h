@@ -68,17 +68,21 @@ struct Ahead {
 };
 
 // acc[b][v] = sum over c < depth of rows[c][b] * x[c][v], or * x[c][v]^2.
-template <int kVectors, int kRows, bool kSquare, class Acc>
+template <int kVectors, int kRows, class Acc>
 FASTUDA_INLINE void dot(
-    const Acc* x, int64_t depth, const Acc* rows, Vec<Acc> (&acc)[kRows][kVectors], Ahead& ahead) {
+    const Acc* x, int64_t depth, const Acc* rows, bool square, Vec<Acc> (&acc)[kRows][kVectors], Ahead& ahead) {
   constexpr int pixels = kVectors * kLanes<Acc>;
+#pragma GCC unroll 16
   for (int b = 0; b < kRows; ++b)
+#pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) acc[b][v] = Vec<Acc>{};
   for (int64_t c = 0; c < depth; ++c) {
     Vec<Acc> q[kVectors];
-    for (int v = 0; v < kVectors; ++v) {
-      load(x + c * pixels + v * kLanes<Acc>, q[v]);
-      if constexpr (kSquare) q[v] *= q[v];
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) load(x + c * pixels + v * kLanes<Acc>, q[v]);
+    if (square) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) q[v] *= q[v];
     }
     ahead.next();
 #pragma GCC unroll 16
@@ -89,11 +93,13 @@ FASTUDA_INLINE void dot(
 }
 
 // to[b][pixel] += the products above.
-template <int kVectors, int kRows, bool kSquare, class Acc>
-FASTUDA_INLINE void add_dot(const Acc* x, int64_t depth, const Acc* rows, Acc* to, Ahead& ahead) {
+template <int kVectors, int kRows, class Acc>
+FASTUDA_INLINE void add_dot(const Acc* x, int64_t depth, const Acc* rows, bool square, Acc* to, Ahead& ahead) {
   Vec<Acc> acc[kRows][kVectors], before;
-  dot<kVectors, kRows, kSquare>(x, depth, rows, acc, ahead);
+  dot<kVectors, kRows>(x, depth, rows, square, acc, ahead);
+#pragma GCC unroll 16
   for (int b = 0; b < kRows; ++b)
+#pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) {
       Acc* at = to + (b * kVectors + v) * kLanes<Acc>;
       load(at, before);
@@ -102,10 +108,11 @@ FASTUDA_INLINE void add_dot(const Acc* x, int64_t depth, const Acc* rows, Acc* t
 }
 
 // The same for a number of rows known at run time, 1 to kRows.
-template <int kVectors, int kRows, bool kSquare, class Acc>
-FASTUDA_INLINE void add_dot_of(int64_t n, const Acc* x, int64_t depth, const Acc* rows, Acc* to, Ahead& ahead) {
-  if (n == kRows) return add_dot<kVectors, kRows, kSquare>(x, depth, rows, to, ahead);
-  if constexpr (kRows > 1) add_dot_of<kVectors, kRows - 1, kSquare>(n, x, depth, rows, to, ahead);
+template <int kVectors, int kRows, class Acc>
+FASTUDA_INLINE void add_dot_of(
+    int64_t n, const Acc* x, int64_t depth, const Acc* rows, bool square, Acc* to, Ahead& ahead) {
+  if (n == kRows) return add_dot<kVectors, kRows>(x, depth, rows, square, to, ahead);
+  if constexpr (kRows > 1) add_dot_of<kVectors, kRows - 1>(n, x, depth, rows, square, to, ahead);
 }
 
 // to[c][v] = sum over k of first[k][c] * w[k][v], plus scale[v] * x[c][v] * sum over k of second[k][c] * p[k][v],
@@ -150,7 +157,7 @@ FASTUDA_INLINE void add_quadratic(const Acc* x, int64_t depth, const Acc* t, con
   constexpr int step = kLanes<Acc>, pixels = kVectors * step;
   Vec<Acc> acc[kRows][kVectors], q;
   Ahead none;
-  dot<kVectors, kRows, false>(x, depth, t, acc, none);
+  dot<kVectors, kRows>(x, depth, t, false, acc, none);
   for (int v = 0; v < kVectors; ++v) {
     Vec<Acc> sum;
     load(to + v * step, sum);

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "common/simd.h"
+#include "common/widen.h"
 
 namespace fastuda {
 
@@ -116,35 +116,39 @@ FASTUDA_INLINE void tile_to_rows(const float* from, int64_t columns, float* to, 
   }
 }
 
-// to[column][16] = `count` rows of a strided matrix, as float32; the last row repeats up to 16.
-// stage: 16 x columns numbers.
-template <Isa isa, class T>
+// A strided matrix of float32 or 16-bit numbers.
+struct RowSource {
+  const void* data;
+  torch::headeronly::ScalarType type;
+  int64_t row_stride, column_stride;
+};
+
+// to[column][16] = `count` rows from `first`, as float32; the last row repeats up to 16. stage: 16 rows of
+// columns, padded to whole vectors.
+template <Isa isa>
 FASTUDA_INLINE void load_rows(
-    const T* from, int64_t row_stride, int64_t column_stride, int64_t columns, int64_t count, float* stage, float* to) {
-  if (column_stride == 1 && columns >= 4 && count == kTileRows) {
-    if constexpr (sizeof(T) == sizeof(float)) return rows_to_tile<isa>(from, row_stride, columns, to);
-    if (columns >= kTileRows) {
-      for (int64_t i = 0; i < kTileRows; ++i)
-        for (int64_t next = 0; next < columns; next += kTileRows) {
-          const int64_t c = std::min(next, columns - kTileRows);
-          Vec<float> x;
-          load(from + i * row_stride + c, x);
-          store(x, stage + i * columns + c);
-        }
-      return rows_to_tile<isa>(stage, columns, columns, to);
+    const RowSource& s, int64_t first, int64_t columns, int64_t count, float* stage, float* to) {
+  const bool adjacent = s.column_stride == 1 && columns >= 4 && count == kTileRows;
+  const bool wide = s.type == torch::headeronly::ScalarType::Float;
+  if (adjacent && (wide || columns >= kTileRows)) {
+    const float* from = static_cast<const float*>(s.data) + first * s.row_stride;
+    const int64_t stage_pitch = (columns + kTileRows - 1) / kTileRows * kTileRows;
+    int64_t pitch = s.row_stride;
+    if (!wide) {
+      read_rows<float, isa>(
+          s.data, s.type, {first * s.row_stride, nullptr, s.row_stride}, kTileRows, columns, stage, stage_pitch);
+      from = stage;
+      pitch = stage_pitch;
     }
+    return rows_to_tile<isa>(from, pitch, columns, to);
   }
-  if (row_stride == 1 && count == kTileRows) {
-    for (int64_t c = 0; c < columns; ++c) {
-      Vec<float> x;
-      load(from + c * column_stride, x);
-      store(x, to + c * kTileRows);
-    }
-    return;
+  if (s.row_stride == 1 && count == kTileRows) {
+    const Rows planes{first, nullptr, s.column_stride};
+    return read_rows<float, isa>(s.data, s.type, planes, columns, kTileRows, to, kTileRows);
   }
-  for (int64_t c = 0; c < columns; ++c)
-    for (int64_t i = 0; i < kTileRows; ++i)
-      to[c * kTileRows + i] = static_cast<float>(from[std::min(i, count - 1) * row_stride + c * column_stride]);
+  int64_t offsets[kTileRows];
+  for (int64_t i = 0; i < kTileRows; ++i) offsets[i] = (first + std::min(i, count - 1)) * s.row_stride;
+  read_scattered(s.data, s.type, offsets, kTileRows, 0, s.column_stride, columns, to, kTileRows);
 }
 
 }  // namespace fastuda

@@ -1,25 +1,42 @@
 // 64-byte vectors from the compiler's vector extension, and the choice of instruction set at run time.
 //
-// One body serves every instruction set: a kernel is written once as an always-inlined template and instantiated in
-// functions that carry FASTUDA_TARGET_*, so the wheel runs on any x86-64 (or other) machine and uses what it finds.
+// One body serves every instruction set: a kernel is written once as an always-inlined template, with_isa chooses the
+// instruction set and on_isa compiles the body for it, so the wheel runs on any x86-64 (or other) machine and uses what
+// it finds.
 #pragma once
 
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <type_traits>
+#include <utility>
 
+#include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
 #define FASTUDA_INLINE inline __attribute__((always_inline))
 
-#if defined(__x86_64__)
-#define FASTUDA_TARGET_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")))
-#define FASTUDA_TARGET_AVX2 __attribute__((target("avx2,fma")))
+// A lambda whose code belongs to the function that calls it, and to that one's instruction set.
+#define FASTUDA_INLINED __attribute__((always_inline))
+// How a body is compiled. Loops over vectors are written out, so that -O3 finds little to do in them and takes most of
+// the compiler's time over it: it is asked for where a benchmark's row shows that it pays. float64 is there to check
+// with: nobody waits for it, but everybody who compiles would.
+#if defined(FASTUDA_ONE_LEVEL)  // tests build with less, and with sanitizers
+#define FASTUDA_COMPILED(level, ...) __attribute__((noinline __VA_OPT__(, target(__VA_ARGS__))))
 #else
-#define FASTUDA_TARGET_AVX512
-#define FASTUDA_TARGET_AVX2
+#define FASTUDA_COMPILED(level, ...) __attribute__((noinline, optimize(level) __VA_OPT__(, target(__VA_ARGS__))))
 #endif
+#if defined(__x86_64__)
+#define FASTUDA_ON_AVX512 FASTUDA_COMPILED("O3", "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")
+#define FASTUDA_ON_AVX2 FASTUDA_COMPILED("O2", "avx2,fma")
+#define FASTUDA_ON_ANY FASTUDA_COMPILED("O1")  // of machines that are older than AVX2
+#else
+#define FASTUDA_ON_AVX512
+#define FASTUDA_ON_AVX2
+#define FASTUDA_ON_ANY FASTUDA_COMPILED("O3")
+#endif
+#define FASTUDA_TO_CHECK FASTUDA_COMPILED("O1")
 
 namespace fastuda {
 
@@ -59,6 +76,36 @@ struct AccumulateOf<double> {
 template <class T>
 using Accumulate = typename AccumulateOf<T>::type;
 
+// Calls run.operator()<T>() with the type of a tensor's numbers. Arithmetic exists once for each type of sums: float32
+// and 16-bit numbers are told apart where they are loaded and stored, outside the innermost loop. float64 is there to
+// check with, and reads nothing else.
+template <class Acc, class Run>
+FASTUDA_INLINE void with_type(torch::headeronly::ScalarType type, const Run& run) {
+  using torch::headeronly::ScalarType;
+  if constexpr (sizeof(Acc) == sizeof(double)) run.template operator()<double>();
+  else if (type == ScalarType::Float) run.template operator()<float>();
+  else if (type == ScalarType::Half) run.template operator()<torch::headeronly::Half>();
+  else run.template operator()<torch::headeronly::BFloat16>();
+}
+
+inline int64_t bytes_of(torch::headeronly::ScalarType type) {
+  using torch::headeronly::ScalarType;
+  return type == ScalarType::Double ? 8 : type == ScalarType::Float ? 4 : 2;
+}
+
+template <class T>
+constexpr torch::headeronly::ScalarType type_of() {
+  using torch::headeronly::ScalarType;
+  if constexpr (sizeof(T) == sizeof(double)) return ScalarType::Double;
+  else if constexpr (sizeof(T) == sizeof(float)) return ScalarType::Float;
+  else if constexpr (std::is_same_v<T, torch::headeronly::Half>) return ScalarType::Half;
+  else return ScalarType::BFloat16;
+}
+
+// The type of the sums as a tensor's.
+template <class Acc>
+inline constexpr torch::headeronly::ScalarType kTypeOf = type_of<Acc>();
+
 // Calls run.operator()<isa>() with the instruction set to use. float64 is there to check with: one form of it will do.
 template <class T, class Run>
 auto with_isa(const Run& run) {
@@ -69,13 +116,32 @@ auto with_isa(const Run& run) {
   return run.template operator()<Isa::portable>();
 }
 
-// The one of three functions that with_isa would call.
-#define FASTUDA_PICK_ISA(T, for_avx512, for_avx2, for_any)                \
-  fastuda::with_isa<T>([]<fastuda::Isa isa>() {                          \
-    if constexpr (isa == fastuda::Isa::avx512) return &for_avx512;       \
-    else if constexpr (isa == fastuda::Isa::avx2) return &for_avx2;      \
-    else return &for_any;                                                \
-  })
+// Runs body() as code for an instruction set. The body is an always-inlined lambda, and so is all that it calls and
+// that is to be compiled in this way: what the linker may share between callers is never made for more than any machine.
+template <class Body>
+FASTUDA_ON_AVX512 void on_avx512(const Body& body) {
+  body();
+}
+template <class Body>
+FASTUDA_ON_AVX2 void on_avx2(const Body& body) {
+  body();
+}
+template <class Body>
+FASTUDA_ON_ANY void on_any(const Body& body) {
+  body();
+}
+template <class Body>
+FASTUDA_TO_CHECK void on_any_to_check(const Body& body) {
+  body();
+}
+
+template <class Acc, Isa isa, class Body>
+void on_isa(const Body& body) {
+  if constexpr (sizeof(Acc) == sizeof(double)) on_any_to_check(body);
+  else if constexpr (isa == Isa::avx512) on_avx512(body);
+  else if constexpr (isa == Isa::avx2) on_avx2(body);
+  else on_any(body);
+}
 
 template <class Acc>
 inline constexpr int kLanes = 64 / sizeof(Acc);
@@ -127,8 +193,10 @@ FASTUDA_INLINE void load(const torch::headeronly::Half* from, Vec<float>& to) {
 
 template <class T, class Acc>
 FASTUDA_INLINE void load_partial(const T* from, int count, Vec<Acc>& to) {
-  to = Vec<Acc>{};
-  for (int lane = 0; lane < count; ++lane) to[lane] = static_cast<Acc>(from[lane]);
+  T numbers[kLanes<Acc>] = {};
+#pragma GCC unroll 1
+  for (int lane = 0; lane < count; ++lane) numbers[lane] = from[lane];
+  load(numbers, to);
 }
 
 template <class Acc>
@@ -166,26 +234,31 @@ FASTUDA_INLINE void store(const Vec<float>& from, torch::headeronly::Half* to) {
   std::memcpy(to, &words, sizeof(words));
 }
 
+// Swaps off-diagonal blocks of size `bit`. The order of the lanes is a constant: as a vector filled lane by lane it was
+// most of what a transposition took to compile, and was filled again at run time.
+template <class Acc, int bit, int... lane>
+FASTUDA_INLINE void swap_blocks(Vec<Acc> (&rows)[kLanes<Acc>], std::integer_sequence<int, lane...>) {
+  constexpr int lanes = kLanes<Acc>;
+  using Order = typename VecOf<Acc>::mask;
+  const Order low = {(lane & bit ? lanes + (lane ^ bit) : lane)...};
+  const Order high = {(lane & bit ? lanes + lane : lane ^ bit)...};
+#pragma GCC unroll 16
+  for (int i = 0; i < lanes; ++i) {
+    if (i & bit) continue;
+    const Vec<Acc> a = rows[i], b = rows[i | bit];
+    rows[i] = __builtin_shuffle(a, b, low);
+    rows[i | bit] = __builtin_shuffle(a, b, high);
+  }
+}
+
 // Transposes a kLanes x kLanes block held in registers: swap off-diagonal blocks of size 1, 2, 4, ...
 template <class Acc>
 FASTUDA_INLINE void transpose(Vec<Acc> (&rows)[kLanes<Acc>]) {
-  constexpr int lanes = kLanes<Acc>;
-  typename VecOf<Acc>::mask low, high;
-#pragma GCC unroll 4
-  for (int bit = 1; bit < lanes; bit *= 2) {
-#pragma GCC unroll 16
-    for (int lane = 0; lane < lanes; ++lane) {
-      low[lane] = lane & bit ? lanes + (lane ^ bit) : lane;
-      high[lane] = lane & bit ? lanes + lane : lane ^ bit;
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < lanes; ++i) {
-      if (i & bit) continue;
-      const Vec<Acc> a = rows[i], b = rows[i | bit];
-      rows[i] = __builtin_shuffle(a, b, low);
-      rows[i | bit] = __builtin_shuffle(a, b, high);
-    }
-  }
+  constexpr std::make_integer_sequence<int, kLanes<Acc>> all{};
+  swap_blocks<Acc, 1>(rows, all);
+  swap_blocks<Acc, 2>(rows, all);
+  swap_blocks<Acc, 4>(rows, all);
+  if constexpr (kLanes<Acc> > 8) swap_blocks<Acc, 8>(rows, all);
 }
 
 }  // namespace fastuda

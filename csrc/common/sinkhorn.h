@@ -18,6 +18,7 @@ constexpr double kLogZero = -std::numeric_limits<double>::infinity();
 // `batch` independent problems. A chunk is some rows of one problem.
 struct Sinkhorn {
   const void* scores;
+  torch::headeronly::ScalarType type;
   int64_t batch, rows, classes;
   int64_t batch_stride, row_stride, class_stride;
   double epsilon;
@@ -36,7 +37,6 @@ struct Sinkhorn {
 // After the first round the classes' sums are taken of P, which is Q with its rows scaled to sum 1:
 // v_k <- v_k r_k / sum_i P_ik. A class never vanishes: its column of Q sums to r_k, and scaling the rows, none of
 // which sums to more than sum r = 1, makes no entry smaller. Only the first round needs the column's own maximum.
-template <class T>
 struct WideSinkhorn {
   const Sinkhorn& p;
   int64_t b;  // the problem
@@ -49,8 +49,13 @@ struct WideSinkhorn {
 
   // x[k] = S_ik / eps.
   void read(int64_t row, double* x) const {
-    const T* from = static_cast<const T*>(p.scores) + b * p.batch_stride + row * p.row_stride;
-    for (int64_t k = 0; k < p.classes; ++k) x[k] = static_cast<double>(from[k * p.class_stride]) / p.epsilon;
+    const int64_t first = b * p.batch_stride + row * p.row_stride;
+    const auto read_as = [&]<class T>() {
+      const T* from = static_cast<const T*>(p.scores) + first;
+      for (int64_t k = 0; k < p.classes; ++k) x[k] = static_cast<double>(from[k * p.class_stride]) / p.epsilon;
+    };
+    if (p.type == torch::headeronly::ScalarType::Double) read_as.template operator()<double>();
+    else with_type<float>(p.type, read_as);
   }
 
   // x <- row of P; false for a row that no class may take.

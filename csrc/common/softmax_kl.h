@@ -50,6 +50,7 @@ struct KlSide {
 
 struct KlProblem {
   KlSide sides[2];
+  torch::headeronly::ScalarType type;  // of both logits and of their gradients
   const uint8_t* mask;  // null: all count
   PixelGrid mask_grid, grad_grid;
   double temperature;
@@ -63,9 +64,8 @@ struct KlProblem {
 };
 
 // A tile is gone through by one piece of code for both logits and both directions: to compile it takes long.
-template <class T, Isa isa>
+template <class Acc, Isa isa>
 struct SoftmaxKl {
-  using Acc = Accumulate<T>;
   using Lanes = Vec<Acc>;
   static constexpr int step = kLanes<Acc>, vectors = isa == Isa::avx512 ? 2 : 1, pixels = vectors * step;
 
@@ -131,40 +131,51 @@ struct SoftmaxKl {
 
   FASTUDA_INLINE static void read_tile(const KlProblem& p, Work& work, int i, int64_t start, int count) {
     const FeatureView& view = p.sides[i].view;
-    const T* data = static_cast<const T*>(p.sides[i].data);
+    const void* data = p.sides[i].data;
     const int64_t dense = work.dense[i] < 0 ? -1 : work.dense[i] + start;
     if (dense < 0 || count < pixels) {
       set_where(work, dense, work.at[i] + start, count, view);
-      return load_tile<pixels>(data, work.where, work.z[i]);
+      return load_tile<isa>(data, p.type, work.where, work.z[i]);
     }
-    const T* from = data + dense;
-    Acc* to = work.z[i];
-    for (int64_t c = 0; c < p.classes(); ++c, from += view.channel_stride, to += pixels)
-      for (int v = 0; v < pixels; v += step) {
-        Lanes x;
-        load(from + v, x);
-        store(x, to + v);
-        __builtin_prefetch(from + pixels + v);  // of the next tile: too many planes for the hardware to follow
-      }
+    if (!kWholeVectors<isa> && p.type != kTypeOf<Acc>)
+      return read_rows<Acc, isa>(
+          data, p.type, {dense, nullptr, view.channel_stride}, p.classes(), pixels, work.z[i], pixels);
+    with_type_on<Acc, isa>(p.type, [&]<class T>() FASTUDA_INLINED {
+      const T* from = static_cast<const T*>(data) + dense;
+      Acc* to = work.z[i];
+      for (int64_t c = 0; c < p.classes(); ++c, from += view.channel_stride, to += pixels)
+        for (int v = 0; v < pixels; v += step) {
+          Lanes x;
+          load(from + v, x);
+          store(x, to + v);
+          __builtin_prefetch(from + pixels + v);  // of the next tile: too many planes for the hardware to follow
+        }
+    });
   }
 
   FASTUDA_INLINE static void write_tile(const KlProblem& p, Work& work, int i, int64_t start, int count) {
     const FeatureView& view = p.sides[i].result;
-    T* data = static_cast<T*>(p.sides[i].slope);
+    void* data = p.sides[i].slope;
     const Acc* from = work.z[i];
     const int64_t dense = work.result_dense[i] < 0 ? -1 : work.result_dense[i] + start;
     if (dense < 0 || count < pixels) {
-      const auto value = [=](int64_t c, int v, Lanes& out) { load(from + c * pixels + v, out); };
+      const auto value = [=](int64_t c, int v, Lanes& out) FASTUDA_INLINED { load(from + c * pixels + v, out); };
       set_where(work, dense, work.result_at[i] + start, count, view);
-      return store_tile<pixels>(value, work.where, data);
+      return store_tile<isa, pixels, Acc>(value, work.where, data, p.type);
     }
-    T* to = data + dense;
-    for (int64_t c = 0; c < p.classes(); ++c, to += view.channel_stride, from += pixels)
-      for (int v = 0; v < pixels; v += step) {
-        Lanes x;
-        load(from + v, x);
-        store(x, to + v);
-      }
+    if (!kWholeVectors<isa> && p.type != kTypeOf<Acc>)
+      return write_rows<Acc, isa>(
+          from, pixels, {dense, nullptr, view.channel_stride}, p.classes(), pixels, data, p.type);
+    with_type_on<Acc, isa>(p.type, [&]<class T>() FASTUDA_INLINED {
+      T* to = static_cast<T*>(data) + dense;
+      const Acc* numbers = from;
+      for (int64_t c = 0; c < p.classes(); ++c, to += view.channel_stride, numbers += pixels)
+        for (int v = 0; v < pixels; v += step) {
+          Lanes x;
+          load(numbers + v, x);
+          store(x, to + v);
+        }
+    });
   }
 
   FASTUDA_INLINE static Lanes largest(const Acc* x, int64_t classes, int v) {
@@ -289,6 +300,7 @@ struct SoftmaxKl {
         const int count = static_cast<int>(std::min<int64_t>(pixels, end - begin - start));
         const bool any = read_mask(p, work, start, count);
         if (any) {
+#pragma GCC unroll 1
           for (int i = 0; i < 2; ++i) read_tile(p, work, i, start, count);
           sweep(p, work);
         }
@@ -296,6 +308,7 @@ struct SoftmaxKl {
         if (!p.grad) continue;
         if (any) slopes(p, work, start);
         else std::fill(work.z[0], work.d, Acc(0));
+#pragma GCC unroll 1
         for (int i = 0; i < 2; ++i)
           if (p.sides[i].slope) write_tile(p, work, i, start, count);
       }

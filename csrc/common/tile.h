@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "common/pixels.h"
-#include "common/simd.h"
+#include "common/widen.h"
 
 namespace fastuda {
 
@@ -31,10 +31,9 @@ struct TilePlace {
   }
 };
 
-// to[channel][kPixels] = the tile, converted to the accumulator's type.
-template <int kPixels, class T>
-FASTUDA_INLINE void load_tile(const T* from, const TilePlace<kPixels>& place, Accumulate<T>* to) {
-  using Acc = Accumulate<T>;
+// to[channel][kPixels] = the tile of numbers that one vector instruction loads, whatever their type.
+template <int kPixels, class T, class Acc>
+FASTUDA_INLINE void load_tile_of(const T* from, const TilePlace<kPixels>& place, Acc* to) {
   constexpr int step = kLanes<Acc>;
   for (int v = 0; v < kPixels; v += step) {
     if (place.channel_stride == 1 && place.channels >= step) {
@@ -54,20 +53,57 @@ FASTUDA_INLINE void load_tile(const T* from, const TilePlace<kPixels>& place, Ac
         store(x, to + c * kPixels + v);
       }
     } else {
-      for (int j = v; j < v + step; ++j)
-        for (int64_t c = 0; c < place.channels; ++c)
-          to[c * kPixels + j] = static_cast<Acc>(from[place.offset[j] + c * place.channel_stride]);
+      read_scattered(
+          from, type_of<T>(), place.offset + v, step, 0, place.channel_stride, place.channels, to + v, kPixels);
     }
   }
 }
 
-// Writes value(channel, first pixel) -> Vec<Acc>, rounded to T, to the tile's place.
-template <int kPixels, class T, class Value>
-FASTUDA_INLINE void store_tile(const Value& value, const TilePlace<kPixels>& place, T* to) {
-  using Acc = Accumulate<T>;
+// to[channel][kPixels] = the tile, converted to the accumulator's type from `type`.
+template <Isa isa, int kPixels, class Acc>
+FASTUDA_INLINE void load_tile(
+    const void* data, torch::headeronly::ScalarType type, const TilePlace<kPixels>& place, Acc* to) {
   constexpr int step = kLanes<Acc>;
+  if (kWholeVectors<isa> || type == kTypeOf<Acc>) {
+    with_type_on<Acc, isa>(type, [&]<class T>() FASTUDA_INLINED {
+      on_isa<Acc, isa>([&]() FASTUDA_INLINED { load_tile_of<kPixels>(static_cast<const T*>(data), place, to); });
+    });
+    return;
+  }
+#pragma GCC unroll 1
+  for (int v = 0; v < kPixels; v += step) {
+    const int64_t* const at = place.offset + v;
+    if (place.channel_stride == 1 && place.channels >= step) {
+      for (int64_t next = 0; next < place.channels; next += step) {
+        const int64_t c = std::min(next, place.channels - step);
+        alignas(64) Acc copy[step * step];
+        Vec<Acc> block[step];
+        read_rows<Acc, isa>(data, type, {c, at}, step, step, copy, step);
+#pragma GCC unroll 16
+        for (int j = 0; j < step; ++j) load(copy + j * step, block[j]);
+        transpose<Acc>(block);
+#pragma GCC unroll 16
+        for (int j = 0; j < step; ++j) store(block[j], to + (c + j) * kPixels + v);
+      }
+    } else if (place.dense[v]) {
+      read_rows<Acc, isa>(
+          data, type, {at[0], nullptr, place.channel_stride}, place.channels, step, to + v, kPixels);
+    } else {
+      read_scattered(data, type, at, step, 0, place.channel_stride, place.channels, to + v, kPixels);
+    }
+  }
+}
+
+// Writes value(channel, first pixel) -> Vec<Acc>, rounded to T where one vector instruction stores that, else to `type`.
+template <Isa isa, class T, int kPixels, class Acc, class Value>
+FASTUDA_INLINE void store_tile_of(
+    const Value& value, const TilePlace<kPixels>& place, T* data, torch::headeronly::ScalarType type) {
+  constexpr int step = kLanes<Acc>;
+  const bool direct = kWholeVectors<isa> || type == kTypeOf<Acc>;
   for (int v = 0; v < place.count; v += step) {
     const int lanes = std::min(step, place.count - v);
+    const int64_t* const at = place.offset + v;
+    alignas(64) Acc copy[step * step];
     if (place.channel_stride == 1 && place.channels >= step) {
       for (int64_t c = 0; c < place.channels; c += step) {
         c = std::min(c, place.channels - step);
@@ -75,29 +111,46 @@ FASTUDA_INLINE void store_tile(const Value& value, const TilePlace<kPixels>& pla
 #pragma GCC unroll 16
         for (int j = 0; j < step; ++j) value(c + j, v, block[j]);
         transpose<Acc>(block);
-        if (lanes == step) {
+        if (direct && lanes == step) {
 #pragma GCC unroll 16
-          for (int j = 0; j < step; ++j) store(block[j], to + place.offset[v + j] + c);
+          for (int j = 0; j < step; ++j) store(block[j], data + at[j] + c);
         } else {
-          for (int j = 0; j < lanes; ++j) store(block[j], to + place.offset[v + j] + c);
+#pragma GCC unroll 16
+          for (int j = 0; j < step; ++j) store(block[j], copy + j * step);
+          write_rows<Acc, isa>(copy, step, {c, at}, lanes, step, data, type);
         }
       }
-    } else if (place.dense[v]) {
+    } else if (direct && place.dense[v]) {
       for (int64_t c = 0; c < place.channels; ++c) {
         Vec<Acc> x;
         value(c, v, x);
-        store(x, to + place.offset[v] + c * place.channel_stride);
+        store(x, data + at[0] + c * place.channel_stride);
       }
     } else {
-      for (int64_t c = 0; c < place.channels; ++c) {
-        Vec<Acc> x;
-        value(c, v, x);
-        T rounded[step];
-        store(x, rounded);
-        for (int j = 0; j < lanes; ++j) to[place.offset[v + j] + c * place.channel_stride] = rounded[j];
+      for (int64_t c = 0; c < place.channels; c += step) {
+        const int64_t count = std::min<int64_t>(step, place.channels - c), first = c * place.channel_stride;
+        for (int64_t j = 0; j < count; ++j) {
+          Vec<Acc> x;
+          value(c + j, v, x);
+          store(x, copy + j * step);
+        }
+        if (place.dense[v])
+          write_rows<Acc, isa>(copy, step, {first + at[0], nullptr, place.channel_stride}, count, step, data, type);
+        else write_scattered(copy, step, at, lanes, first, place.channel_stride, count, data, type);
       }
     }
   }
+}
+
+// Writes value(channel, first pixel) -> Vec<Acc>, rounded to `type`, to the tile's place.
+template <Isa isa, int kPixels, class Acc, class Value>
+FASTUDA_INLINE void store_tile(
+    const Value& value, const TilePlace<kPixels>& place, void* data, torch::headeronly::ScalarType type) {
+  with_type_on<Acc, isa>(type, [&]<class T>() FASTUDA_INLINED {
+    on_isa<Acc, isa>([&]() FASTUDA_INLINED {
+      store_tile_of<isa, T, kPixels, Acc>(value, place, static_cast<T*>(data), type);
+    });
+  });
 }
 
 }  // namespace fastuda

@@ -9,7 +9,7 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
-#include "common/simd.h"
+#include "common/widen.h"
 
 namespace fastuda {
 
@@ -73,56 +73,30 @@ FASTUDA_INLINE int64_t row_pitch(int64_t width) {
   return (width + 1 + 2 * kLanes<Acc> - 1) / kLanes<Acc> * kLanes<Acc>;
 }
 
-template <class T>
-FASTUDA_INLINE void read_score_row(const ScoreView& s, int64_t image, int64_t row, Accumulate<T>* to, int64_t pitch) {
-  using Acc = Accumulate<T>;
+// Row `row` of an image as to[class][pitch], in the type of the sums; beyond the last column that one is repeated.
+template <class Acc, Isa isa>
+FASTUDA_INLINE void read_scores(const ScoreView& s, int64_t image, int64_t row, Acc* to, int64_t pitch) {
   constexpr int lanes = kLanes<Acc>;
-  const T* from = static_cast<const T*>(s.data) + image * s.image_stride + row * s.row_stride;
+  const int64_t first = image * s.image_stride + row * s.row_stride;
   if (s.class_stride == 1 && s.column_stride != 1 && s.classes >= lanes && s.width >= lanes) {
+    int64_t offsets[lanes];
     for (int64_t x = 0; x < s.width; x += lanes) {
       x = std::min(x, s.width - lanes);  // the last block overlaps the one before
+      for (int j = 0; j < lanes; ++j) offsets[j] = first + (x + j) * s.column_stride;
       for (int64_t k = 0; k < s.classes; k += lanes) {
         k = std::min(k, s.classes - lanes);
         Vec<Acc> block[lanes];
-#pragma GCC unroll 16
-        for (int j = 0; j < lanes; ++j) load(from + (x + j) * s.column_stride + k, block[j]);
-        transpose<Acc>(block);
+        load_square<isa, Acc>(s.data, s.type, offsets, k, block);
 #pragma GCC unroll 16
         for (int j = 0; j < lanes; ++j) store(block[j], to + (k + j) * pitch + x);
       }
     }
-  } else if (s.column_stride == 1) {
-    for (int64_t k = 0; k < s.classes; ++k) {
-      const T* plane = from + k * s.class_stride;
-      Acc* out = to + k * pitch;
-      int64_t x = 0;
-      for (; x + lanes <= s.width; x += lanes) {
-        Vec<Acc> value;
-        load(plane + x, value);
-        store(value, out + x);
-      }
-      for (; x < s.width; ++x) out[x] = static_cast<Acc>(plane[x]);
-    }
   } else {
-    for (int64_t k = 0; k < s.classes; ++k)
-      for (int64_t x = 0; x < s.width; ++x)
-        to[k * pitch + x] = static_cast<Acc>(from[k * s.class_stride + x * s.column_stride]);
+    const Rows planes{first, nullptr, s.class_stride, s.column_stride};
+    read_rows<Acc, isa>(s.data, s.type, planes, s.classes, s.width, to, pitch);
   }
   for (int64_t k = 0; k < s.classes; ++k)
     for (int64_t x = s.width; x < pitch; ++x) to[k * pitch + x] = to[k * pitch + s.width - 1];
-}
-
-// Row `row` of an image as to[class][pitch], in the type of the sums; beyond the last column that one is repeated.
-template <class Acc>
-FASTUDA_INLINE void read_scores(const ScoreView& s, int64_t image, int64_t row, Acc* to, int64_t pitch) {
-  using torch::headeronly::ScalarType;
-  if constexpr (sizeof(Acc) == sizeof(double)) {
-    read_score_row<double>(s, image, row, to, pitch);
-  } else {
-    if (s.type == ScalarType::Float) read_score_row<float>(s, image, row, to, pitch);
-    else if (s.type == ScalarType::Half) read_score_row<torch::headeronly::Half>(s, image, row, to, pitch);
-    else read_score_row<torch::headeronly::BFloat16>(s, image, row, to, pitch);
-  }
 }
 
 // A vector of upsampled positions along a row: where they read, and the upper one's weight; one for all classes.

@@ -17,8 +17,9 @@ struct LossProblem {
 };
 
 template <class Acc, Isa isa>
-class LossTile : public UpsampleTile<LossTile<Acc, isa>, Acc, isa> {
-  using Tile = UpsampleTile<LossTile<Acc, isa>, Acc, isa>;
+class LossTile : public UpsampleTile<Acc, isa> {
+  using Tile = UpsampleTile<Acc, isa>;
+  friend Tile;
   using Tile::kVecs, Tile::kStep, Tile::kTile, Tile::u_, Tile::classes_, Tile::label_, Tile::power_, Tile::top_,
       Tile::bottom_, Tile::image_, Tile::count_;
   using typename Tile::Label;
@@ -27,6 +28,9 @@ class LossTile : public UpsampleTile<LossTile<Acc, isa>, Acc, isa> {
 
  public:
   explicit LossTile(const LossProblem<Acc>& p) : Tile(p.up), p_(p) {}
+  FASTUDA_INLINE void run(int64_t image, int64_t begin, int64_t end, const SlopePlace<Acc>& to) {
+    Tile::run_tiles(*this, image, begin, end, to);
+  }
 
   // Sums over the pixels since the last call.
   double take_loss() { return take(losses_); }

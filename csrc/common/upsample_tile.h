@@ -66,9 +66,8 @@ struct SlopePlace {
   bool more;  // whether the result is added to
 };
 
-// One thread's scratch. A Derived class says what is done with a row of a tile: bool row(y, x) returns whether any
-// gradient was added, done(x) ends a tile.
-template <class Derived, class Acc, Isa isa>
+// One thread's scratch, and what is done with a tile whatever its rows are for.
+template <class Acc, Isa isa>
 class UpsampleTile {
  public:
   static constexpr int kVecs = isa == Isa::avx512 ? 2 : 1, kStep = kLanes<Acc>, kTile = kVecs * kStep;
@@ -81,42 +80,62 @@ class UpsampleTile {
         pitch_(row_pitch<Acc>(u.scores.width)), rows_(2 * classes_ * pitch_), base_(classes_ * kTile),
         rise_(classes_ * kTile), power_(classes_ * kTile), top_(padded_ * kTile), bottom_(padded_ * kTile) {}
 
-  FASTUDA_INLINE void run(int64_t image, int64_t begin, int64_t end, const SlopePlace<Acc>& to) {
-    image_ = image;
-    held_ = -2;
-    const int64_t first_band = u_.down.lower[begin];
+ protected:
+  // A Derived class says what is done with a row of a tile: bool row(y, x) returns whether any gradient was added,
+  // done() ends a tile.
+  template <class Derived>
+  FASTUDA_INLINE static void run_tiles(
+      Derived& tile, int64_t image, int64_t begin, int64_t end, const SlopePlace<Acc>& to) {
+    const Upsampling<Acc>& u = tile.u_;
+    tile.image_ = image;
+    tile.held_ = -2;
+    const int64_t first_band = u.down.lower[begin];
     for (int64_t row = begin; row < end;) {
-      const int64_t band = u_.down.lower[row], last = std::min<int64_t>(end, u_.down.first[band + 1]);
-      hold(band);
-      for (int64_t x = 0; x < u_.along.size; x += kTile) {
-        columns(x, to.partial || to.direct);
+      const int64_t band = u.down.lower[row], last = std::min<int64_t>(end, u.down.first[band + 1]);
+      tile.hold(band);
+      for (int64_t x = 0; x < u.along.size; x += kTile) {
+        tile.columns(x, to.partial || to.direct);
         bool any = false;
-        for (int64_t y = row; y < last; ++y) any |= static_cast<Derived*>(this)->row(y, x);
-        static_cast<Derived*>(this)->done();
-        if (any && to.partial) spread(x, to.partial + (band - first_band) * u_.node_row());
-        if (to.direct) write(row, x, to);
+        for (int64_t y = row; y < last; ++y) any |= tile.row(y, x);
+        tile.done();
+        if (any && to.partial) tile.spread(x, to.partial + (band - first_band) * u.node_row());
+        if (to.direct) tile.write(row, x, to);
       }
       row = last;
     }
   }
 
- protected:
+  void hold(int64_t band) {
+    on_isa<Acc, isa>([&]() FASTUDA_INLINED { hold_rows(band); });
+  }
+  void columns(int64_t x, bool with_nodes) {
+    on_isa<Acc, isa>([&]() FASTUDA_INLINED { lerp_columns(x, with_nodes); });
+  }
+  void spread(int64_t x, Acc* nodes) {
+    on_isa<Acc, isa>([&]() FASTUDA_INLINED { spread_slopes(x, nodes); });
+  }
+  void write(int64_t y, int64_t x, const SlopePlace<Acc>& place) {
+    on_isa<Acc, isa>([&]() FASTUDA_INLINED { write_row(y, x, place); });
+  }
+
   // The two low-resolution rows of a band; the lower one of the band before is the upper one of this.
-  FASTUDA_INLINE void hold(int64_t band) {
+  FASTUDA_INLINE void hold_rows(int64_t band) {
     const int64_t size = classes_ * pitch_;
-    if (band == held_ + 1) {
+    const bool next = band == held_ + 1;
+    if (next) {
       std::swap(upper_, lower_);
     } else {
       upper_ = rows_.data();
       lower_ = upper_ + size;
-      read_scores<Acc>(u_.scores, image_, band, upper_, pitch_);
     }
-    read_scores<Acc>(u_.scores, image_, std::min(band + 1, u_.scores.height - 1), lower_, pitch_);
+#pragma GCC unroll 1
+    for (int i = next; i < 2; ++i)
+      read_scores<Acc, isa>(u_.scores, image_, std::min(band + i, u_.scores.height - 1), i ? lower_ : upper_, pitch_);
     held_ = band;
   }
 
   // Scores of a tile's columns at the band's upper row, and how far they rise to its lower row.
-  FASTUDA_INLINE void columns(int64_t x, bool with_nodes) {
+  FASTUDA_INLINE void lerp_columns(int64_t x, bool with_nodes) {
     Along<Acc, isa> along[kVecs];
     for (int v = 0; v < kVecs; ++v) along[v].set(u_.along, x + v * kStep);
     const Acc *const upper = upper_, *const lower = lower_, unit = u_.unit;
@@ -230,7 +249,7 @@ class UpsampleTile {
   }
 
   // The gradient of the tile's one row, where every pixel is a node.
-  FASTUDA_INLINE void write(int64_t y, int64_t x, const SlopePlace<Acc>& place) {
+  FASTUDA_INLINE void write_row(int64_t y, int64_t x, const SlopePlace<Acc>& place) {
     const int64_t width = u_.along.size, count = std::min<int64_t>(kTile, width - x);
     for (int64_t k = 0; k < classes_; ++k) {
       Acc* const to = place.direct + (k * u_.down.size + y) * width + x;
@@ -246,21 +265,19 @@ class UpsampleTile {
   }
 
   // The tile's gradient to the nodes on either side of each column, classes in the lanes.
-  FASTUDA_INLINE void spread(int64_t x, Acc* nodes) {
+  FASTUDA_INLINE void spread_slopes(int64_t x, Acc* nodes) {
     for (int64_t k = 0; k < padded_; k += kStep) {
-      for (int v = 0; v < kVecs; ++v) {
-        V above[kStep], below[kStep];
+#pragma GCC unroll 1
+      for (int i = 0; i < 2 * kVecs; ++i) {
+        const int side = i % 2, v = i / 2;
+        const Acc* const slopes = (side ? bottom_ : top_).data() + k * kTile + v * kStep;
+        V block[kStep];
 #pragma GCC unroll 16
-        for (int j = 0; j < kStep; ++j) load(top_.data() + (k + j) * kTile + v * kStep, above[j]);
-        transpose<Acc>(above);
+        for (int j = 0; j < kStep; ++j) load(slopes + j * kTile, block[j]);
+        transpose<Acc>(block);
 #pragma GCC unroll 16
-        for (int j = 0; j < kStep; ++j) store(above[j], turned_[0] + j * kStep);
-#pragma GCC unroll 16
-        for (int j = 0; j < kStep; ++j) load(bottom_.data() + (k + j) * kTile + v * kStep, below[j]);
-        transpose<Acc>(below);
-#pragma GCC unroll 16
-        for (int j = 0; j < kStep; ++j) store(below[j], turned_[1] + j * kStep);
-        for (int side = 0; side < 2; ++side) along(turned_[side], x + v * kStep, nodes + side * u_.node_row() + k);
+        for (int j = 0; j < kStep; ++j) store(block[j], turned_ + j * kStep);
+        along(turned_, x + v * kStep, nodes + side * u_.node_row() + k);
       }
     }
   }
@@ -271,6 +288,7 @@ class UpsampleTile {
     const Acc* weight = u_.along.weight.data() + x;
     V left{}, right{};
     int32_t cell = lower[0];
+#pragma GCC unroll 1
     for (int i = 0; i < kStep; ++i) {
       if (lower[i] != cell) {
         add(left, nodes + cell * classes_);
@@ -301,7 +319,7 @@ class UpsampleTile {
   Buffer<Acc> rows_, base_, rise_, power_, top_, bottom_;
   Acc *upper_ = nullptr, *lower_ = nullptr;
   alignas(64) Label label_[kTile];
-  alignas(64) Acc turned_[2][kStep * kStep];
+  alignas(64) Acc turned_[kStep * kStep];
 };
 
 // The gradient of a row of nodes: the chunks' partial rows in order, turned to (class, column); added with `more`.

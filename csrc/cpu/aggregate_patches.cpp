@@ -34,7 +34,7 @@ struct Aggregation {
   ScoreView full;
   Taps<Acc> full_down, full_along;
   bool few_nodes;  // whether Nodes serve both along
-  bool with_full;
+  bool with_full, probabilities;
   int64_t bins;
   uint8_t* label;
   Acc *confidence, *volume;
@@ -42,8 +42,8 @@ struct Aggregation {
 
   ScoreView patch_of(int64_t image, int64_t patch) const {
     ScoreView view = scores;
-    const int64_t bytes = view.type == ScalarType::Double ? 8 : view.type == ScalarType::Float ? 4 : 2;
-    view.data = static_cast<const char*>(view.data) + (image * image_stride + patch * patch_stride) * bytes;
+    const int64_t at = image * image_stride + patch * patch_stride;
+    view.data = static_cast<const char*>(view.data) + at * bytes_of(view.type);
     return view;
   }
   int64_t offset(int64_t image, int64_t patch, int64_t axis) const {
@@ -59,17 +59,25 @@ struct Crossing {
 };
 
 // A vector's votes of one set of scores: sums[k] += p_k, in the lanes of `inside` only.
-template <class Acc, bool probabilities, class Along>
+template <class Acc, class Along>
 FASTUDA_INLINE void vote(
-    const Acc* row, int64_t pitch, int64_t classes, Along& along, bool whole, const typename VecOf<Acc>::mask& inside,
-    Acc* stage, Acc* sums) {
+    const Acc* row, int64_t pitch, int64_t classes, Along& along, bool probabilities, bool whole,
+    const typename VecOf<Acc>::mask& inside, Acc* stage, Acc* sums) {
   constexpr int lanes = kLanes<Acc>;
   const Vec<Acc> none = {};
   Vec<Acc> p, sum, scale;
-  if constexpr (probabilities) {
-    if constexpr (Along::kNeedsFinite)
+  if constexpr (Along::kNeedsFinite)
+    if (probabilities) {
       if (!whole) along.keep(inside);
-  } else {
+      for (int64_t k = 0; k < classes; ++k) {
+        load(sums + k * lanes, sum);
+        along.add(row + k * pitch, sum);
+        store(sum, sums + k * lanes);
+      }
+      return;
+    }
+  scale = Vec<Acc>{} + 1;
+  if (!probabilities) {
     Vec<Acc> most;
     typename VecOf<Acc>::mask label;
     stage_logits<Acc>(row, pitch, classes, along, stage, most, label);
@@ -79,18 +87,12 @@ FASTUDA_INLINE void vote(
   }
   for (int64_t k = 0; k < classes; ++k) {
     load(sums + k * lanes, sum);
-    if constexpr (probabilities && Along::kNeedsFinite) {
-      along.add(row + k * pitch, sum);
-    } else if constexpr (Along::kNeedsFinite) {
-      load(stage + k * lanes, p);
-      sum += p * scale;
-    } else {
-      if constexpr (probabilities) along(row + k * pitch, p);
-      else load(stage + k * lanes, p);
-      if constexpr (!probabilities) p *= scale;
+    if (probabilities) along(row + k * pitch, p);
+    else load(stage + k * lanes, p);
+    p *= scale;
+    if constexpr (!Along::kNeedsFinite)
       if (!whole) p = inside ? p : none;  // NaN beyond the patch's edge is not 0 times anything
-      sum += p;
-    }
+    sum += p;
     store(sum, sums + k * lanes);
   }
 }
@@ -127,7 +129,7 @@ FASTUDA_INLINE void decide(
 }
 
 // Row y of an image from the patches that cross it.
-template <class Acc, class Along, bool probabilities>
+template <class Acc, class Along>
 FASTUDA_INLINE void aggregate_row(
     const Aggregation<Acc>& a, const std::vector<Crossing<Acc>>& crossing, std::vector<Crossing<Acc>>& near,
     const Acc* full_row, int64_t image, int64_t y, Acc* stage, Acc* sums, BinCounts& counts) {
@@ -156,14 +158,14 @@ FASTUDA_INLINE void aggregate_row(
       }
       Along along;
       along.set(a.along, from + lanes);
-      vote<Acc, probabilities>(c.row, pitch, classes, along, whole, inside, stage, sums);
+      vote<Acc>(c.row, pitch, classes, along, a.probabilities, whole, inside, stage, sums);
       votes -= inside;  // its lanes are -1
     }
     if (a.with_full) {
       Along along;
       along.set(a.full_along, x);
-      vote<Acc, probabilities>(
-          full_row, row_pitch<Acc>(a.full.width), classes, along, true, ~Mask{}, stage, sums);
+      vote<Acc>(
+          full_row, row_pitch<Acc>(a.full.width), classes, along, a.probabilities, true, ~Mask{}, stage, sums);
       votes += 1;
     }
     decide<Acc>(a, sums, votes, image, y * a.width + x, a.width - x, counts);
@@ -171,7 +173,7 @@ FASTUDA_INLINE void aggregate_row(
 }
 
 // Rows [begin, end) of all images.
-template <class Acc, Isa isa, bool probabilities>
+template <class Acc, Isa isa>
 FASTUDA_INLINE void aggregate_rows(const Aggregation<Acc>& a, int64_t begin, int64_t end) {
   Buffer<Acc> stage(a.scores.classes * kLanes<Acc>), sums(a.scores.classes * kLanes<Acc>);
   BinCounts counts(a.scores.classes, a.bins);
@@ -190,39 +192,20 @@ FASTUDA_INLINE void aggregate_rows(const Aggregation<Acc>& a, int64_t begin, int
       if (!rows[p])
         rows[p] = is_full ? std::make_unique<DenseRows<Acc>>(a.full, a.full_down)
                           : std::make_unique<DenseRows<Acc>>(a.patch_of(image, p), a.down);
-      const Acc* row = rows[p]->at(is_full ? image : 0, y - line);
+      const Acc* row = rows[p]->template at<isa>(is_full ? image : 0, y - line);
       few_nodes &= rows[p]->finite();
       if (is_full) full_row = row;
       else crossing.push_back({row, column});
     }
     if (few_nodes)
-      aggregate_row<Acc, Nodes<Acc>, probabilities>(
+      aggregate_row<Acc, Nodes<Acc>>(
           a, crossing, near, full_row, image, y, stage.data(), sums.data(), counts);
     else
-      aggregate_row<Acc, AnyNodes<Acc, isa>, probabilities>(
+      aggregate_row<Acc, AnyNodes<Acc, isa>>(
           a, crossing, near, full_row, image, y, stage.data(), sums.data(), counts);
   }
   counts.add(a.counts);
 }
-
-template <class Acc, bool probabilities>
-struct Kernels {
-  FASTUDA_TARGET_AVX512 static void avx512(const Aggregation<Acc>& a, int64_t begin, int64_t end) {
-    aggregate_rows<Acc, Isa::avx512, probabilities>(a, begin, end);
-  }
-  FASTUDA_TARGET_AVX2 static void avx2(const Aggregation<Acc>& a, int64_t begin, int64_t end) {
-    aggregate_rows<Acc, Isa::avx2, probabilities>(a, begin, end);
-  }
-  static void portable(const Aggregation<Acc>& a, int64_t begin, int64_t end) {
-    aggregate_rows<Acc, Isa::portable, probabilities>(a, begin, end);
-  }
-  static void all(const Aggregation<Acc>& a) {
-    const auto chosen = FASTUDA_PICK_ISA(Acc, avx512, avx2, portable);
-    torch::stable::parallel_for(0, a.images * a.height, kRowGrain, [&](int64_t begin, int64_t end) {
-      chosen(a, begin, end);
-    });
-  }
-};
 
 struct Request {
   const Tensor &scores, &offsets;
@@ -243,11 +226,15 @@ void run(const Request& r, Tensor& label, Tensor& confidence, Tensor& counts, vo
       *r.patch, s.size(0), s.size(1), s.stride(0), s.stride(1), static_cast<const int64_t*>(o.const_data_ptr()),
       {o.stride(0), o.stride(1), o.stride(2)}, r.height, r.width,
       {r.patch_height, r.patch->height, r.align_corners}, along, full, {r.height, full.height, r.align_corners},
-      {r.width, full.width, r.align_corners}, false, r.full != nullptr, r.bins,
+      {r.width, full.width, r.align_corners}, false, r.full != nullptr, r.probabilities, r.bins,
       static_cast<uint8_t*>(label.mutable_data_ptr()), static_cast<Acc*>(confidence.mutable_data_ptr()),
       static_cast<Acc*>(volume), static_cast<int64_t*>(counts.mutable_data_ptr())};
   a.few_nodes = Nodes<Acc>::serve(a.along) && (!r.full || Nodes<Acc>::serve(a.full_along));
-  r.probabilities ? Kernels<Acc, true>::all(a) : Kernels<Acc, false>::all(a);
+  with_isa<Acc>([&]<Isa isa>() {
+    torch::stable::parallel_for(0, a.images * a.height, kRowGrain, [&](int64_t begin, int64_t end) {
+      on_isa<Acc, isa>([&]() FASTUDA_INLINED { aggregate_rows<Acc, isa>(a, begin, end); });
+    });
+  });
 }
 
 ScoreView patch_view(const Tensor& t) {

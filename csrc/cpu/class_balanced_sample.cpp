@@ -47,7 +47,7 @@ FASTUDA_INLINE void read_labels(const Labels& labels, int64_t image, int32_t* ou
 }
 
 // The class of each pixel of an image, `classes` for those that are never drawn; 31 random bits of each pixel.
-FASTUDA_INLINE void prepare_body(
+FASTUDA_INLINE void prepare(
     const Labels& labels, int64_t image, const RandomBits& random, uint32_t stream, int32_t* label, uint32_t* bits) {
   if (label) {
     if (labels.type == ScalarType::Byte) read_labels<uint8_t>(labels, image, label);
@@ -58,21 +58,11 @@ FASTUDA_INLINE void prepare_body(
   for (int64_t i = 0; i < labels.pixels; ++i) bits[i] = random.of(number + static_cast<uint32_t>(i), stream) >> 1;
 }
 
-using Prepare = void (*)(const Labels&, int64_t, const RandomBits&, uint32_t, int32_t*, uint32_t*);
-
-FASTUDA_TARGET_AVX512 void prepare_avx512(
-    const Labels& a, int64_t b, const RandomBits& c, uint32_t d, int32_t* e, uint32_t* f) {
-  prepare_body(a, b, c, d, e, f);
-}
-FASTUDA_TARGET_AVX2 void prepare_avx2(
-    const Labels& a, int64_t b, const RandomBits& c, uint32_t d, int32_t* e, uint32_t* f) {
-  prepare_body(a, b, c, d, e, f);
-}
-void prepare_portable(const Labels& a, int64_t b, const RandomBits& c, uint32_t d, int32_t* e, uint32_t* f) {
-  prepare_body(a, b, c, d, e, f);
-}
-Prepare prepare() {
-  return FASTUDA_PICK_ISA(float, prepare_avx512, prepare_avx2, prepare_portable);
+void prepare_image(
+    const Labels& labels, int64_t image, const RandomBits& random, uint32_t stream, int32_t* label, uint32_t* bits) {
+  with_isa<float>([&]<Isa isa>() {
+    on_isa<float, isa>([&]() FASTUDA_INLINED { prepare(labels, image, random, stream, label, bits); });
+  });
 }
 
 // Below which number to look for the n smallest of m.
@@ -100,7 +90,7 @@ class Drawing {
 
   void begin(int64_t image) {
     image_ = image;
-    prepare()(labels_, image, random_, 0, label_.data(), bits_.data());
+    prepare_image(labels_, image, random_, 0, label_.data(), bits_.data());
     std::fill(sizes_.begin(), sizes_.end(), 0);
     for (int64_t i = 0; i < labels_.pixels; ++i) ++sizes_[label_[i]];
   }
@@ -143,7 +133,7 @@ class Drawing {
     std::vector<int32_t> found;
     if (missing == 0) return found;
     std::vector<uint32_t> bits(labels_.pixels);
-    prepare()(labels_, image_, random_, 1, nullptr, bits.data());
+    prepare_image(labels_, image_, random_, 1, nullptr, bits.data());
     std::vector<uint64_t> keys;
     for (uint32_t limit = limit_of(missing, left);; limit = kEverything) {
       found.clear();

@@ -29,6 +29,7 @@ struct Problem {
   FeatureView features;
   LabelView labels;
   const void* data;
+  ScalarType type;     // of the features
   int64_t padded;      // channels rounded up to whole vectors
   int64_t chunk_rows;  // pixels of a chunk
   int64_t chunks;
@@ -42,18 +43,17 @@ struct Problem {
 };
 
 // Scratch of one chunk.
-template <class T>
+template <class Acc>
 struct Workspace {
   std::vector<int32_t> labels;
   std::vector<int64_t> offsets, rows, starts;
-  std::vector<Accumulate<T>> stage;
-  std::vector<T> level;
+  std::vector<Acc> stage, level;  // the pivots of a class, as features: not larger than as sums
 };
 
 // Lists pixels [begin, end) by class: rows[starts[k] .. starts[k + 1]) are the element offsets of class k's pixels in
 // the features or, where they are planes, in the stage; `offsets` are those of all pixels in the planes.
-template <class T>
-FASTUDA_INLINE void group_by_class(const Problem& problem, int64_t begin, int64_t end, Workspace<T>& work) {
+template <class Acc>
+FASTUDA_INLINE void group_by_class(const Problem& problem, int64_t begin, int64_t end, Workspace<Acc>& work) {
   const int64_t classes = problem.classes(), count = end - begin, step = problem.features.grid.column_stride;
   const bool planes = problem.features.channel_stride != 1;
   const int32_t* label = work.labels.data();
@@ -75,24 +75,50 @@ FASTUDA_INLINE void group_by_class(const Problem& problem, int64_t begin, int64_
   std::fill_n(rows + valid, kBeyondRows, valid ? rows[valid - 1] : 0);  // what the last rows prefetch
 }
 
-template <class T, class From>
+template <class T, class Acc>
 FASTUDA_INLINE void accumulate_classes(
-    const Problem& problem, const Workspace<T>& work, const From* base, From* level, int64_t channels, bool beyond,
-    Accumulate<T>* tables, const int64_t* counts) {
-  const int64_t row_bytes = std::max<int64_t>(channels * int64_t(sizeof(From)), 1);
+    const Problem& problem, Workspace<Acc>& work, const T* base, int64_t channels, bool beyond, Acc* tables,
+    const int64_t* counts) {
+  const int64_t row_bytes = std::max<int64_t>(channels * int64_t(sizeof(T)), 1);
   const int64_t ahead = std::clamp<int64_t>(kRows * kAheadBytes / row_bytes, kRows, kMostAhead);
+  T* const level = reinterpret_cast<T*>(work.level.data());
   for (int64_t k = 0; k < problem.classes(); ++k)
     if (const int64_t first = work.starts[k], count = work.starts[k + 1] - first; count)
       accumulate(
-          Group<From>{base, work.rows.data() + first, count, level, ahead, counts[k] == 0, beyond}, channels,
+          Group<T>{base, work.rows.data() + first, count, level, ahead, counts[k] == 0, beyond}, channels,
           tables + k * 3 * problem.padded, problem.padded);
 }
 
-template <class T>
-FASTUDA_INLINE void chunk_body(const Problem& problem, int64_t chunk, Workspace<T>& work) {
-  using Acc = Accumulate<T>;
+// Rows of the features as they are: what is converted before it is added would be written and read once more.
+template <class Acc, Isa isa>
+void add_rows_of_features(const Problem& problem, Workspace<Acc>& work, Acc* tables, const int64_t* counts) {
   const FeatureView& view = problem.features;
-  const T* data = static_cast<const T*>(problem.data);
+  const int64_t* const rows = work.rows.data();
+  const int64_t furthest = *std::max_element(rows, rows + work.starts[problem.classes()] + 1);
+  const bool beyond = furthest + problem.padded <= view.grid.furthest() + view.channels;
+  with_type<Acc>(problem.type, [&]<class T>() {
+    on_isa<Acc, isa>([&]() FASTUDA_INLINED {
+      accumulate_classes(problem, work, static_cast<const T*>(problem.data), view.channels, beyond, tables, counts);
+    });
+  });
+}
+
+template <class Acc, Isa isa>
+void add_planes(const Problem& problem, int64_t count, Workspace<Acc>& work, Acc* tables, const int64_t* counts) {
+  const FeatureView& view = problem.features;
+  for (int64_t c = 0; c < view.channels; c += kStageChannels) {
+    const int64_t width = std::min(kStageChannels, view.channels - c);
+    on_isa<Acc, isa>([&]() FASTUDA_INLINED {
+      stage_channels<isa>(
+          problem.data, problem.type, work.offsets.data(), count, view, c, width, work.stage.data(), kStageChannels);
+      accumulate_classes(problem, work, work.stage.data(), width, true, tables + c, counts);
+    });
+  }
+}
+
+template <class Acc, Isa isa>
+void add_chunk(const Problem& problem, int64_t chunk, Workspace<Acc>& work) {
+  const FeatureView& view = problem.features;
   const int64_t classes = problem.classes(), tile = problem.tile_rows();
   Acc* tables = static_cast<Acc*>(problem.partials) + chunk * classes * 3 * problem.padded;
   int64_t* counts = problem.counts + chunk * classes;
@@ -100,26 +126,16 @@ FASTUDA_INLINE void chunk_body(const Problem& problem, int64_t chunk, Workspace<
   const int64_t last = std::min(view.grid.pixels(), (chunk + 1) * problem.chunk_rows);
   for (int64_t begin = chunk * problem.chunk_rows; begin < last; begin += tile) {
     const int64_t end = std::min(begin + tile, last);
-    group_by_class(problem, begin, end, work);
-    if (view.channel_stride == 1) {
-      const int64_t furthest = *std::max_element(work.rows.data(), work.rows.data() + work.starts[classes] + 1);
-      const bool beyond = furthest + problem.padded <= view.grid.furthest() + view.channels;
-      accumulate_classes(problem, work, data, work.level.data(), view.channels, beyond, tables, counts);
-    } else {
-      for (int64_t c = 0; c < view.channels; c += kStageChannels) {
-        const int64_t width = std::min(kStageChannels, view.channels - c);
-        stage_channels(data, work.offsets.data(), end - begin, view, c, width, work.stage.data(), kStageChannels);
-        accumulate_classes(problem, work, work.stage.data(), work.stage.data(), width, true, tables + c, counts);
-      }
-    }
+    on_isa<Acc, isa>([&]() FASTUDA_INLINED { group_by_class(problem, begin, end, work); });
+    if (view.channel_stride == 1) add_rows_of_features<Acc, isa>(problem, work, tables, counts);
+    else add_planes<Acc, isa>(problem, end - begin, work, tables, counts);
     for (int64_t k = 0; k < classes; ++k) counts[k] += work.starts[k + 1] - work.starts[k];
   }
 }
 
 // Merges the partial sums of one class over the chunks, in order, in double.
-template <class T>
-FASTUDA_INLINE void merge_body(const Problem& problem, int64_t label, double* mean, double* m2) {
-  using Acc = Accumulate<T>;
+template <class Acc>
+FASTUDA_INLINE void merge_class(const Problem& problem, int64_t label, double* mean, double* m2) {
   const int64_t channels = problem.features.channels, padded = problem.padded;
   std::fill(mean, mean + channels, 0.0);
   std::fill(m2, m2 + channels, 0.0);
@@ -153,49 +169,30 @@ FASTUDA_INLINE void merge_body(const Problem& problem, int64_t label, double* me
   }
 }
 
-template <class T>
-struct Kernels {
-  using Chunk = void (*)(const Problem&, int64_t, Workspace<T>&);
-  using Merge = void (*)(const Problem&, int64_t, double*, double*);
-
-  FASTUDA_TARGET_AVX512 static void chunk_avx512(const Problem& p, int64_t i, Workspace<T>& w) { chunk_body(p, i, w); }
-  FASTUDA_TARGET_AVX2 static void chunk_avx2(const Problem& p, int64_t i, Workspace<T>& w) { chunk_body(p, i, w); }
-  static void chunk_portable(const Problem& p, int64_t i, Workspace<T>& w) { chunk_body(p, i, w); }
-  FASTUDA_TARGET_AVX512 static void merge_avx512(const Problem& p, int64_t k, double* a, double* b) {
-    merge_body<T>(p, k, a, b);
-  }
-  FASTUDA_TARGET_AVX2 static void merge_avx2(const Problem& p, int64_t k, double* a, double* b) {
-    merge_body<T>(p, k, a, b);
-  }
-  static void merge_portable(const Problem& p, int64_t k, double* a, double* b) { merge_body<T>(p, k, a, b); }
-
-  static Chunk chunk() {
-    return FASTUDA_PICK_ISA(T, chunk_avx512, chunk_avx2, chunk_portable);
-  }
-  static Merge merge() {
-    return FASTUDA_PICK_ISA(T, merge_avx512, merge_avx2, merge_portable);
-  }
-};
-
-template <class T>
-void run(const Problem& problem) {
+template <class Acc, Isa isa>
+void run_on(const Problem& problem) {
   const int64_t tile = std::min(problem.tile_rows(), problem.features.grid.pixels());
   torch::stable::parallel_for(0, problem.chunks, 1, [&](int64_t begin, int64_t end) {
-    Workspace<T> work;
+    Workspace<Acc> work;
     work.labels.resize(tile);
     work.offsets.resize(tile);
     work.rows.resize(tile + kBeyondRows);
     work.starts.resize(problem.classes() + 3);
     work.level.resize(problem.padded);
     if (problem.features.channel_stride != 1) work.stage.resize(tile * kStageChannels);
-    for (int64_t i = begin; i < end; ++i) Kernels<T>::chunk()(problem, i, work);
+    for (int64_t i = begin; i < end; ++i) add_chunk<Acc, isa>(problem, i, work);
   });
   torch::stable::parallel_for(0, problem.classes(), 1, [&](int64_t begin, int64_t end) {
     std::vector<double> mean(problem.features.channels), m2(problem.features.channels);
-    for (int64_t k = begin; k < end; ++k) {
-      Kernels<T>::merge()(problem, k, mean.data(), m2.data());
-    }
+    on_isa<Acc, isa>([&]() FASTUDA_INLINED {
+      for (int64_t k = begin; k < end; ++k) merge_class<Acc>(problem, k, mean.data(), m2.data());
+    });
   });
+}
+
+template <class Acc>
+void run(const Problem& problem) {
+  with_isa<Acc>([&]<Isa isa>() { run_on<Acc, isa>(problem); });
 }
 
 // Long chunks keep the partial sums small and the last bundle of a class rare, short ones keep many threads busy. At
@@ -215,7 +212,8 @@ std::tuple<Tensor, Tensor, Tensor> class_moments(
   STD_TORCH_CHECK(
       wide || type == ScalarType::Float || type == ScalarType::Half || type == ScalarType::BFloat16,
       "features must be float32, float16, bfloat16 or float64");
-  Problem p{feature_view(features), label_view(labels, num_classes, ignore_index), features.const_data_ptr()};
+  Problem p{feature_view(features), label_view(labels, num_classes, ignore_index), features.const_data_ptr(),
+            type};
   STD_TORCH_CHECK(p.labels.grid.pixels() == p.features.grid.pixels(), "labels must match the pixels of features");
   const int64_t channels = p.features.channels, lanes = wide ? 8 : 16, pixels = p.features.grid.pixels();
   p.padded = (channels + lanes - 1) / lanes * lanes;
@@ -232,10 +230,7 @@ std::tuple<Tensor, Tensor, Tensor> class_moments(
   p.mean = mean.mutable_data_ptr();
   p.m2 = m2.mutable_data_ptr();
 
-  if (wide) run<double>(p);
-  else if (type == ScalarType::Float) run<float>(p);
-  else if (type == ScalarType::Half) run<torch::headeronly::Half>(p);
-  else run<torch::headeronly::BFloat16>(p);
+  wide ? run<double>(p) : run<float>(p);
 
   int64_t* out = static_cast<int64_t*>(count.mutable_data_ptr());
   std::fill(out, out + num_classes, 0);
@@ -263,15 +258,14 @@ std::tuple<Tensor, Tensor, Tensor> class_moments_full(
   Tensor count = torch::stable::new_empty(features, {num_classes}, ScalarType::Long);
   Tensor mean = torch::stable::new_empty(features, {num_classes, view.channels}, statistic);
   Tensor m2 = torch::stable::new_empty(features, {num_classes, view.channels, view.channels}, statistic);
-  const auto run = [&]<class T>(T) {
-    full_moments<T>(
-        view, classes, rows.const_data_ptr(), static_cast<int64_t*>(count.mutable_data_ptr()), mean.mutable_data_ptr(),
-        m2.mutable_data_ptr());
+  const auto run = [&]<class Acc>(Acc) {
+    with_isa<Acc>([&]<Isa isa>() {
+      full_moments<Acc, isa>(
+          view, classes, rows.const_data_ptr(), type, static_cast<int64_t*>(count.mutable_data_ptr()),
+          mean.mutable_data_ptr(), m2.mutable_data_ptr());
+    });
   };
-  if (type == ScalarType::Double) run(double{});
-  else if (type == ScalarType::Float) run(float{});
-  else if (type == ScalarType::Half) run(torch::headeronly::Half{});
-  else run(torch::headeronly::BFloat16{});
+  type == ScalarType::Double ? run(double{}) : run(float{});
   return {count, mean, m2};
 }
 

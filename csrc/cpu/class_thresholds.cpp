@@ -123,7 +123,7 @@ FASTUDA_INLINE void for_blocks(const Search& s, int64_t begin, int64_t end, cons
   }
 }
 
-FASTUDA_INLINE void count_all_body(const Search& s, int64_t begin, int64_t end, uint32_t* counts) {
+FASTUDA_INLINE void count_all(const Search& s, int64_t begin, int64_t end, uint32_t* counts) {
   for_blocks(s, begin, end, [=](int32_t* label, const float* value, int64_t count) {
     for (int64_t i = 0; i < count; ++i) {
       const float positive = value[i] > 0.0f ? value[i] : 0.0f;
@@ -142,7 +142,7 @@ FASTUDA_INLINE bool distance_of(const Search& s, int32_t label, float value, uin
   return distance < s.width[label];
 }
 
-FASTUDA_INLINE void count_inside_body(const Search& s, int64_t begin, int64_t end, uint32_t* counts) {
+FASTUDA_INLINE void count_inside(const Search& s, int64_t begin, int64_t end, uint32_t* counts) {
   const int32_t outside = static_cast<int32_t>(s.classes) * kBins;
   for_blocks(s, begin, end, [&](int32_t* label, const float* value, int64_t count) {
     for (int64_t i = 0; i < count; ++i) {
@@ -161,7 +161,7 @@ struct Found {
   uint32_t distance;
 };
 
-FASTUDA_INLINE void collect_body(const Search& s, int64_t begin, int64_t end, std::vector<Found>& found) {
+FASTUDA_INLINE void collect(const Search& s, int64_t begin, int64_t end, std::vector<Found>& found) {
   for_blocks(s, begin, end, [&](int32_t* label, const float* value, int64_t count) {
     alignas(64) uint32_t distance[kBlock];
     alignas(64) int32_t inside[kBlock];
@@ -176,41 +176,16 @@ FASTUDA_INLINE void collect_body(const Search& s, int64_t begin, int64_t end, st
   });
 }
 
-// The loops of one instruction set.
-struct Loops {
-  void (*count_all)(const Search&, int64_t, int64_t, uint32_t*);
-  void (*count_inside)(const Search&, int64_t, int64_t, uint32_t*);
-  void (*collect)(const Search&, int64_t, int64_t, std::vector<Found>&);
-};
-
-#define FASTUDA_THRESHOLD_LOOPS(name, target)                                                                      \
-  target void count_all_##name(const Search& s, int64_t begin, int64_t end, uint32_t* counts) {                    \
-    count_all_body(s, begin, end, counts);                                                                         \
-  }                                                                                                                \
-  target void count_inside_##name(const Search& s, int64_t begin, int64_t end, uint32_t* counts) {                 \
-    count_inside_body(s, begin, end, counts);                                                                      \
-  }                                                                                                                \
-  target void collect_##name(const Search& s, int64_t begin, int64_t end, std::vector<Found>& found) {             \
-    collect_body(s, begin, end, found);                                                                            \
-  }                                                                                                                \
-  constexpr Loops loops_##name{count_all_##name, count_inside_##name, collect_##name};
-FASTUDA_THRESHOLD_LOOPS(avx512, FASTUDA_TARGET_AVX512)
-FASTUDA_THRESHOLD_LOOPS(avx2, FASTUDA_TARGET_AVX2)
-FASTUDA_THRESHOLD_LOOPS(portable, )
-#undef FASTUDA_THRESHOLD_LOOPS
-
-const Loops& loops() {
-  return *FASTUDA_PICK_ISA(float, loops_avx512, loops_avx2, loops_portable);
-}
-
 // Counts (classes, kBins) of one pass.
-template <class Count>
-std::vector<uint32_t> count(const Search& s, const Count& pass) {
+template <class Pass>
+std::vector<uint32_t> count(const Search& s, const Pass& pass) {
   std::vector<uint32_t> total((s.classes + 1) * kBins);
   std::mutex one_at_a_time;
   torch::stable::parallel_for(0, s.segments(), 1, [&](int64_t begin, int64_t end) {
     std::vector<uint32_t> own(total.size());
-    pass(s, begin, end, own.data());
+    with_isa<float>([&]<Isa isa>() {
+      on_isa<float, isa>([&]() FASTUDA_INLINED { pass(begin, end, own.data()); });
+    });
     const std::lock_guard<std::mutex> lock(one_at_a_time);
     for (size_t i = 0; i < total.size(); ++i) total[i] += own[i];
   });
@@ -233,7 +208,8 @@ int64_t rank_of(int64_t count, double portion, bool from_top) {
 }
 
 void first_pass(Search& s, double portion, bool from_top) {
-  const std::vector<uint32_t> counts = count(s, loops().count_all);
+  const std::vector<uint32_t> counts = count(
+      s, [&](int64_t begin, int64_t end, uint32_t* own) FASTUDA_INLINED { count_all(s, begin, end, own); });
   const uint32_t one = key_of(1.0f), above = key_of(std::numeric_limits<float>::infinity()) + 1;
   for (int64_t k = 0; k < s.classes; ++k) {
     Interval& interval = s.intervals[k];
@@ -251,7 +227,8 @@ void first_pass(Search& s, double portion, bool from_top) {
 }
 
 void next_pass(Search& s) {
-  const std::vector<uint32_t> counts = count(s, loops().count_inside);
+  const std::vector<uint32_t> counts = count(
+      s, [&](int64_t begin, int64_t end, uint32_t* own) FASTUDA_INLINED { count_inside(s, begin, end, own); });
   for (int64_t k = 0; k < s.classes; ++k) {
     Interval& interval = s.intervals[k];
     if (!interval.open()) continue;
@@ -268,7 +245,9 @@ void pick(Search& s) {
   std::mutex one_at_a_time;
   torch::stable::parallel_for(0, s.segments(), 1, [&](int64_t begin, int64_t end) {
     std::vector<Found> found;
-    loops().collect(s, begin, end, found);
+    with_isa<float>([&]<Isa isa>() {
+      on_isa<float, isa>([&]() FASTUDA_INLINED { collect(s, begin, end, found); });
+    });
     const std::lock_guard<std::mutex> lock(one_at_a_time);
     for (const Found& f : found) kept[f.label].push_back(f.distance);
   });

@@ -22,60 +22,46 @@ struct Counting {
   Taps<Acc> down, along;
   bool few_nodes;  // whether Nodes serve `along`
   int64_t bins;
+  bool probabilities;
   int64_t* counts;
 };
 
-template <class Acc, class Along, bool probabilities>
+template <class Acc, class Along>
 FASTUDA_INLINE void count_row(const Counting<Acc>& p, const Acc* row, int64_t pitch, Acc* stage, BinCounts& counts) {
   const int64_t width = p.along.size;
   for (int64_t x = 0; x < width; x += kLanes<Acc>) {
     Along along;
     along.set(p.along, x);
     const Best<Acc> best =
-        best_of<Acc, probabilities, Rule::largest>(row, pitch, p.scores.classes, along, nullptr, stage);
+        best_of<Acc>(row, pitch, p.scores.classes, along, p.probabilities, nullptr, stage);
     counts.take<Acc>(best, ~typename VecOf<Acc>::mask{}, width - x);
   }
 }
 
 // Output rows [begin, end) of all images.
-template <class Acc, Isa isa, bool probabilities>
+template <class Acc, Isa isa>
 FASTUDA_INLINE void count_rows(const Counting<Acc>& p, int64_t begin, int64_t end) {
   DenseRows<Acc> rows(p.scores, p.down);
   Buffer<Acc> stage(p.scores.classes * kLanes<Acc>);
   BinCounts counts(p.scores.classes, p.bins);
   for (int64_t i = begin; i < end; ++i) {
-    const Acc* row = rows.at(i / p.down.size, i % p.down.size);
+    const Acc* row = rows.template at<isa>(i / p.down.size, i % p.down.size);
     if (p.few_nodes && rows.finite())
-      count_row<Acc, Nodes<Acc>, probabilities>(p, row, rows.pitch(), stage.data(), counts);
-    else count_row<Acc, AnyNodes<Acc, isa>, probabilities>(p, row, rows.pitch(), stage.data(), counts);
+      count_row<Acc, Nodes<Acc>>(p, row, rows.pitch(), stage.data(), counts);
+    else count_row<Acc, AnyNodes<Acc, isa>>(p, row, rows.pitch(), stage.data(), counts);
   }
   counts.add(p.counts);
 }
 
-template <class Acc, bool probabilities>
-struct Kernels {
-  FASTUDA_TARGET_AVX512 static void avx512(const Counting<Acc>& p, int64_t begin, int64_t end) {
-    count_rows<Acc, Isa::avx512, probabilities>(p, begin, end);
-  }
-  FASTUDA_TARGET_AVX2 static void avx2(const Counting<Acc>& p, int64_t begin, int64_t end) {
-    count_rows<Acc, Isa::avx2, probabilities>(p, begin, end);
-  }
-  static void portable(const Counting<Acc>& p, int64_t begin, int64_t end) {
-    count_rows<Acc, Isa::portable, probabilities>(p, begin, end);
-  }
-  static void all(const Counting<Acc>& p) {
-    const auto chosen = FASTUDA_PICK_ISA(Acc, avx512, avx2, portable);
-    torch::stable::parallel_for(0, p.scores.images * p.down.size, kRowGrain, [&](int64_t begin, int64_t end) {
-      chosen(p, begin, end);
-    });
-  }
-};
-
 template <class Acc>
 void run(const ScoreView& s, int64_t height, int64_t width, int64_t bins, bool probabilities, bool align, int64_t* to) {
-  Counting<Acc> p{s, {height, s.height, align}, {width, s.width, align}, false, bins, to};
+  Counting<Acc> p{s, {height, s.height, align}, {width, s.width, align}, false, bins, probabilities, to};
   p.few_nodes = Nodes<Acc>::serve(p.along);
-  probabilities ? Kernels<Acc, true>::all(p) : Kernels<Acc, false>::all(p);
+  with_isa<Acc>([&]<Isa isa>() {
+    torch::stable::parallel_for(0, s.images * height, kRowGrain, [&](int64_t begin, int64_t end) {
+      on_isa<Acc, isa>([&]() FASTUDA_INLINED { count_rows<Acc, isa>(p, begin, end); });
+    });
+  });
 }
 
 Tensor confidence_histogram(

@@ -67,7 +67,7 @@ FASTUDA_INLINE void add_cells(const int32_t* cell, int64_t count, uint32_t* tabl
   for (; i < count; ++i) ++table[cell[i]];
 }
 
-FASTUDA_INLINE void count_body(const Pairs& p, int64_t begin, int64_t end) {
+FASTUDA_INLINE void count_segments(const Pairs& p, int64_t begin, int64_t end) {
   std::vector<uint32_t> table(p.cells() * p.tables());
   const int64_t next_table = p.tables() > 1 ? p.cells() : 0;
   const int32_t side = static_cast<int32_t>(p.side());
@@ -91,10 +91,6 @@ FASTUDA_INLINE void count_body(const Pairs& p, int64_t begin, int64_t end) {
   }
 }
 
-FASTUDA_TARGET_AVX512 void count_avx512(const Pairs& p, int64_t begin, int64_t end) { count_body(p, begin, end); }
-FASTUDA_TARGET_AVX2 void count_avx2(const Pairs& p, int64_t begin, int64_t end) { count_body(p, begin, end); }
-void count_portable(const Pairs& p, int64_t begin, int64_t end) { count_body(p, begin, end); }
-
 Tensor confusion_matrix(const Tensor& prediction, const Tensor& truth, int64_t num_classes) {
   const auto fits = [](const Tensor& t) { return t.dim() == 1 || t.dim() == 3; };
   STD_TORCH_CHECK(
@@ -106,9 +102,11 @@ Tensor confusion_matrix(const Tensor& prediction, const Tensor& truth, int64_t n
   std::fill_n(counts, num_classes * num_classes, 0);
   const Pairs p{
       label_view(truth, num_classes, -1), label_view(prediction, num_classes, -1), truth.numel(), num_classes, counts};
-  const auto count = FASTUDA_PICK_ISA(float, count_avx512, count_avx2, count_portable);
-  torch::stable::parallel_for(
-      0, (p.pixels + kSegment - 1) / kSegment, 1, [&](int64_t begin, int64_t end) { count(p, begin, end); });
+  with_isa<float>([&]<Isa isa>() {
+    torch::stable::parallel_for(0, (p.pixels + kSegment - 1) / kSegment, 1, [&](int64_t begin, int64_t end) {
+      on_isa<float, isa>([&]() FASTUDA_INLINED { count_segments(p, begin, end); });
+    });
+  });
   return result;
 }
 

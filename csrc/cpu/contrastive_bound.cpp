@@ -16,68 +16,51 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-template <class T>
-using Entry = void (*)(const Bound&, const Packed<Accumulate<T>>&, int64_t begin, int64_t end);
-
 template <class Pass, class Work, class Acc>
 FASTUDA_INLINE void run_pass(const Bound& b, const Packed<Acc>& packed, int64_t begin, int64_t end) {
   Work work(b);
   for (int64_t i = begin; i < end; ++i) Pass::run(b, packed, i, work);
 }
 
-template <class T, Isa isa, bool kBackward>
-FASTUDA_INLINE void run_chunks(const Bound& b, const Packed<Accumulate<T>>& packed, int64_t begin, int64_t end) {
+template <class Acc, Isa isa, bool kBackward>
+void run_chunks(const Bound& b, const Packed<Acc>& packed, int64_t begin, int64_t end) {
+  using Work = Scratch<Acc, isa>;
   if constexpr (!kBackward) {
-    run_pass<Forward<T, isa>, Scratch<T, isa>>(b, packed, begin, end);
+    on_isa<Acc, isa>([&]() FASTUDA_INLINED { run_pass<Forward<Acc, isa>, Work>(b, packed, begin, end); });
   } else if (by_rows(b)) {
-    run_pass<BackwardRows<T, isa>, RowScratch<T, isa>>(b, packed, begin, end);
+    on_isa<Acc, isa>([&]() FASTUDA_INLINED {
+      run_pass<BackwardRows<Acc, isa>, RowScratch<Acc, isa>>(b, packed, begin, end);
+    });
     fence_streams();
   } else {
-    run_pass<Backward<T, isa>, Scratch<T, isa>>(b, packed, begin, end);
+    on_isa<Acc, isa>([&]() FASTUDA_INLINED { run_pass<Backward<Acc, isa>, Work>(b, packed, begin, end); });
   }
 }
 
-template <class T, bool kBackward>
-struct Kernels {
-  using Statistics = Packed<Accumulate<T>>;
-  FASTUDA_TARGET_AVX512 static void avx512(const Bound& b, const Statistics& packed, int64_t begin, int64_t end) {
-    run_chunks<T, Isa::avx512, kBackward>(b, packed, begin, end);
-  }
-  FASTUDA_TARGET_AVX2 static void avx2(const Bound& b, const Statistics& packed, int64_t begin, int64_t end) {
-    run_chunks<T, Isa::avx2, kBackward>(b, packed, begin, end);
-  }
-  static void portable(const Bound& b, const Statistics& packed, int64_t begin, int64_t end) {
-    run_chunks<T, Isa::portable, kBackward>(b, packed, begin, end);
-  }
-  static Entry<T> chosen() {
-    return FASTUDA_PICK_ISA(T, avx512, avx2, portable);
-  }
-};
-
-template <class T, Isa isa, bool kBackward>
-void pack_for(const Bound& b, Packed<Accumulate<T>>& packed) {
+template <class Acc, Isa isa, bool kBackward>
+void pack_for(const Bound& b, Packed<Acc>& packed) {
   if constexpr (!kBackward) pack_scores(b, Machine<isa>::rows, packed.rows);
-  else if (by_rows(b)) pack_row_slopes(b, BackwardRows<T, isa>::blocks(b), packed.rows);
+  else if (by_rows(b)) pack_row_slopes(b, BackwardRows<Acc, isa>::blocks(b), packed.rows);
   else pack_slopes(b, Machine<isa>::width, packed.rows);
   if (b.kind == Covariance::full) pack_triangle(b, triangle<isa, kBackward>(b), !kBackward, packed.triangle);
 }
 
-template <class T, bool kBackward>
+template <class Acc, bool kBackward>
 void run(const Bound& b) {
-  Packed<Accumulate<T>> packed;
-  with_isa<T>([&]<Isa isa>() { pack_for<T, isa, kBackward>(b, packed); });
-  const int64_t chunks = (b.features.grid.pixels() + kChunkPixels - 1) / kChunkPixels;
-  torch::stable::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
-    Kernels<T, kBackward>::chosen()(b, packed, begin, end);
+  with_isa<Acc>([&]<Isa isa>() {
+    Packed<Acc> packed;
+    pack_for<Acc, isa, kBackward>(b, packed);
+    const int64_t chunks = (b.features.grid.pixels() + kChunkPixels - 1) / kChunkPixels;
+    torch::stable::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
+      run_chunks<Acc, isa, kBackward>(b, packed, begin, end);
+    });
   });
 }
 
 template <bool kBackward>
-void dispatch(const Bound& b, ScalarType type) {
-  if (type == ScalarType::Double) run<double, kBackward>(b);
-  else if (type == ScalarType::Float) run<float, kBackward>(b);
-  else if (type == ScalarType::Half) run<torch::headeronly::Half, kBackward>(b);
-  else run<torch::headeronly::BFloat16, kBackward>(b);
+void dispatch(const Bound& b) {
+  if (b.type == ScalarType::Double) run<double, kBackward>(b);
+  else run<float, kBackward>(b);
 }
 
 ScalarType compute_type(const Tensor& features) {
@@ -93,7 +76,7 @@ std::tuple<Tensor, Tensor> contrastive_bound_forward(
   Tensor posterior = torch::stable::new_empty(features, {n, h, w, b.classes()}, compute_type(features));
   b.loss = loss.mutable_data_ptr();
   b.posterior = posterior.mutable_data_ptr();
-  dispatch<false>(b, features.scalar_type());
+  dispatch<false>(b);
   return {loss, posterior};
 }
 
@@ -116,7 +99,7 @@ Tensor contrastive_bound_backward(
   b.grads = label_grid(grad);
   b.grad = grad.const_data_ptr();
   b.posterior = const_cast<void*>(rows.const_data_ptr());
-  dispatch<true>(b, features.scalar_type());
+  dispatch<true>(b);
   return slope;
 }
 

@@ -29,7 +29,7 @@ struct Options {
 
 // The errors of one class, sorted and weighed.
 template <class Acc, Isa isa>
-FASTUDA_INLINE void errors_body(
+FASTUDA_INLINE void errors_tiles(
     const LovaszProblem<Acc>& p, const std::vector<RowChunk>& chunks, ErrorItem<Acc>* const (&items)[2],
     uint32_t (*counts)[1 << kDigit], Acc* plane, int64_t& size, bool& poisoned) {
   ErrorTile<Acc, isa> tile(p);
@@ -44,7 +44,7 @@ FASTUDA_INLINE void errors_body(
 
 // The softmax of the pixels; `least` is lowered to the least error of each class's own pixels.
 template <class Acc, Isa isa>
-FASTUDA_INLINE void norm_body(
+FASTUDA_INLINE void norm_tiles(
     const LovaszProblem<Acc>& p, const NodeSums<Acc>& s, Acc* least, int64_t begin, int64_t end) {
   NormTile<Acc, isa> tile(p);
   tile.least = least;
@@ -53,13 +53,13 @@ FASTUDA_INLINE void norm_body(
 
 // A sweep over the items of `s` with a tile that keeps no sums.
 template <class Tile, class Acc>
-FASTUDA_INLINE void sweep_body(const LovaszProblem<Acc>& p, const NodeSums<Acc>& s, int64_t begin, int64_t end) {
+FASTUDA_INLINE void sweep_tiles(const LovaszProblem<Acc>& p, const NodeSums<Acc>& s, int64_t begin, int64_t end) {
   Tile tile(p);
   for (int64_t i = begin; i < end; ++i) tile.run(s.image(i), s.chunk(i).begin, s.chunk(i).end, s.place(i));
 }
 
 template <class Acc, Isa isa>
-FASTUDA_INLINE void count_body(
+FASTUDA_INLINE void count_tiles(
     const LovaszProblem<Acc>& p, const NodeSums<Acc>& s, uint32_t* pixels, uint32_t* own, int64_t begin, int64_t end) {
   BinTile<Acc, isa, true> tile(p);
   tile.pixels = pixels;
@@ -68,7 +68,7 @@ FASTUDA_INLINE void count_body(
 }
 
 template <class Acc, Isa isa>
-FASTUDA_INLINE void weigh_body(
+FASTUDA_INLINE void weigh_tiles(
     const LovaszProblem<Acc>& p, const NodeSums<Acc>& s, double* losses, int64_t begin, int64_t end) {
   BinTile<Acc, isa, false> tile(p);
   for (int64_t i = begin; i < end; ++i) {
@@ -77,48 +77,10 @@ FASTUDA_INLINE void weigh_body(
   }
 }
 
-// The loops of one instruction set.
-template <class Acc, Isa isa>
-struct Loops;
-
-#define FASTUDA_LOVASZ_LOOPS(isa, target)                                                                        \
-  template <class Acc>                                                                                           \
-  struct Loops<Acc, isa> {                                                                                       \
-    using Problem = LovaszProblem<Acc>;                                                                          \
-    using Sums = NodeSums<Acc>;                                                                                  \
-    target static void norm(const Problem& p, const Sums& s, Acc* least, int64_t begin, int64_t end) {           \
-      norm_body<Acc, isa>(p, s, least, begin, end);                                                              \
-    }                                                                                                            \
-    target static void slope(const Problem& p, const Sums& s, int64_t begin, int64_t end) {                      \
-      sweep_body<SlopeTile<Acc, isa, false>>(p, s, begin, end);                                                  \
-    }                                                                                                            \
-    target static void rest(const Problem& p, const Sums& s, int64_t begin, int64_t end) {                       \
-      sweep_body<SlopeTile<Acc, isa, true>>(p, s, begin, end);                                                   \
-    }                                                                                                            \
-    target static void errors(                                                                                   \
-        const Problem& p, const std::vector<RowChunk>& chunks, ErrorItem<Acc>* const (&items)[2],                \
-        uint32_t (*counts)[1 << kDigit], Acc* plane, int64_t& size, bool& poisoned) {                            \
-      errors_body<Acc, isa>(p, chunks, items, counts, plane, size, poisoned);                                    \
-    }                                                                                                            \
-    target static void count(                                                                                    \
-        const Problem& p, const Sums& s, uint32_t* pixels, uint32_t* own, int64_t begin, int64_t end) {          \
-      count_body<Acc, isa>(p, s, pixels, own, begin, end);                                                       \
-    }                                                                                                            \
-    target static void weigh(const Problem& p, const Sums& s, double* losses, int64_t begin, int64_t end) {      \
-      weigh_body<Acc, isa>(p, s, losses, begin, end);                                                            \
-    }                                                                                                            \
-    target static void nodes(const Sums& s, int64_t begin, int64_t end) { gather_rows<Acc>(s, begin, end); }     \
-  };
-FASTUDA_LOVASZ_LOOPS(Isa::avx512, FASTUDA_TARGET_AVX512)
-FASTUDA_LOVASZ_LOOPS(Isa::avx2, FASTUDA_TARGET_AVX2)
-FASTUDA_LOVASZ_LOOPS(Isa::portable, )
-#undef FASTUDA_LOVASZ_LOOPS
-
 // One call: what its sweeps share.
 template <class Acc, Isa isa>
 class Lovasz {
-  using Call = Loops<Acc, isa>;
-  static constexpr ScalarType kType = sizeof(Acc) == sizeof(double) ? ScalarType::Double : ScalarType::Float;
+  static constexpr ScalarType kType = kTypeOf<Acc>;
 
  public:
   Lovasz(const Tensor& logits, const Tensor& target, const Options& o)
@@ -181,7 +143,7 @@ class Lovasz {
   }
   void gather(const NodeSums<Acc>& s) {
     torch::stable::parallel_for(0, view_.images * view_.height, 8, [&](int64_t begin, int64_t end) {
-      Call::nodes(s, begin, end);
+      on_isa<Acc, isa>([&]() FASTUDA_INLINED { gather_rows(s, begin, end); });
     });
   }
 
@@ -199,7 +161,9 @@ class Lovasz {
     for (int64_t first = 0; first < view_.classes; first += kGroup) loss += group(first, toward, partials);
     if (o_.with_slope && !o_.probabilities) {
       const NodeSums<Acc> s = sums(p_, partials, 0, true);
-      each(s, [&](int64_t begin, int64_t end) { Call::rest(p_, s, begin, end); });
+      each(s, [&](int64_t begin, int64_t end) {
+        on_isa<Acc, isa>([&]() FASTUDA_INLINED { sweep_tiles<SlopeTile<Acc, isa, true>>(p_, s, begin, end); });
+      });
       gather(s);
     }
     return loss / divisor();
@@ -212,7 +176,7 @@ class Lovasz {
     std::mutex lock;
     each(none, [&](int64_t begin, int64_t end) {
       std::vector<Acc> mine(view_.classes, Acc(2));
-      Call::norm(p_, none, mine.data(), begin, end);
+      on_isa<Acc, isa>([&]() FASTUDA_INLINED { norm_tiles<Acc, isa>(p_, none, mine.data(), begin, end); });
       const std::lock_guard<std::mutex> guard(lock);
       for (int64_t k = 0; k < view_.classes; ++k) least[k] = std::min(least[k], mine[k]);
     });
@@ -223,8 +187,7 @@ class Lovasz {
   // The problem of `count` classes from `first` on.
   LovaszProblem<Acc> part(int64_t first, int64_t count) const {
     LovaszProblem<Acc> p = p_;
-    const int64_t bytes = sizeof(Acc) == 8 ? 8 : view_.type == ScalarType::Float ? 4 : 2;
-    p.up.scores.data = static_cast<const char*>(view_.data) + first * view_.class_stride * bytes;
+    p.up.scores.data = static_cast<const char*>(view_.data) + first * view_.class_stride * bytes_of(view_.type);
     p.up.scores.classes = count;
     p.first_class = first;
     return p;
@@ -251,7 +214,9 @@ class Lovasz {
       LovaszProblem<Acc> p = part(first, count);
       p.toward = planes;
       const NodeSums<Acc> s = sums(p, partials, first, false);
-      each(s, [&](int64_t begin, int64_t end) { Call::slope(p, s, begin, end); });
+      each(s, [&](int64_t begin, int64_t end) {
+        on_isa<Acc, isa>([&]() FASTUDA_INLINED { sweep_tiles<SlopeTile<Acc, isa, false>>(p, s, begin, end); });
+      });
       gather(s);
     }
     double loss = 0;
@@ -264,7 +229,9 @@ class Lovasz {
     auto* counts = reinterpret_cast<uint32_t(*)[1 << kDigit]>(flat);
     int64_t size = 0;
     bool poisoned = false;
-    Call::errors(p, chunks_, items, counts, plane, size, poisoned);
+    on_isa<Acc, isa>([&]() FASTUDA_INLINED {
+      errors_tiles<Acc, isa>(p, chunks_, items, counts, plane, size, poisoned);
+    });
     const ErrorItem<Acc>* sorted = sort_errors<Acc>(items[0], items[1], size, counts);
     const double loss = weigh_errors<Acc>(sorted, size, total, Acc(1) / static_cast<Acc>(divisor()), plane);
     return poisoned ? std::numeric_limits<double>::quiet_NaN() : loss;
@@ -277,7 +244,9 @@ class Lovasz {
     const NodeSums<Acc> none{p_.up, chunks_, nullptr, nullptr, 0, view_.classes, false};
     each(none, [&](int64_t begin, int64_t end) {
       std::vector<uint32_t> mine(2 * entries);
-      Call::count(p_, none, mine.data(), mine.data() + entries, begin, end);
+      on_isa<Acc, isa>([&]() FASTUDA_INLINED {
+        count_tiles<Acc, isa>(p_, none, mine.data(), mine.data() + entries, begin, end);
+      });
       const std::lock_guard<std::mutex> guard(lock);
       for (int64_t i = 0; i < entries; ++i) {
         counts[i] += mine[i];
@@ -289,7 +258,9 @@ class Lovasz {
     Tensor partials = make(0);
     const NodeSums<Acc> s = sums(p_, partials, 0, false);
     std::vector<double> losses(s.items());
-    each(s, [&](int64_t begin, int64_t end) { Call::weigh(p_, s, losses.data(), begin, end); });
+    each(s, [&](int64_t begin, int64_t end) {
+      on_isa<Acc, isa>([&]() FASTUDA_INLINED { weigh_tiles<Acc, isa>(p_, s, losses.data(), begin, end); });
+    });
     if (o_.with_slope) gather(s);
     double loss = 0;
     for (const double x : losses) loss += x;

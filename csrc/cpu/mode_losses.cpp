@@ -14,80 +14,51 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-template <class T, Isa isa>
-FASTUDA_INLINE void forward_body(
-    const ModeProblem& p, const PackedModes<Accumulate<T>>& modes, int64_t begin, int64_t end) {
-  typename ModeForward<T, isa>::Work work(p);
+template <class Acc, Isa isa>
+FASTUDA_INLINE void forward_chunks(const ModeProblem& p, const PackedModes<Acc>& modes, int64_t begin, int64_t end) {
+  typename ModeForward<Acc, isa>::Work work(p);
   for (int64_t i = begin; i < end; ++i) {
     const int64_t first = i * kModePixels;
-    ModeForward<T, isa>::run(p, modes, first, std::min(first + kModePixels, p.features.grid.pixels()), work);
+    ModeForward<Acc, isa>::run(p, modes, first, std::min(first + kModePixels, p.features.grid.pixels()), work);
   }
 }
 
-template <class T, Isa isa>
-FASTUDA_INLINE void backward_body(
-    const ModeProblem& p, const PanelModes<Accumulate<T>>& modes, int64_t segments, int64_t begin, int64_t end) {
-  typename ModeBackward<T, isa>::Work work(p, modes.modes.padded);
-  for (int64_t i = begin; i < end; ++i) ModeBackward<T, isa>::run(p, modes, i, segments, work);
+template <class Acc, Isa isa>
+FASTUDA_INLINE void backward_segments(
+    const ModeProblem& p, const PanelModes<Acc>& modes, int64_t segments, int64_t begin, int64_t end) {
+  typename ModeBackward<Acc, isa>::Work work(p, modes.modes.padded);
+  for (int64_t i = begin; i < end; ++i) ModeBackward<Acc, isa>::run(p, modes, i, segments, work);
 }
 
-// The loops of one instruction set.
-template <class T, Isa isa>
-struct ModeLoops;
-
-#define FASTUDA_MODE_LOOPS(isa, target)                                                                             \
-  template <class T>                                                                                                \
-  struct ModeLoops<T, isa> {                                                                                        \
-    using Acc = Accumulate<T>;                                                                                      \
-    target static void forward(const ModeProblem& p, const PackedModes<Acc>& modes, int64_t begin, int64_t end) {   \
-      forward_body<T, isa>(p, modes, begin, end);                                                                   \
-    }                                                                                                               \
-    target static void backward(                                                                                    \
-        const ModeProblem& p, const PanelModes<Acc>& modes, int64_t segments, int64_t begin, int64_t end) {         \
-      backward_body<T, isa>(p, modes, segments, begin, end);                                                        \
-    }                                                                                                               \
-    target static void merge(                                                                                       \
-        const ModeProblem& p, const PanelModes<Acc>& modes, int64_t segments, int64_t begin, int64_t end) {         \
-      ModeBackward<T, isa>::merge(p, modes, segments, begin, end);                                                  \
-    }                                                                                                               \
-  };
-FASTUDA_MODE_LOOPS(Isa::avx512, FASTUDA_TARGET_AVX512)
-FASTUDA_MODE_LOOPS(Isa::avx2, FASTUDA_TARGET_AVX2)
-FASTUDA_MODE_LOOPS(Isa::portable, )
-#undef FASTUDA_MODE_LOOPS
-
-template <class T, Isa isa>
+template <class Acc, Isa isa>
 void forward_on(const ModeProblem& p) {
-  const PackedModes<Accumulate<T>> modes(p, ModeMachine<isa>::rows);
+  const PackedModes<Acc> modes(p, ModeMachine<isa>::rows);
   const int64_t chunks = (p.features.grid.pixels() + kModePixels - 1) / kModePixels;
-  torch::stable::parallel_for(
-      0, chunks, 1, [&](int64_t begin, int64_t end) { ModeLoops<T, isa>::forward(p, modes, begin, end); });
+  torch::stable::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
+    on_isa<Acc, isa>([&]() FASTUDA_INLINED { forward_chunks<Acc, isa>(p, modes, begin, end); });
+  });
 }
 
-template <class T, Isa isa>
+template <class Acc, Isa isa>
 void backward_on(ModeProblem& p, const Tensor& features, ScalarType type) {
-  const PanelModes<Accumulate<T>> modes(p, ModeMachine<isa>::panel);
+  const PanelModes<Acc> modes(p, ModeMachine<isa>::panel);
   const int64_t segments = mode_segments(p.features.grid.pixels(), p.rows());
   const Tensor partials =
       torch::stable::new_empty(features, {segments, p.rows(), modes.modes.padded + 1}, type);
   p.partials = partials.mutable_data_ptr();
   torch::stable::parallel_for(0, segments, 1, [&](int64_t begin, int64_t end) {
-    ModeLoops<T, isa>::backward(p, modes, segments, begin, end);
+    on_isa<Acc, isa>([&]() FASTUDA_INLINED { backward_segments<Acc, isa>(p, modes, segments, begin, end); });
   });
-  torch::stable::parallel_for(
-      0, p.rows(), 16, [&](int64_t begin, int64_t end) { ModeLoops<T, isa>::merge(p, modes, segments, begin, end); });
+  torch::stable::parallel_for(0, p.rows(), 16, [&](int64_t begin, int64_t end) {
+    on_isa<Acc, isa>([&]() FASTUDA_INLINED { ModeBackward<Acc, isa>::merge(p, modes, segments, begin, end); });
+  });
 }
 
-// Calls run.operator()<T, isa>() for a tensor's dtype and the instruction set chosen at run time.
+// Calls run.operator()<Acc, isa>() for the type of the sums and the instruction set chosen at run time.
 template <class Run>
 void dispatch(ScalarType type, const Run& run) {
-  const auto on = [&]<class T>(T) {
-    with_isa<T>([&]<Isa isa>() { run.template operator()<T, isa>(); });
-  };
-  if (type == ScalarType::Double) on(double{});
-  else if (type == ScalarType::Float) on(float{});
-  else if (type == ScalarType::Half) on(torch::headeronly::Half{});
-  else on(torch::headeronly::BFloat16{});
+  if (type == ScalarType::Double) run.template operator()<double, Isa::portable>();
+  else with_isa<float>([&]<Isa isa>() { run.template operator()<float, isa>(); });
 }
 
 ScalarType compute_type(const Tensor& features) {
@@ -115,7 +86,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> mode_losses_forward(
   p.rival = static_cast<int64_t*>(rival.mutable_data_ptr());
   p.weight = weight.mutable_data_ptr();
   p.nearest = static_cast<uint8_t*>(nearest.mutable_data_ptr());
-  dispatch(features.scalar_type(), [&]<class T, Isa isa>() { forward_on<T, isa>(p); });
+  dispatch(features.scalar_type(), [&]<class Acc, Isa isa>() { forward_on<Acc, isa>(p); });
   return {triplet, cross_entropy, own_mode, rival, weight, nearest};
 }
 
@@ -150,7 +121,7 @@ std::tuple<Tensor, Tensor> mode_losses_backward(
   p.result = feature_view(slope);
   p.slope = slope.mutable_data_ptr();
   p.modes_slope = modes_slope.mutable_data_ptr();
-  dispatch(features.scalar_type(), [&]<class T, Isa isa>() { backward_on<T, isa>(p, features, type); });
+  dispatch(features.scalar_type(), [&]<class Acc, Isa isa>() { backward_on<Acc, isa>(p, features, type); });
   return {slope, modes_slope};
 }
 

@@ -76,33 +76,14 @@ template <class Acc, Isa isa>
 FASTUDA_INLINE void rectify_rows(const Rectifying<Acc>& p, int64_t begin, int64_t end) {
   DenseRows<Acc> scores(p.scores, p.down), soft(p.soft, p.soft_down);
   for (int64_t i = begin; i < end; ++i) {
-    const Acc* score_row = scores.at(i / p.down.size, i % p.down.size);
-    const Acc* soft_row = soft.at(i / p.down.size, i % p.down.size);
+    const Acc* score_row = scores.template at<isa>(i / p.down.size, i % p.down.size);
+    const Acc* soft_row = soft.template at<isa>(i / p.down.size, i % p.down.size);
     uint8_t* to = p.label + i * p.along.size;
     if (p.few_nodes && scores.finite() && soft.finite())
       rectify_row<Acc, Nodes<Acc>>(p, score_row, scores.pitch(), soft_row, soft.pitch(), to);
     else rectify_row<Acc, AnyNodes<Acc, isa>>(p, score_row, scores.pitch(), soft_row, soft.pitch(), to);
   }
 }
-
-template <class Acc>
-struct Kernels {
-  FASTUDA_TARGET_AVX512 static void avx512(const Rectifying<Acc>& p, int64_t begin, int64_t end) {
-    rectify_rows<Acc, Isa::avx512>(p, begin, end);
-  }
-  FASTUDA_TARGET_AVX2 static void avx2(const Rectifying<Acc>& p, int64_t begin, int64_t end) {
-    rectify_rows<Acc, Isa::avx2>(p, begin, end);
-  }
-  static void portable(const Rectifying<Acc>& p, int64_t begin, int64_t end) {
-    rectify_rows<Acc, Isa::portable>(p, begin, end);
-  }
-  static void all(const Rectifying<Acc>& p) {
-    const auto chosen = FASTUDA_PICK_ISA(Acc, avx512, avx2, portable);
-    torch::stable::parallel_for(0, p.scores.images * p.down.size, kRowGrain, [&](int64_t begin, int64_t end) {
-      chosen(p, begin, end);
-    });
-  }
-};
 
 template <class Acc>
 void run(
@@ -112,7 +93,11 @@ void run(
                     {height, soft.height, align}, {width, soft.width, align}, false,
                     static_cast<Acc>(1 / temperature), label};
   p.few_nodes = Nodes<Acc>::serve(p.along) && Nodes<Acc>::serve(p.soft_along);
-  Kernels<Acc>::all(p);
+  with_isa<Acc>([&]<Isa isa>() {
+    torch::stable::parallel_for(0, scores.images * height, kRowGrain, [&](int64_t begin, int64_t end) {
+      on_isa<Acc, isa>([&]() FASTUDA_INLINED { rectify_rows<Acc, isa>(p, begin, end); });
+    });
+  });
 }
 
 Tensor prototype_rectify(

@@ -26,20 +26,21 @@ struct Labelling {
   Taps<Acc> down, along;
   bool few_nodes;  // whether Nodes serve `along`
   std::vector<Acc> least, factor;
+  bool probabilities, balanced;
   uint8_t* label;
   Acc* confidence;  // or null
 };
 
-template <class Acc, class Along, bool probabilities, Rule rule>
+template <class Acc, class Along>
 FASTUDA_INLINE void label_row(const Labelling<Acc>& p, const Acc* row, int64_t pitch, int64_t at, Acc* stage) {
   constexpr int lanes = kLanes<Acc>;
   const int64_t width = p.along.size;
-  const Acc* least = p.least.data();
+  const Acc *least = p.least.data(), *factor = p.balanced ? p.factor.data() : nullptr;
   for (int64_t x = 0; x < width; x += lanes) {
     Along along;
     along.set(p.along, x);
     const Best<Acc> best =
-        best_of<Acc, probabilities, rule>(row, pitch, p.scores.classes, along, p.factor.data(), stage);
+        best_of<Acc>(row, pitch, p.scores.classes, along, p.probabilities, factor, stage);
     Vec<Acc> limit;
     for (int i = 0; i < lanes; ++i) limit[i] = least[best.label[i]];
     const auto label = best.confidence >= limit ? best.label : decltype(best.label){} + kIgnored;
@@ -49,37 +50,18 @@ FASTUDA_INLINE void label_row(const Labelling<Acc>& p, const Acc* row, int64_t p
 }
 
 // Output rows [begin, end) of all images.
-template <class Acc, Isa isa, bool probabilities, Rule rule>
+template <class Acc, Isa isa>
 FASTUDA_INLINE void label_rows(const Labelling<Acc>& p, int64_t begin, int64_t end) {
   DenseRows<Acc> rows(p.scores, p.down);
   Buffer<Acc> stage(p.scores.classes * kLanes<Acc>);
   for (int64_t i = begin; i < end; ++i) {
-    const Acc* row = rows.at(i / p.down.size, i % p.down.size);
+    const Acc* row = rows.template at<isa>(i / p.down.size, i % p.down.size);
     const int64_t at = i * p.along.size;
     if (p.few_nodes && rows.finite())
-      label_row<Acc, Nodes<Acc>, probabilities, rule>(p, row, rows.pitch(), at, stage.data());
-    else label_row<Acc, AnyNodes<Acc, isa>, probabilities, rule>(p, row, rows.pitch(), at, stage.data());
+      label_row<Acc, Nodes<Acc>>(p, row, rows.pitch(), at, stage.data());
+    else label_row<Acc, AnyNodes<Acc, isa>>(p, row, rows.pitch(), at, stage.data());
   }
 }
-
-template <class Acc, bool probabilities, Rule rule>
-struct Kernels {
-  FASTUDA_TARGET_AVX512 static void avx512(const Labelling<Acc>& p, int64_t begin, int64_t end) {
-    label_rows<Acc, Isa::avx512, probabilities, rule>(p, begin, end);
-  }
-  FASTUDA_TARGET_AVX2 static void avx2(const Labelling<Acc>& p, int64_t begin, int64_t end) {
-    label_rows<Acc, Isa::avx2, probabilities, rule>(p, begin, end);
-  }
-  static void portable(const Labelling<Acc>& p, int64_t begin, int64_t end) {
-    label_rows<Acc, Isa::portable, probabilities, rule>(p, begin, end);
-  }
-  static void all(const Labelling<Acc>& p) {
-    const auto chosen = FASTUDA_PICK_ISA(Acc, avx512, avx2, portable);
-    torch::stable::parallel_for(0, p.scores.images * p.down.size, kRowGrain, [&](int64_t begin, int64_t end) {
-      chosen(p, begin, end);
-    });
-  }
-};
 
 struct Options {
   int64_t height, width;
@@ -89,9 +71,7 @@ struct Options {
 template <class Acc>
 void run(const ScoreView& scores, const Tensor& threshold, const Options& o, uint8_t* label, void* confidence) {
   Labelling<Acc> p{scores, {o.height, scores.height, o.align_corners}, {o.width, scores.width, o.align_corners},
-                   false,  {},
-                   {},     label,
-                   static_cast<Acc*>(confidence)};
+                   false, {}, {}, o.probabilities, o.balanced, label, static_cast<Acc*>(confidence)};
   p.few_nodes = Nodes<Acc>::serve(p.along);
   const bool wide = threshold.scalar_type() == ScalarType::Double;
   for (int64_t k = 0; k < scores.classes; ++k) {
@@ -102,10 +82,11 @@ void run(const ScoreView& scores, const Tensor& threshold, const Options& o, uin
     p.least.push_back(none ? std::numeric_limits<Acc>::infinity() : given);
     p.factor.push_back(1 / p.least.back());
   }
-  if (o.probabilities && o.balanced) Kernels<Acc, true, Rule::balanced>::all(p);
-  else if (o.probabilities) Kernels<Acc, true, Rule::largest>::all(p);
-  else if (o.balanced) Kernels<Acc, false, Rule::balanced>::all(p);
-  else Kernels<Acc, false, Rule::largest>::all(p);
+  with_isa<Acc>([&]<Isa isa>() {
+    torch::stable::parallel_for(0, scores.images * o.height, kRowGrain, [&](int64_t begin, int64_t end) {
+      on_isa<Acc, isa>([&]() FASTUDA_INLINED { label_rows<Acc, isa>(p, begin, end); });
+    });
+  });
 }
 
 std::tuple<Tensor, Tensor> pseudo_labels(

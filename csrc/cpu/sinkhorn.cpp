@@ -60,15 +60,17 @@ FASTUDA_INLINE Vec<float> lane_weights(int64_t count) {
 }
 
 // Loads `count` rows as kBlocks tiles, takes their exponentials and adds them to the classes' sums.
-template <int kBlocks, class T, Isa isa>
+template <int kBlocks, Isa isa>
 FASTUDA_INLINE void exp_blocks(
-    const Sinkhorn& p, const T* from, int64_t count, const Vec<float>& weight, float* tiles, float* stage,
-    ScaledExp<isa>& exp, Vec<float>* sums) {
-  const int64_t step = p.classes * kBlockRows, bytes = kBlocks * kBlockRows * p.row_stride * int64_t(sizeof(T));
-  Ahead ahead{reinterpret_cast<uintptr_t>(from) + 2 * bytes, p.class_stride == 1 ? bytes / 64 : 0};
+    const Sinkhorn& p, const RowSource& rows, int64_t first, int64_t count, const Vec<float>& weight, float* tiles,
+    float* stage, ScaledExp<isa>& exp, Vec<float>* sums) {
+  const int64_t step = p.classes * kBlockRows, size = rows.row_stride * bytes_of(rows.type);
+  const int64_t bytes = kBlocks * kBlockRows * size;
+  Ahead ahead{
+      reinterpret_cast<uintptr_t>(rows.data) + first * size + 2 * bytes, p.class_stride == 1 ? bytes / 64 : 0};
+#pragma GCC unroll 1
   for (int j = 0; j < kBlocks; ++j)
-    load_rows<isa>(
-        from + j * kBlockRows * p.row_stride, p.row_stride, p.class_stride, p.classes, count, stage, tiles + j * step);
+    load_rows<isa>(rows, first + j * kBlockRows, p.classes, count, stage, tiles + j * step);
   for (int64_t k = 0; k < p.classes; ++k) {
     Vec<float> sum = sums[k], x;
 #pragma GCC unroll 4
@@ -84,14 +86,19 @@ FASTUDA_INLINE void exp_blocks(
   }
 }
 
-template <class T, Isa isa>
+template <Isa isa>
 FASTUDA_INLINE void first_sweep(const Narrow& n, int64_t b, int64_t chunk, Vec<float>* sums, float* stage) {
   const Sinkhorn& p = n.p;
-  const T* from = static_cast<const T*>(p.scores) + b * p.batch_stride + chunk * kChunkRows * p.row_stride;
+  const int64_t size = bytes_of(p.type), at = b * p.batch_stride + chunk * kChunkRows * p.row_stride;
+  const RowSource source{static_cast<const char*>(p.scores) + at * size, p.type, p.row_stride, p.class_stride};
   const int64_t rows = p.end_of(chunk) - chunk * kChunkRows, whole = rows / kBlockRows, step = p.classes * kBlockRows;
   float* tiles = n.tiles_of(b, chunk * (kChunkRows / kBlockRows));
+  float score = 0;
+  with_type<float>(p.type, [&]<class T>() FASTUDA_INLINED {
+    score = static_cast<float>(*static_cast<const T*>(source.data));
+  });
   // Any score of the chunk will do: all of them are within the widest spread of it, or the problem is too wide.
-  const double shift = std::rint(static_cast<double>(static_cast<float>(from[0])) * n.scale_high);
+  const double shift = std::rint(static_cast<double>(score) * n.scale_high);
   ScaledExp<isa> exp{n.scale_high, n.scale_low, static_cast<float>(0x1.8p23 - shift)};
   if (!(std::fabs(shift) <= kLargestExponent)) {
     n.ranges[b * p.chunks() + chunk] = {shift, NAN, NAN};
@@ -101,13 +108,11 @@ FASTUDA_INLINE void first_sweep(const Narrow& n, int64_t b, int64_t chunk, Vec<f
   const Vec<float> one = Vec<float>{} + 1.0f;
   int64_t i = 0;
   for (; i + kGroup <= whole; i += kGroup)
-    exp_blocks<kGroup>(
-        p, from + i * kBlockRows * p.row_stride, kBlockRows, one, tiles + i * step, stage, exp, sums);
-  for (; i < whole; ++i)
-    exp_blocks<1>(p, from + i * kBlockRows * p.row_stride, kBlockRows, one, tiles + i * step, stage, exp, sums);
-  if (const int64_t count = rows % kBlockRows)
-    exp_blocks<1>(
-        p, from + i * kBlockRows * p.row_stride, count, lane_weights(count), tiles + i * step, stage, exp, sums);
+    exp_blocks<kGroup>(p, source, i * kBlockRows, kBlockRows, one, tiles + i * step, stage, exp, sums);
+  for (; i * kBlockRows < rows; ++i) {
+    const int64_t count = std::min(kBlockRows, rows - i * kBlockRows);
+    exp_blocks<1>(p, source, i * kBlockRows, count, lane_weights(count), tiles + i * step, stage, exp, sums);
+  }
   n.ranges[b * p.chunks() + chunk] = exp.range(shift);
   double* partial = n.partial + (b * p.chunks() + chunk) * p.classes;
   for (int64_t k = 0; k < p.classes; ++k) partial[k] = sum_lanes(sums[k]);
@@ -148,9 +153,10 @@ FASTUDA_INLINE void next_sweep(const Narrow& n, int64_t b, int64_t chunk, Vec<fl
   int64_t i = 0;
   for (; i + kGroup <= whole; i += kGroup)
     add_blocks<kGroup>(tiles + i * p.classes * kBlockRows, p.classes, v, one, sums);
-  for (; i < whole; ++i) add_blocks<1>(tiles + i * p.classes * kBlockRows, p.classes, v, one, sums);
-  if (rows % kBlockRows)
-    add_blocks<1>(tiles + i * p.classes * kBlockRows, p.classes, v, lane_weights(rows % kBlockRows), sums);
+  for (; i * kBlockRows < rows; ++i) {
+    const Vec<float> weight = lane_weights(std::min(kBlockRows, rows - i * kBlockRows));
+    add_blocks<1>(tiles + i * p.classes * kBlockRows, p.classes, v, weight, sums);
+  }
   double* partial = n.partial + (b * p.chunks() + chunk) * p.classes;
   for (int64_t k = 0; k < p.classes; ++k) partial[k] = sum_lanes(sums[k]);
 }
@@ -182,17 +188,17 @@ FASTUDA_INLINE void write_block(const Narrow& n, int64_t b, int64_t block, float
 enum class Step { first, next, write };
 
 // Units [begin, end) of all problems: chunks, or blocks of current rows.
-template <class T, Isa isa, Step step>
+template <Isa isa, Step step>
 FASTUDA_INLINE void run_units(const Narrow& n, int64_t begin, int64_t end) {
   const Sinkhorn& p = n.p;
   const int64_t first_block = (p.rows - p.current) / kBlockRows;
   const int64_t units = step == Step::write ? p.blocks() - first_block : p.chunks();
-  Buffer<float> stage(p.classes * kBlockRows), space(p.classes * kBlockRows);
+  Buffer<float> stage((p.classes + kBlockRows) * kBlockRows), space(p.classes * kBlockRows);
   Vec<float>* sums = reinterpret_cast<Vec<float>*>(space.data());
   for (int64_t i = begin; i < end; ++i) {
     const int64_t b = i / units, unit = i % units;
     if constexpr (step == Step::first) {
-      first_sweep<T, isa>(n, b, unit, sums, stage.data());
+      first_sweep<isa>(n, b, unit, sums, stage.data());
     } else if (!n.wide[b]) {
       if constexpr (step == Step::next) next_sweep(n, b, unit, sums);
       else write_block(n, b, first_block + unit, stage.data());
@@ -200,22 +206,14 @@ FASTUDA_INLINE void run_units(const Narrow& n, int64_t begin, int64_t end) {
   }
 }
 
-template <class T, Step step>
-struct Kernels {
-  FASTUDA_TARGET_AVX512 static void avx512(const Narrow& n, int64_t begin, int64_t end) {
-    run_units<T, Isa::avx512, step>(n, begin, end);
-  }
-  FASTUDA_TARGET_AVX2 static void avx2(const Narrow& n, int64_t begin, int64_t end) {
-    run_units<T, Isa::avx2, step>(n, begin, end);
-  }
-  static void portable(const Narrow& n, int64_t begin, int64_t end) {
-    run_units<T, Isa::portable, step>(n, begin, end);
-  }
-  static void all(const Narrow& n, int64_t units, int64_t grain) {
-    const auto chosen = FASTUDA_PICK_ISA(T, avx512, avx2, portable);
-    torch::stable::parallel_for(0, units, grain, [&](int64_t begin, int64_t end) { chosen(n, begin, end); });
-  }
-};
+template <Step step>
+void run_step(const Narrow& n, int64_t units, int64_t grain) {
+  with_isa<float>([&]<Isa isa>() {
+    torch::stable::parallel_for(0, units, grain, [&](int64_t begin, int64_t end) {
+      on_isa<float, isa>([&]() FASTUDA_INLINED { run_units<isa, step>(n, begin, end); });
+    });
+  });
+}
 
 // log2(largest share / smallest positive share); NaN if there is none.
 double share_ratio(const double* shares, int64_t classes) {
@@ -260,7 +258,6 @@ void rescale(const Narrow& n, int64_t b, bool first) {
 }
 
 // All problems that float32 holds; marks the others.
-template <class T>
 void run_narrow(const Sinkhorn& p, const Tensor& like, std::vector<uint8_t>& wide) {
   Tensor tiles = torch::stable::new_empty(
       like, {p.batch * p.blocks() * kBlockRows * p.classes}, ScalarType::Float);
@@ -272,19 +269,18 @@ void run_narrow(const Sinkhorn& p, const Tensor& like, std::vector<uint8_t>& wid
   const Narrow n{
       p, static_cast<float*>(tiles.mutable_data_ptr()), partial.data(), ranges.data(), v.data(), wide.data(), high,
       low};
-  Kernels<T, Step::first>::all(n, p.batch * p.chunks(), 1);
+  run_step<Step::first>(n, p.batch * p.chunks(), 1);
   for (int64_t b = 0; b < p.batch; ++b) wide[b] = is_wide(n, b);
   for (int64_t round = 0; round < p.iterations; ++round) {
-    if (round > 0) Kernels<T, Step::next>::all(n, p.batch * p.chunks(), 1);
+    if (round > 0) run_step<Step::next>(n, p.batch * p.chunks(), 1);
     for (int64_t b = 0; b < p.batch; ++b)
       if (!wide[b]) rescale(n, b, round == 0);
   }
-  Kernels<T, Step::write>::all(n, p.batch * (p.blocks() - (p.rows - p.current) / kBlockRows), 8);
+  run_step<Step::write>(n, p.batch * (p.blocks() - (p.rows - p.current) / kBlockRows), 8);
 }
 
-template <class T>
 void run_wide(const Sinkhorn& p, int64_t b) {
-  WideSinkhorn<T> problem(p, b);
+  WideSinkhorn problem(p, b);
   for (int64_t round = 0; round < p.iterations; ++round) {
     torch::stable::parallel_for(0, p.chunks(), 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) round == 0 ? problem.first(i) : problem.next(i);
@@ -292,16 +288,15 @@ void run_wide(const Sinkhorn& p, int64_t b) {
     problem.scale(round == 0);
   }
   torch::stable::parallel_for(0, p.current, 64, [&](int64_t begin, int64_t end) {
-    problem.template write<Accumulate<T>>(begin, end);
+    p.type == ScalarType::Double ? problem.write<double>(begin, end) : problem.write<float>(begin, end);
   });
 }
 
-template <class T>
 void run(const Sinkhorn& p, const Tensor& like) {
   std::vector<uint8_t> wide(p.batch, 1);
-  if constexpr (sizeof(T) < sizeof(double)) run_narrow<T>(p, like, wide);
+  if (p.type != ScalarType::Double) run_narrow(p, like, wide);
   for (int64_t b = 0; b < p.batch; ++b)
-    if (wide[b]) run_wide<T>(p, b);
+    if (wide[b]) run_wide(p, b);
 }
 
 std::vector<double> read_shares(const Tensor& marginal) {
@@ -318,6 +313,10 @@ std::vector<double> read_shares(const Tensor& marginal) {
 
 Tensor sinkhorn(const Tensor& scores, const Tensor& marginal, double epsilon, int64_t iterations, int64_t current) {
   const ScalarType type = scores.scalar_type(), share_type = marginal.scalar_type();
+  STD_TORCH_CHECK(
+      type == ScalarType::Double || type == ScalarType::Float || type == ScalarType::Half ||
+          type == ScalarType::BFloat16,
+      "scores must be float32, float16, bfloat16 or float64");
   STD_TORCH_CHECK(scores.dim() == 3 && marginal.dim() == 2, "scores must be (B, N, K) and marginal (B, K)");
   const int64_t batch = scores.size(0), rows = scores.size(1), classes = scores.size(2);
   STD_TORCH_CHECK(
@@ -331,13 +330,9 @@ Tensor sinkhorn(const Tensor& scores, const Tensor& marginal, double epsilon, in
       scores, {batch, current, classes}, type == ScalarType::Double ? ScalarType::Double : ScalarType::Float);
   if (batch == 0 || current == 0 || classes == 0) return out;
   const std::vector<double> shares = read_shares(marginal);
-  const Sinkhorn p{scores.const_data_ptr(), batch, rows, classes, scores.stride(0), scores.stride(1), scores.stride(2),
-                   epsilon, iterations, current, shares.data(), out.mutable_data_ptr()};
-  if (type == ScalarType::Double) run<double>(p, scores);
-  else if (type == ScalarType::Float) run<float>(p, scores);
-  else if (type == ScalarType::Half) run<torch::headeronly::Half>(p, scores);
-  else if (type == ScalarType::BFloat16) run<torch::headeronly::BFloat16>(p, scores);
-  else STD_TORCH_CHECK(false, "scores must be float32, float16, bfloat16 or float64");
+  const Sinkhorn p{scores.const_data_ptr(), type, batch, rows, classes, scores.stride(0), scores.stride(1),
+                   scores.stride(2), epsilon, iterations, current, shares.data(), out.mutable_data_ptr()};
+  run(p, scores);
   return out;
 }
 

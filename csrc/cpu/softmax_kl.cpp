@@ -13,33 +13,16 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// The loops of one instruction set.
-template <class T>
-FASTUDA_TARGET_AVX512 void run_avx512(const KlProblem& p, int64_t begin, int64_t end) {
-  SoftmaxKl<T, Isa::avx512>::run(p, begin, end);
-}
-template <class T>
-FASTUDA_TARGET_AVX2 void run_avx2(const KlProblem& p, int64_t begin, int64_t end) {
-  SoftmaxKl<T, Isa::avx2>::run(p, begin, end);
-}
-template <class T>
-void run_portable(const KlProblem& p, int64_t begin, int64_t end) {
-  SoftmaxKl<T, Isa::portable>::run(p, begin, end);
+template <class Acc>
+void run(const KlProblem& p) {
+  with_isa<Acc>([&]<Isa isa>() {
+    torch::stable::parallel_for(0, p.chunks(), 1, [&](int64_t begin, int64_t end) {
+      on_isa<Acc, isa>([&]() FASTUDA_INLINED { SoftmaxKl<Acc, isa>::run(p, begin, end); });
+    });
+  });
 }
 
-template <class T>
-void go_through(const KlProblem& p) {
-  const auto chosen = FASTUDA_PICK_ISA(T, run_avx512<T>, run_avx2<T>, run_portable<T>);
-  torch::stable::parallel_for(0, p.chunks(), 1, [&](int64_t begin, int64_t end) { chosen(p, begin, end); });
-}
-
-void go_through_all(ScalarType type, const KlProblem& p) {
-  if (type == ScalarType::Double) go_through<double>(p);
-  else if (type == ScalarType::Float) go_through<float>(p);
-  else if (type == ScalarType::Half) go_through<torch::headeronly::Half>(p);
-  else if (type == ScalarType::BFloat16) go_through<torch::headeronly::BFloat16>(p);
-  else STD_TORCH_CHECK(false, "logits must be float32, float16, bfloat16 or float64");
-}
+void run_all(const KlProblem& p) { p.type == ScalarType::Double ? run<double>(p) : run<float>(p); }
 
 KlProblem problem(
     const Tensor& logits, const Tensor& other, const std::optional<Tensor>& mask, double temperature, bool symmetric) {
@@ -49,7 +32,13 @@ KlProblem problem(
       "logits and other must be (N, K, h, w) or (P, K) with K >= 1, of one dtype");
   for (int64_t i = 0; i < logits.dim(); ++i)
     STD_TORCH_CHECK(logits.size(i) == other.size(i), "logits and other must have one shape");
+  const ScalarType type = logits.scalar_type();
+  STD_TORCH_CHECK(
+      type == ScalarType::Double || type == ScalarType::Float || type == ScalarType::Half ||
+          type == ScalarType::BFloat16,
+      "logits must be float32, float16, bfloat16 or float64");
   KlProblem p{};
+  p.type = type;
   for (int i = 0; i < 2; ++i) {
     p.sides[i].view = feature_view(i ? other : logits);
     p.sides[i].data = (i ? other : logits).const_data_ptr();
@@ -79,7 +68,7 @@ Tensor softmax_kl_forward(
   for (int64_t i = 2; i < logits.dim(); ++i) size.push_back(logits.size(i));
   Tensor loss = torch::stable::new_empty(logits, size, compute_type(logits));
   p.loss = loss.mutable_data_ptr();
-  go_through_all(logits.scalar_type(), p);
+  run_all(p);
   return loss;
 }
 
@@ -101,7 +90,7 @@ std::tuple<Tensor, Tensor> softmax_kl_backward(
     p.sides[1].result = feature_view(other_slope);
     p.sides[1].slope = other_slope.mutable_data_ptr();
   }
-  go_through_all(logits.scalar_type(), p);
+  run_all(p);
   return {slope, other_slope};
 }
 

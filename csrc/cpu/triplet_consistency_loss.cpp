@@ -27,6 +27,7 @@ constexpr int64_t kAhead = 4;  // rows that are asked for before their turn: the
 
 struct Triplets {
   const void *target, *source;
+  ScalarType type;  // of both and of their gradients
   int64_t rows, sources, channels;
   int64_t target_row, target_channel, source_row, source_channel;
   const int64_t *positive, *negative;
@@ -78,8 +79,12 @@ struct Row {
   // Up to one vector of channels from c on; zeros beyond `lanes`.
   FASTUDA_INLINE void read(int64_t c, int64_t lanes, Vec<Accumulate<T>>& x) const {
     Vec<Accumulate<T>> out = {};
-    if (stride == 1 && lanes == kLanes<Accumulate<T>>) load(at + c, out);
-    else for (int64_t i = 0; i < lanes; ++i) out[i] = static_cast<Accumulate<T>>(at[(c + i) * stride]);
+    if (stride == 1 && lanes == kLanes<Accumulate<T>>) {
+      load(at + c, out);
+    } else {
+#pragma GCC unroll 1
+      for (int64_t i = 0; i < lanes; ++i) out[i] = static_cast<Accumulate<T>>(at[(c + i) * stride]);
+    }
     x = out;
   }
 };
@@ -97,6 +102,7 @@ FASTUDA_INLINE void write(const Vec<Accumulate<T>>& x, int64_t lanes, int64_t st
   if (stride == 1 && lanes == kLanes<Accumulate<T>>) return store(x, to);
   T rounded[kLanes<Accumulate<T>>];
   store(x, rounded);
+#pragma GCC unroll 1
   for (int64_t i = 0; i < lanes; ++i) to[i * stride] = rounded[i];
 }
 
@@ -134,7 +140,7 @@ FASTUDA_INLINE Acc sum_lanes(Vec<Acc> x) {
   return x[0];
 }
 
-template <class T, Isa isa>
+template <class T>
 FASTUDA_INLINE void losses(const Forward& f, int64_t begin, int64_t end) {
   using Acc = Accumulate<T>;
   for (int64_t i = begin; i < end; ++i) {
@@ -144,7 +150,7 @@ FASTUDA_INLINE void losses(const Forward& f, int64_t begin, int64_t end) {
       const Row<T> t = target_row<T>(f.t, i);
       const Row<T> p = source_row<T>(f.t, f.t.positive_of(i)), n = source_row<T>(f.t, f.t.negative_of(i));
       Vec<Acc> near = {}, far = {};
-      for_channels<Acc>(f.t.channels, [&](int64_t c, int64_t lanes) {
+      for_channels<Acc>(f.t.channels, [&](int64_t c, int64_t lanes) FASTUDA_INLINED {
         Vec<Acc> x, y, z;
         t.read(c, lanes, x);
         p.read(c, lanes, y);
@@ -161,7 +167,7 @@ FASTUDA_INLINE void losses(const Forward& f, int64_t begin, int64_t end) {
   }
 }
 
-template <class T, Isa isa>
+template <class T>
 FASTUDA_INLINE void target_slopes(const Backward& w, int64_t begin, int64_t end) {
   using Acc = Accumulate<T>;
   for (int64_t i = begin; i < end; ++i) {
@@ -171,7 +177,7 @@ FASTUDA_INLINE void target_slopes(const Backward& w, int64_t begin, int64_t end)
     const Acc g = w.twice_grad<Acc>(i);
     const Row<T> p = source_row<T>(w.t, active ? w.t.positive_of(i) : 0);
     const Row<T> n = source_row<T>(w.t, active ? w.t.negative_of(i) : 0);
-    for_channels<Acc>(w.t.channels, [&](int64_t c, int64_t lanes) {
+    for_channels<Acc>(w.t.channels, [&](int64_t c, int64_t lanes) FASTUDA_INLINED {
       Vec<Acc> slope = {}, y, z;
       if (active) {
         p.read(c, lanes, y);
@@ -183,7 +189,7 @@ FASTUDA_INLINE void target_slopes(const Backward& w, int64_t begin, int64_t end)
   }
 }
 
-template <class T, Isa isa>
+template <class T>
 FASTUDA_INLINE void source_slopes(const Backward& w, int64_t begin, int64_t end) {
   using Acc = Accumulate<T>;
   for (int64_t row = begin; row < end; ++row) {
@@ -192,7 +198,7 @@ FASTUDA_INLINE void source_slopes(const Backward& w, int64_t begin, int64_t end)
     const int64_t next = std::min<int64_t>(w.starts[row + 1] + kAhead, w.draws.size());
     for (int64_t i = w.starts[row] + kAhead; i < next; ++i)
       prefetch(target_row<T>(w.t, w.draws[i].target), w.t.channels);
-    for_channels<Acc>(w.t.channels, [&](int64_t c, int64_t lanes) {
+    for_channels<Acc>(w.t.channels, [&](int64_t c, int64_t lanes) FASTUDA_INLINED {
       Vec<Acc> slope = {}, x = {}, y = {};
       if (w.starts[row] < w.starts[row + 1]) s.read(c, lanes, y);
       for (int64_t i = w.starts[row]; i < w.starts[row + 1]; ++i) {
@@ -206,31 +212,17 @@ FASTUDA_INLINE void source_slopes(const Backward& w, int64_t begin, int64_t end)
   }
 }
 
-enum class Step { losses, target_slopes, source_slopes };
-
-template <class T, Isa isa, Step step, class Work>
-FASTUDA_INLINE void run_rows(const Work& work, int64_t begin, int64_t end) {
-  if constexpr (step == Step::losses) losses<T, isa>(work, begin, end);
-  else if constexpr (step == Step::target_slopes) target_slopes<T, isa>(work, begin, end);
-  else source_slopes<T, isa>(work, begin, end);
+// Calls body.operator()<T>(begin, end) for ranges of rows, T being the type of their numbers.
+template <class Acc, class Body>
+void for_rows(ScalarType type, int64_t rows, const Body& body) {
+  with_isa<Acc>([&]<Isa isa>() {
+    torch::stable::parallel_for(0, rows, kGrain, [&](int64_t begin, int64_t end) {
+      with_type<Acc>(type, [&]<class T>() {
+        on_isa<Acc, isa>([&]() FASTUDA_INLINED { body.template operator()<T>(begin, end); });
+      });
+    });
+  });
 }
-
-template <class T, Step step, class Work>
-struct Kernels {
-  FASTUDA_TARGET_AVX512 static void avx512(const Work& work, int64_t begin, int64_t end) {
-    run_rows<T, Isa::avx512, step>(work, begin, end);
-  }
-  FASTUDA_TARGET_AVX2 static void avx2(const Work& work, int64_t begin, int64_t end) {
-    run_rows<T, Isa::avx2, step>(work, begin, end);
-  }
-  static void portable(const Work& work, int64_t begin, int64_t end) {
-    run_rows<T, Isa::portable, step>(work, begin, end);
-  }
-  static void all(const Work& work, int64_t rows) {
-    const auto chosen = FASTUDA_PICK_ISA(T, avx512, avx2, portable);
-    torch::stable::parallel_for(0, rows, kGrain, [&](int64_t begin, int64_t end) { chosen(work, begin, end); });
-  }
-};
 
 // Sorts the draws of rows with a loss by source row, the positive ones first: only these give a gradient.
 template <class Acc>
@@ -249,11 +241,22 @@ void sort_draws(Backward& w) {
   each([&](int64_t row, const Draw& draw) { w.draws[next[row]++] = draw; });
 }
 
-template <class T>
+template <class Acc>
+void run_forward(const Forward& f) {
+  for_rows<Acc>(f.t.type, f.t.rows, [&]<class T>(int64_t begin, int64_t end) FASTUDA_INLINED {
+    losses<T>(f, begin, end);
+  });
+}
+
+template <class Acc>
 void run_backward(Backward& w) {
-  sort_draws<Accumulate<T>>(w);
-  Kernels<T, Step::target_slopes, Backward>::all(w, w.t.rows);
-  Kernels<T, Step::source_slopes, Backward>::all(w, w.t.sources);
+  sort_draws<Acc>(w);
+  for_rows<Acc>(w.t.type, w.t.rows, [&]<class T>(int64_t begin, int64_t end) FASTUDA_INLINED {
+    target_slopes<T>(w, begin, end);
+  });
+  for_rows<Acc>(w.t.type, w.t.sources, [&]<class T>(int64_t begin, int64_t end) FASTUDA_INLINED {
+    source_slopes<T>(w, begin, end);
+  });
 }
 
 ScalarType compute_type(const Tensor& t) {
@@ -274,7 +277,7 @@ Triplets view(const Tensor& target, const Tensor& source, const Tensor& positive
         index->scalar_type() == ScalarType::Long && index->dim() == 1 && index->size(0) == target.size(0),
         "positive and negative must be int64 (T,)");
   const Triplets t{
-      target.const_data_ptr(), source.const_data_ptr(), target.size(0), source.size(0), target.size(1),
+      target.const_data_ptr(), source.const_data_ptr(), type, target.size(0), source.size(0), target.size(1),
       target.stride(0), target.stride(1), source.stride(0), source.stride(1),
       static_cast<const int64_t*>(positive.const_data_ptr()), static_cast<const int64_t*>(negative.const_data_ptr()),
       positive.stride(0), negative.stride(0)};
@@ -284,14 +287,6 @@ Triplets view(const Tensor& target, const Tensor& source, const Tensor& positive
     STD_TORCH_CHECK(least >= 0 && most < t.sources, "positive and negative must be rows of source");
   }
   return t;
-}
-
-template <class Run>
-void dispatch(ScalarType type, const Run& run) {
-  if (type == ScalarType::Double) run(double{});
-  else if (type == ScalarType::Float) run(float{});
-  else if (type == ScalarType::Half) run(torch::headeronly::Half{});
-  else run(torch::headeronly::BFloat16{});
 }
 
 Tensor triplet_consistency_forward(
@@ -305,7 +300,7 @@ Tensor triplet_consistency_forward(
   if (t.sources == 0) return torch::stable::zero_(loss);
   const Forward f{
       t, static_cast<const bool*>(valid.const_data_ptr()), valid.stride(0), margin, loss.mutable_data_ptr()};
-  dispatch(target.scalar_type(), [&]<class T>(T) { Kernels<T, Step::losses, Forward>::all(f, t.rows); });
+  t.type == ScalarType::Double ? run_forward<double>(f) : run_forward<float>(f);
   return loss;
 }
 
@@ -324,7 +319,7 @@ std::tuple<Tensor, Tensor> triplet_consistency_backward(
       t, grad.const_data_ptr(), loss.const_data_ptr(), grad.stride(0), loss.stride(0),
       target_slope.mutable_data_ptr(), source_slope.mutable_data_ptr(), target_slope.stride(0), target_slope.stride(1),
       {}, {}};
-  dispatch(target.scalar_type(), [&]<class T>(T) { run_backward<T>(w); });
+  t.type == ScalarType::Double ? run_backward<double>(w) : run_backward<float>(w);
   return {target_slope, source_slope};
 }
 

@@ -23,7 +23,7 @@ struct Run {
 };
 
 template <class Acc, Isa isa>
-FASTUDA_INLINE void losses_body(const Run<Acc>& r, int64_t begin, int64_t end) {
+FASTUDA_INLINE void losses(const Run<Acc>& r, int64_t begin, int64_t end) {
   LossTile<Acc, isa> work(r.p);
   for (int64_t i = begin; i < end; ++i) {
     work.run(r.nodes.image(i), r.nodes.chunk(i).begin, r.nodes.chunk(i).end, r.nodes.place(i));
@@ -32,33 +32,15 @@ FASTUDA_INLINE void losses_body(const Run<Acc>& r, int64_t begin, int64_t end) {
   }
 }
 
-// The loops of one instruction set.
-template <class Acc, Isa isa>
-struct LossLoops;
-
-#define FASTUDA_LOSS_LOOPS(isa, target)                                                            \
-  template <class Acc>                                                                             \
-  struct LossLoops<Acc, isa> {                                                                     \
-    target static void losses(const Run<Acc>& r, int64_t begin, int64_t end) {                     \
-      losses_body<Acc, isa>(r, begin, end);                                                        \
-    }                                                                                              \
-    target static void nodes(const NodeSums<Acc>& s, int64_t begin, int64_t end) {                 \
-      gather_rows<Acc>(s, begin, end);                                                             \
-    }                                                                                              \
-  };
-FASTUDA_LOSS_LOOPS(Isa::avx512, FASTUDA_TARGET_AVX512)
-FASTUDA_LOSS_LOOPS(Isa::avx2, FASTUDA_TARGET_AVX2)
-FASTUDA_LOSS_LOOPS(Isa::portable, )
-#undef FASTUDA_LOSS_LOOPS
-
 template <class Acc, Isa isa>
 void run_on(const Run<Acc>& r) {
-  torch::stable::parallel_for(
-      0, r.nodes.items(), 1, [&](int64_t begin, int64_t end) { LossLoops<Acc, isa>::losses(r, begin, end); });
+  torch::stable::parallel_for(0, r.nodes.items(), 1, [&](int64_t begin, int64_t end) {
+    on_isa<Acc, isa>([&]() FASTUDA_INLINED { losses<Acc, isa>(r, begin, end); });
+  });
   if (!r.p.with_slope) return;
   const ScoreView& view = r.p.up.scores;
   torch::stable::parallel_for(0, view.images * view.height, 8, [&](int64_t begin, int64_t end) {
-    LossLoops<Acc, isa>::nodes(r.nodes, begin, end);
+    on_isa<Acc, isa>([&]() FASTUDA_INLINED { gather_rows(r.nodes, begin, end); });
   });
 }
 
@@ -87,7 +69,7 @@ template <class Acc>
 std::tuple<Tensor, Tensor, Tensor> run(
     const Tensor& logits, const Tensor& target, const std::optional<Tensor>& weight,
     const std::optional<Tensor>& pixel_weight, const Options& o) {
-  constexpr ScalarType type = sizeof(Acc) == sizeof(double) ? ScalarType::Double : ScalarType::Float;
+  constexpr ScalarType type = kTypeOf<Acc>;
   const ScoreView view = score_view(logits);
   const std::vector<Acc> weights = class_weights<Acc>(weight, view.classes);
   double even = 0;

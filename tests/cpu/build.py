@@ -12,17 +12,20 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
-DEFINES = ("-DTORCH_TARGET_VERSION=0x020a000000000000", "-DTORCH_STABLE_ONLY", "-DFASTUDA_WITH_CUDA=0")
+DEFINES = (
+    "-DTORCH_TARGET_VERSION=0x020a000000000000",
+    "-DTORCH_STABLE_ONLY",
+    "-DFASTUDA_WITH_CUDA=0",
+    "-DFASTUDA_ONE_LEVEL",
+)
 FLAGS = ("-shared", "-fPIC", "-std=c++20", "-Wno-psabi", "-fvisibility=hidden", *DEFINES)
 FEWER_DTYPES = {
     "run<double>": "run<float>",
-    "run<torch::headeronly::Half>": "run<torch::headeronly::BFloat16>",
     "run<double, ": "run<float, ",
-    "run<torch::headeronly::Half, ": "run<torch::headeronly::BFloat16, ",
+    "run_forward<double>": "run_forward<float>",
+    "run_backward<double>": "run_backward<float>",
     "run(double{})": "run(float{})",
-    "run(torch::headeronly::Half{})": "run(torch::headeronly::BFloat16{})",
-    "on(double{})": "on(float{})",
-    "on(torch::headeronly::Half{})": "on(torch::headeronly::BFloat16{})",
+    "<double, Isa::portable>()": "<float, Isa::portable>()",
 }
 
 
@@ -38,7 +41,7 @@ def instruction_set() -> str:
 
 def one_instruction_set(sources: Path, isa: str, fewer_dtypes: bool = False) -> None:
     """Leaves one instruction set in a copy of csrc, as compiling all of them is most of the time; with ``fewer_dtypes``
-    float32 and bfloat16 alone."""
+    no float64."""
     path = sources / "common/simd.h"
     text, old = path.read_text(), "inline Isa cpu_isa() {"
     assert text.count(old) == 1

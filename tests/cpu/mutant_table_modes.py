@@ -22,7 +22,7 @@ MUTANTS = [
     _forward("centre not subtracted from the pixels", "          q -= centre[c];\n", ""),
     _forward("square of the pixel forgotten", "best = (best + *squared++) + xx;", "best = best + *squared++;"),
     _forward("square of the last run of channels", "work.squared[v] += part[v];", "work.squared[v] = part[v];"),
-    _forward("later runs of channels overwrite", "if (!first) return", "if (false) return", TILE),
+    _forward("later runs of channels overwrite", "store(before += more,", "store(more,"),
     _forward("larger blocks of rows forgotten", "i * base + std::min(i, larger)", "i * base"),
     _forward(
         "ties go to the last mode",
@@ -91,13 +91,13 @@ MUTANTS = [
     ),
     _backward("second row of a pair left out", "          sum[0][v] += sum[1][v];\n", ""),
     _backward("weights of every panel", "if (first == 0) weights", "weights"),
-    _backward("last channels unwritten", "std::copy_n(last, rest, to + v * step);", ""),
+    _backward("last channels unwritten", "1, count, p.slope", "1, count - 1, p.slope"),
     _backward(
         "planes not transposed back",
-        "          transpose<Acc>(block);\n          for (int64_t k = 0; k < width; ++k) {",
-        "          for (int64_t k = 0; k < width; ++k) {",
+        "          transpose<Acc>(block);\n          fastuda::store_planes",
+        "          fastuda::store_planes",
     ),
-    _backward("ignored pixels unwritten", "to[c * p.result.channel_stride] = T(0);", ";"),
+    _backward("ignored pixels unwritten", "std::memset(to + c * p.result.channel_stride * size, 0, size);", ";"),
     _backward("partial sums not cleared", "    std::fill_n(sums, size, Acc(0));\n", ""),
     _backward(
         "only the first segment",
