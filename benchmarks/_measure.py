@@ -6,10 +6,12 @@ makes a test of each case, direction and provider, probes the machine before and
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import itertools
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -130,7 +132,8 @@ class Harness:
     """One session of benchmarks on one device. Each row is in ``journal``, if there is one, when ``run`` returns.
 
     commit: of the tree, as _results.commit() gives it. run_id: when the session began. dry: the device runs no kernel,
-    so that nothing is compared and no ceiling is measured; such rows are marked and never published.
+    so that nothing is compared and no ceiling is measured; such rows are marked and never published. row_limit: seconds
+    of a row, its inputs made, after which the process ends with a traceback on the descriptor ``tracebacks``.
     """
 
     device: torch.device
@@ -141,6 +144,8 @@ class Harness:
     commit: str = "unknown"
     run_id: str = ""
     dry: bool = False
+    row_limit: float | None = None
+    tracebacks: int = 2
     rows: list[dict] = field(default_factory=list)
     probes: list[roofline.Probe] = field(default_factory=list)
     _cache: tuple = ()
@@ -217,15 +222,27 @@ class Harness:
         if isinstance(function, UnavailableError):
             raise function
         prepare, call = directed(function, direction)
-        elapsed, quality = self._checked(operator, name, direction, provider, prepare, call, sets[0], truth)
-        quality |= {"extra_mib": _memory.extra_mib(prepare, call, sets[0])}
-        seconds, wall, steady = self._time(benchmark, prepare, call, sets, elapsed)
+        with self._watched():
+            elapsed, quality = self._checked(operator, name, direction, provider, prepare, call, sets[0], truth)
+            quality |= {"extra_mib": _memory.extra_mib(prepare, call, sets[0])}
+            seconds, wall, steady = self._time(benchmark, prepare, call, sets, elapsed)
         row = {**quantiles(seconds), "wall_ms": wall, **quality, "rounds": len(seconds), "sets": len(sets)}
         work = operator.work(case, direction)
         row |= {"bytes": work.bytes, "flops": work.flops, "work": _gate.work_values(work), "steady": steady}
         row |= {"launches": count_launches(call, prepare(*sets[0])), **self._facts()}
         row |= {"commit": self.commit, "run": self.run_id, "gate": "not judged: no probe followed", "gated": False}
         return _gate.bounded(row, work, self.probes[-1]) | ({"dry": True} if self.dry else {})
+
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[None]:
+        """A kernel that never ends cannot be interrupted: a thread of the interpreter ends the process."""
+        if self.row_limit:
+            faulthandler.dump_traceback_later(self.row_limit, exit=True, file=self.tracebacks)
+        try:
+            yield
+        finally:
+            if self.row_limit:
+                faulthandler.cancel_dump_traceback_later()
 
     def _checked(self, operator, name, direction, provider, prepare, call, inputs, truth) -> tuple[float, dict]:
         """Seconds of a warm call, its error against float64 and whether it gives the same bits again.

@@ -10,7 +10,6 @@ On a CPU the process starts itself again with the allocator and thread settings 
 
 from __future__ import annotations
 
-import faulthandler
 import os
 import sys
 import time
@@ -48,7 +47,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--journal", type=Path, help="file that each row is appended to; its finished rows are left out")
     group.addoption("--providers", nargs="+", help="only these: cpu, cuda, triton, reference, usual, ...")
-    group.addoption("--row-limit", type=float, help="seconds after which a row that hangs ends the process")
+    group.addoption(
+        "--row-limit", type=float, help="seconds after which a row that hangs ends the process"
+    )
     group.addoption("--fake-card", action="store_true", help="a card that runs no kernel: nothing is compared")
 
 
@@ -69,6 +70,7 @@ def device_type(config: pytest.Config) -> str:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Start again under the protocol's environment: it must be there before the first allocation."""
+    _state["stderr"] = os.dup(2)  # before tests are captured: where a row that hangs is shown
     wanted = environment(config.getoption("threads"))
     if not config.getoption("benchmark_only", False) or _STARTED in os.environ or config.getoption("device") == "cuda":
         return
@@ -129,6 +131,8 @@ def session_harness(pytestconfig: pytest.Config):
         commit=commit(),
         run_id=time.strftime("%Y-%m-%dT%H:%M:%SZ", began),
         dry=pytestconfig.getoption("fake_card"),
+        row_limit=pytestconfig.getoption("row_limit"),
+        tracebacks=_state["stderr"],
     )
     return _state["harness"]
 
@@ -138,7 +142,7 @@ def measure(session_harness, pytestconfig, benchmark, case, direction, provider)
     """measure(OPERATOR): the row of this test's case, direction and provider; skips where a provider cannot serve."""
     import _measure
 
-    limit, row_limit = time_limit(pytestconfig), pytestconfig.getoption("row_limit")
+    limit = time_limit(pytestconfig)
 
     def run(operator: _measure.Operator) -> dict:
         before = session_harness.journal.done.get((operator.name, case, direction, provider))
@@ -148,8 +152,6 @@ def measure(session_harness, pytestconfig, benchmark, case, direction, provider)
             pytest.fail(f"failed before, in the same journal: {before['why']}")
         if limit and time.perf_counter() - _state["start"] > limit:
             pytest.skip(f"the time limit of {limit:g} s is over")
-        if row_limit:
-            faulthandler.dump_traceback_later(row_limit, exit=True)
         try:
             row = session_harness.run(benchmark, operator, case, direction, provider)
         except _measure.UnavailableError as why:
@@ -157,9 +159,6 @@ def measure(session_harness, pytestconfig, benchmark, case, direction, provider)
         except Exception:
             leave_a_lost_device(session_harness.device)
             raise
-        finally:
-            if row_limit:
-                faulthandler.cancel_dump_traceback_later()
         benchmark.extra_info.update(row)
         return row
 

@@ -45,6 +45,7 @@ esac
 export BOX_BUILD=${BOX_BUILD:-240} BOX_ONCE=${BOX_ONCE:-40} BOX_TESTS=${BOX_TESTS:-120}
 export BOX_SANITIZER=${BOX_SANITIZER:-60} BOX_TRAINING=${BOX_TRAINING:-60}
 export BOX_ROWS=${BOX_ROWS:-80} BOX_MEMORY=${BOX_MEMORY:-45} BOX_PROFILE=${BOX_PROFILE:-30}
+export ROW_LIMIT=${ROW_LIMIT:-45} # of a row that hangs; the first one of a process imports and compiles much
 SHARDS=${SHARDS:-6} SANITIZER=${SANITIZER:-compute-sanitizer}
 # Triton looks for libcuda.so.1 in a folder; on a stand-in that is a link to it.
 if [ "$dry" = card ]; then

@@ -181,7 +181,7 @@ training() { # the trainer on the GPU, from the first step to the score; streets
 }
 
 rows() { # rows PROVIDERS SECONDS: benchmark them, no row beginning after SECONDS
-  local options=(--device "$device" --scale "$scale" --row-limit 30)
+  local options=(--device "$device" --scale "$scale" --row-limit "$ROW_LIMIT")
   [ "$dry" != card ] || options+=(--fake-card)
   # status 1 is a test that failed: the row is in the list of failures, and so is the part
   goes_on "$OUT/rows_$backend.jsonl" python -m pytest benchmarks/ops --benchmark-only "${options[@]}" \

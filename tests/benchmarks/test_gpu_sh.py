@@ -121,7 +121,7 @@ def test_every_part_runs_in_order(run, command, parts):
             "-m fastuda.train --method sdca --amp --device cuda",
         ],
         "measure": [
-            "--device cuda --scale full --row-limit 30 --time-limit 60 -k not compile -q --tb=line",
+            "--device cuda --scale full --row-limit 45 --time-limit 60 -k not compile -q --tb=line",
             "--providers triton --journal",
             "-m fastuda.memory --method sdca --amp --card 11g --no-remedies",
             "-m fastuda.memory --method sdca --amp --card 11g --measure --snapshot",

@@ -109,18 +109,18 @@ import time
 def pytest_sessionstart(session):
     import _measure
 
-    measured = _measure.Harness._measured
+    checked = _measure.Harness._checked
 
-    def fault(self, benchmark, operator, name, direction, provider):
+    def fault(self, operator, name, direction, provider, *more):
         if (provider, direction) == (os.environ["PROVIDER"], "forward"):
             if os.environ["FAULT"] == "raise":
                 raise RuntimeError("a planted fault")
             if os.environ["FAULT"] == "hang":
                 time.sleep(200)
             os.abort()
-        return measured(self, benchmark, operator, name, direction, provider)
+        return checked(self, operator, name, direction, provider, *more)
 
-    _measure.Harness._measured = fault
+    _measure.Harness._checked = fault
 """
 
 
@@ -129,9 +129,10 @@ def test_a_fault_in_one_row_loses_no_other(tmp_path, fault):
     """The session itself goes on, or the same command, given the same journal, goes on after the row that did it."""
     (tmp_path / "planted_faults.py").write_text(FAULTS)
     path, results = tmp_path / "rows.jsonl", tmp_path / "rows.json"
-    options = ["-p", "planted_faults", "--journal", str(path), "--row-limit", "15", "--results", str(results)]
+    options = ["-p", "planted_faults", "--journal", str(path), "--row-limit", "20", "--results", str(results)]
     more = {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}", "FAULT": fault, "PROVIDER": "reference"}
     process = session(*options, "--ungated", "--providers", "usual", "reference", "-k", "diag", **more)
+    assert fault != "hang" or "in fault" in process.stderr  # the traceback says where it hung
     for _ in range(0 if fault == "raise" else 2):  # such a row is tried twice
         assert not _journal.finished(_journal.read(path))
         process = session(*options, "--ungated", "--providers", "usual", "reference", "-k", "diag", **more)
