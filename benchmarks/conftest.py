@@ -47,9 +47,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--journal", type=Path, help="file that each row is appended to; its finished rows are left out")
     group.addoption("--providers", nargs="+", help="only these: cpu, cuda, triton, reference, usual, ...")
-    group.addoption(
-        "--row-limit", type=float, help="seconds after which a row that hangs ends the process"
-    )
+    group.addoption("--row-limit", type=float, help="seconds after which a row that hangs ends the process")
     group.addoption("--fake-card", action="store_true", help="a card that runs no kernel: nothing is compared")
 
 

@@ -174,10 +174,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--longest", type=float, default=20.0, help="seconds after the first row that a kill may wait")
     parser.add_argument("--what", choices=("session", "profile", "fake-card"), default="session")
     parser.add_argument("--json", type=Path, help="file for the record of each kill")
     options = parser.parse_args()
-    made = kills(options.what, options.kills, options.seed)
+    made = kills(options.what, options.kills, options.seed, options.longest)
     for kill in made:
         lost = f", LOST {'; '.join(kill.lost)}" if kill.lost else ""
         print(
