@@ -46,9 +46,9 @@ def judged(record: dict, before: roofline.Probe | None, after: roofline.Probe | 
     probes = [probe for probe in (before, after) if probe is not None]
     if probes:
         row = bounded(row, work_of(record["work"]), roofline.best(probes))
-    found = commit_objections(row["commit"])
     if record.get("dry"):
-        found.append("a dry run: no kernel ran")
+        return row | {"gate": "refused: a dry run: no kernel ran", "gated": False}
+    found = commit_objections(row["commit"])
     if not record["steady"]:
         found.append("the bandwidth moved while it was timed")
     if row["ceiling_share"] > 1:
