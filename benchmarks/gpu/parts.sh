@@ -119,8 +119,6 @@ test_file() {
   [ "$status" -ne 5 ] || status=0 # none of the file is for this backend
   case $status in 0 | 1) mv "$report.partial" "$report" ;; esac
   echo "$name: exit status $status, $(tail -n 1 "$log")"
-  # the stand-in's results are whatever the memory holds: that the tests ran to their end is all there is to see
-  [ "$dry" = card ] && [ "$status" -eq 1 ] && status=0
   return "$status"
 }
 
