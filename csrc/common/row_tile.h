@@ -135,8 +135,21 @@ FASTUDA_INLINE void load_rows(
     const int64_t stage_pitch = (columns + kTileRows - 1) / kTileRows * kTileRows;
     int64_t pitch = s.row_stride;
     if (!wide) {
-      read_rows<float, isa>(
-          s.data, s.type, {first * s.row_stride, nullptr, s.row_stride}, kTileRows, columns, stage, stage_pitch);
+      if constexpr (kWholeVectors<isa>) {
+        with_type<float>(s.type, [&]<class T>() FASTUDA_INLINED {
+          const T* const rows = static_cast<const T*>(s.data) + first * s.row_stride;
+          for (int64_t i = 0; i < kTileRows; ++i)
+            for (int64_t next = 0; next < columns; next += kTileRows) {
+              const int64_t c = std::min(next, columns - kTileRows);
+              Vec<float> x;
+              load(rows + i * s.row_stride + c, x);
+              store(x, stage + i * stage_pitch + c);
+            }
+        });
+      } else {
+        const Rows rows{first * s.row_stride, nullptr, s.row_stride};
+        read_rows<float, isa>(s.data, s.type, rows, kTileRows, columns, stage, stage_pitch);
+      }
       from = stage;
       pitch = stage_pitch;
     }

@@ -42,16 +42,18 @@ void read_rows(
       for (int64_t i = 0; i < count; ++i) {
         const T* const from = static_cast<const T*>(data) + rows.at(i);
         Acc* const out = to + i * pitch;
-        Vec<Acc> x;
-        int64_t c = 0;
-        for (; rows.step == 1 && c + lanes <= columns; c += lanes) {
-          load(from + c, x);
-          store(x, out + c);
-        }
-        if (c == columns) continue;
         const int64_t end = (columns + lanes - 1) / lanes * lanes;
-        for (; c < columns; ++c) out[c] = static_cast<Acc>(from[c * rows.step]);
-        for (; c < end; ++c) out[c] = 0;
+        if (end > columns) store(Vec<Acc>{}, out + end - lanes);
+        if (rows.step == 1 && columns >= lanes) {
+          for (int64_t next = 0; next < columns; next += lanes) {
+            const int64_t c = std::min(next, columns - lanes);  // the last vector overlaps the one before
+            Vec<Acc> x;
+            load(from + c, x);
+            store(x, out + c);
+          }
+          continue;
+        }
+        for (int64_t c = 0; c < columns; ++c) out[c] = static_cast<Acc>(from[c * rows.step]);
       }
     });
   });
