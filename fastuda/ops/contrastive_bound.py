@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from fastuda.ops import _checks, _dispatch, _library, _losses
+from fastuda.ops._autograd import differentiable_once
 from fastuda.reference import contrastive_bound as _reference
 from fastuda.reference.low_rank import LowRank
 
@@ -93,7 +93,7 @@ class _ContrastiveBound(torch.autograd.Function):
         return value, count
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once("contrastive_bound")
     def backward(ctx, grad, _):
         if grad is None:
             return (None,) * 9

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from fastuda.ops import _checks, _dispatch, _library
+from fastuda.ops._autograd import differentiable_once
 from fastuda.reference import lovasz_softmax as _reference
 from fastuda.reference._pixels import compute_dtype
 from fastuda.reference.class_moments import nearest_labels
@@ -38,7 +38,7 @@ class _Loss(torch.autograd.Function):
         return loss
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once("lovasz_softmax")
     def backward(ctx, grad):
         (slope,) = ctx.saved_tensors
         return (slope * grad).to(ctx.dtype), None, None, None

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from fastuda.ops import _checks, _dispatch, _library, _losses
+from fastuda.ops._autograd import differentiable_once
 from fastuda.reference import mode_losses as _reference
 from fastuda.reference._pixels import compute_dtype
 
@@ -69,7 +69,7 @@ class _ModeLosses(torch.autograd.Function):
         return *values, own_mode, rival, count
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once("mode_losses")
     def backward(ctx, grad_triplet, grad_cross_entropy, *_):
         features, labels, modes, divisor, *saved = ctx.saved_tensors
         grads = (

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from fastuda.ops import _checks, _dispatch, _library, _losses
+from fastuda.ops._autograd import differentiable_once
 from fastuda.reference import softmax_kl as _reference
 from fastuda.reference._pixels import compute_dtype
 
@@ -46,7 +46,7 @@ class _SoftmaxKL(torch.autograd.Function):
         return value, count
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once("a divergence of softmaxes")
     def backward(ctx, grad, _):
         if grad is None:
             return (None,) * 6

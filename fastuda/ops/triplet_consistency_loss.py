@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from fastuda.ops import _checks, _dispatch, _library, _losses
+from fastuda.ops._autograd import differentiable_once
 from fastuda.reference import triplet_consistency_loss as _reference
 from fastuda.reference._pixels import compute_dtype
 
@@ -38,7 +38,7 @@ class _Triplets(torch.autograd.Function):
         return value, count
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once("triplet_consistency_loss")
     def backward(ctx, grad, _):
         if grad is None:
             return (None,) * 7

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from fastuda.ops import _checks, _dispatch, _library, _losses
+from fastuda.ops._autograd import differentiable_once
 from fastuda.reference import upsample_cross_entropy as _reference
 from fastuda.reference._pixels import compute_dtype
 from fastuda.reference.class_moments import nearest_labels
@@ -44,7 +44,7 @@ class _Total(torch.autograd.Function):
         return total[0] / divisor if mean else total[0].clone(), divisor
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once("upsample_cross_entropy")
     def backward(ctx, grad, _):
         if grad is None:
             return (None,) * 7
@@ -63,7 +63,7 @@ class _Map(torch.autograd.Function):
         return _forward(logits, target, weight, pixel_weight, *options, True, False)[1]
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once("upsample_cross_entropy")
     def backward(ctx, grad):
         logits, target, weight, pixel_weight = ctx.saved_tensors
         scale = grad if pixel_weight is None else grad * pixel_weight
