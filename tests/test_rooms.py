@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "__init__": set(),
 }
 # The top floor: command lines and the loop.
-TOP = {"train", "evaluate", "predict", "analyse", "memory", "export"}
+TOP = {"train", "evaluate", "predict", "analyse", "memory", "export", "__main__"}
 MAY_IMPORT |= {room: TOP | {"ops", "nn", "models", "data", "metrics", "methods", "_paths"} for room in TOP}
 # Rooms whose third-party imports are listed; the others are bound by pyproject.toml alone.
 LIBRARIES = {"reference": {"torch"}, "kernels": {"torch", "triton"}, "ops": {"torch"}, "_ext": {"torch"}}

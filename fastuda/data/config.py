@@ -188,14 +188,18 @@ def find_task(name_or_path: str | Path) -> Path:
         if path.is_file():
             return path
         raise ValueError(f"the config file {path} does not exist")
-    packaged = Path(str(resources.files("fastuda"))) / "configs" / "tasks"
-    found = packaged / f"{name_or_path}.yaml"
-    if found.is_file():
-        return found
-    names = sorted(p.stem for p in packaged.glob("*.yaml"))
+    packaged = packaged_tasks()
+    if str(name_or_path) in packaged:
+        return packaged[str(name_or_path)]
     raise ValueError(
-        f"there is no task '{name_or_path}'{close_name(str(name_or_path), names)}; there are {', '.join(names)}"
+        f"there is no task '{name_or_path}'{close_name(str(name_or_path), packaged)}; there are {', '.join(packaged)}"
     )
+
+
+def packaged_tasks() -> dict[str, Path]:
+    """The YAML files of the packaged tasks by name."""
+    folder = Path(str(resources.files("fastuda"))) / "configs" / "tasks"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
 class _StrictLoader(yaml.SafeLoader):

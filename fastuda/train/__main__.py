@@ -1,10 +1,20 @@
 """``python -m fastuda.train --method sdca --amp``: see --help."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 from fastuda.train.config import parse
 from fastuda.train.loop import train
 from fastuda.train.memory_bundle import bundled
 from fastuda.train.restore import one_sentence
 
-if __name__ == "__main__":
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
     with one_sentence():
-        train(bundled(parse()))
+        train(bundled(parse(arguments)))
+
+
+if __name__ == "__main__":
+    main()
