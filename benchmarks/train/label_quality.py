@@ -21,7 +21,7 @@ from torch import Tensor
 
 from fastuda.data.build import build_dataset
 from fastuda.data.cache import ImageCache
-from fastuda.data.classes import ClassSet
+from fastuda.data.classes import IGNORE, ClassSet
 from fastuda.data.photometric import standardise
 from fastuda.methods.mlsl import BINS
 from fastuda.metrics.confidence import ConfidenceHistogram
@@ -43,11 +43,11 @@ def scores(labels: Tensor, truth: Tensor, classes: ClassSet) -> dict:
     The mean is over all classes of the truth: one that no label names counts 0, also where none of its pixels is kept.
     """
     confusion = ConfusionMatrix(classes.num_classes)
-    confusion.update(labels, truth)
+    confusion.update(labels, truth.where(labels != IGNORE, IGNORE))  # only pixels with a label are scored
     found = confusion.scores(classes)
     occurring = [name for k, name in enumerate(classes.names) if (truth == k).any()]
     miou = sum(found.iou[name] or 0.0 for name in occurring) / len(occurring)
-    return {"coverage": (labels != 255).double().mean().item(), "accuracy": found.accuracy, "miou": miou}
+    return {"coverage": (labels != IGNORE).double().mean().item(), "accuracy": found.accuracy, "miou": miou}
 
 
 def target_with_truth(config: Config, classes: ClassSet) -> ImageCache:
@@ -71,7 +71,7 @@ def label_quality(work_dir: Path) -> dict:
     path = work_dir / "labels.json"
     if not path.exists():
         run = restore(work_dir)
-        config, classes = run.inputs.config, run.inputs.classes
+        config, classes = run.config, run.classes
         target = target_with_truth(config, classes)
         histogram = ConfidenceHistogram(classes.num_classes, BINS)
         for found in composites(run, target, None):

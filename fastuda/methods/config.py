@@ -93,7 +93,7 @@ class SelfTrainingConfig(Looks):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_bounds(self, rounds="at least 1", quantile="share", threshold_cap="share")
+        check_bounds(self, rounds="not negative", quantile="share", threshold_cap="share")
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ class DRSLConfig(Looks, Portions):
         Portions.__post_init__(self)
         check_bounds(
             self,
-            rounds="at least 1",
+            rounds="not negative",
             channels="at least 1",
             modes="at least 1",
             per_class="at least 1",
@@ -240,7 +240,7 @@ class MLSLConfig(Portions):
         super().__post_init__()
         check_bounds(
             self,
-            rounds="at least 1",
+            rounds="not negative",
             patches="not negative",
             patch="at least 1",
             patch_batch="at least 1",
