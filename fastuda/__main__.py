@@ -1,4 +1,4 @@
-"""One command for all: ``fastuda train|predict|evaluate|analyse|export|memory|data ...``, as ``python -m fastuda.NAME``."""
+"""One command for all: ``fastuda train|predict|evaluate|analyse|export|memory|data ...``; also ``python -m fastuda``."""
 
 from __future__ import annotations
 

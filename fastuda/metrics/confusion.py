@@ -109,6 +109,7 @@ def count_pairs(prediction: Tensor, truth: Tensor, num_classes: int) -> Tensor:
     prediction, truth: any integers (or bool) of one shape; pixels whose truth is outside 0..K-1 are left out.
     """
     prediction, truth = (t if t.dtype in LABEL_DTYPES else t.long() for t in (prediction, truth))
-    column = prediction.where((prediction >= 0) & (prediction < num_classes), num_classes)
-    # A true label of K is no class either: its row is the one that is left out.
-    return confusion_matrix(column, truth, num_classes + 1)[:num_classes]
+    counts = confusion_matrix(prediction, truth, num_classes)
+    # Counted as the rest of each true class, so that no map of pixels is made.
+    own = confusion_matrix(truth, truth, num_classes).diagonal()
+    return torch.cat([counts, (own - counts.sum(1)).unsqueeze(1)], 1)

@@ -21,10 +21,10 @@ def check_compile(mode: str, device: torch.device) -> None:
         return
     if mode == "reduce-overhead" and device.type != "cuda":
         raise ValueError("--compile reduce-overhead is of CUDA graphs, which a CPU has none of: take --compile default")
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (7, 0):
-        raise ValueError("--compile needs a card of compute capability 7.0 or newer: Triton serves no older one")
     if device.type == "cuda" and find_spec("triton") is None:
         raise ValueError("--compile needs Triton on a GPU: pip install triton")
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (7, 0):
+        raise ValueError("--compile needs a card of compute capability 7.0 or newer: Triton serves no older one")
     from torch._inductor import config
 
     if not any(shutil.which(name) for name in config.cpp.cxx if name):

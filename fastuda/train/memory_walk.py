@@ -124,6 +124,8 @@ class Walk:
         self._mark_state()
 
     def _evaluate(self, stage: Stage) -> None:
+        if self.config.data.validation.kind == "none":
+            return
         self.watcher.phase(Phase(stage.name, "evaluation"))
         self.method.eval()
         data = self.config.data.validation

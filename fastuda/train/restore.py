@@ -61,8 +61,6 @@ def restore(run: Path) -> Restored:
     """Open a checkpoint: of a run's directory, or the file itself. ValueError says what is wrong with it."""
     work_dir = run.parent if run.is_file() else run
     path = run if run.is_file() else run / "checkpoint.pt"
-    if not run.exists():
-        raise ValueError(f"there is no run {run}")
     state = load_run(path)
     config = config_from_dict(state["config"], str(path))
     # The checkpoint holds the weights: the file that the run started from need not be there any more.

@@ -19,7 +19,8 @@ def test_the_partners_of_the_definition(library, name):
 
 def test_shared_memory_fits_a_pascal(library):
     cases.check(library)
-    assert 0 < library.largest_shared() <= 9 * 1024
+    # The sort lays out a tile of rows by digit: three of its blocks share a Pascal's multiprocessor (96 KiB).
+    assert 0 < library.largest_shared() <= 32 * 1024
 
 
 @pytest.mark.parametrize("classes, modes", [(19, 4), (150, 20), (1000, 100)])

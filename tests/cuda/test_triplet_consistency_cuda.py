@@ -22,7 +22,8 @@ def test_against_float64(library, name):
 
 def test_shared_memory_fits_a_pascal(library):
     cases.check(library, rows=40)
-    assert 0 < library.largest_shared() <= 9 * 1024
+    # The sort lays out a tile of rows by digit: three of its blocks share a Pascal's multiprocessor (96 KiB).
+    assert 0 < library.largest_shared() <= 32 * 1024
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])

@@ -93,7 +93,7 @@ def test_no_gradient_into_the_statistics_and_weights_scale_the_terms():
 
 
 def test_unconfident_target_gives_exactly_zero():
-    sdca = method(confidence=1.1)
+    sdca = method(confidence=1.0)
     parts = sdca.adapt(batch(0), batch(1, labelled=False))
     next(parts)
     losses = next(parts)["network"]

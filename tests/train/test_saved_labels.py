@@ -76,7 +76,7 @@ def test_pseudo_labels_of_another_data_set(tiny, tmp_path, monkeypatch):
     fails(config, "000004.png is 64x30", "camera_train_0_000004 is 64x32")
     Image.fromarray(np.full((32, 64), 11, np.uint8)).save(path)
     fails(config, "000004.png holds the class 11", "none of the 11")
-    Image.fromarray(np.zeros((32, 64, 3), np.uint8)).save(path)
+    Image.fromarray(np.full((32, 64, 3), (1, 2, 3), np.uint8)).save(path)
     fails(config, "000004.png is a colour image")
     path.write_bytes(saved[:40])
     fails(config, "000004.png cannot be read")
