@@ -1,4 +1,4 @@
-"""One command for all: ``fastuda train|predict|evaluate|analyse|export|memory|data ...``; also ``python -m fastuda``."""
+"""One command in front of all: ``fastuda train|predict|evaluate|analyse|export|memory|data ...``."""
 
 from __future__ import annotations
 
