@@ -139,7 +139,7 @@ void run_pixel_mean(const MeanProblem& p, const Buffer& scratch, const MeanResul
   launch(mean_sums<T>, dim3(p.blocks()), dim3(kMeanThreads), bytes, stream, pixels);
   const LossResults<T> results{
       global<const LossSums>(scratch), static_cast<int>(p.blocks()), p.mean, global<T>(to.first),
-      global<T>(p.second.buffer.data ? to.second : Buffer{}), global<i64>(to.divisor)};
+      global<T>(to.second), global<i64>(to.divisor)};
   launch(mean_results<T>, dim3(1), dim3(kMeanThreads), bytes, stream, results);
 }
 

@@ -15,8 +15,9 @@ extern "C" const char* pixel_mean(
         labels.pixels(), static_cast<int>(o.label_bytes), static_cast<int>(o.classes), o.ignore_index,
         static_cast<fastuda::cuda::u32>(o.pixels), o.normalize != 0};
     const entry::Scratch scratch(p.scratch());
-    fastuda::cuda::run_pixel_mean(
-        p, scratch.buffer(), {value.buffer(), other_value.buffer(), divisor.buffer()}, nullptr);
+    // As the operator does, without a place for the second result where there is one loss.
+    const fastuda::cuda::Buffer second = other_value.bytes ? other_value.buffer() : fastuda::cuda::Buffer{};
+    fastuda::cuda::run_pixel_mean(p, scratch.buffer(), {value.buffer(), second, divisor.buffer()}, nullptr);
     facts[0] = emulation::machine.launches;
     facts[1] = static_cast<int>(p.blocks());
   });
