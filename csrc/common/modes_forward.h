@@ -327,7 +327,9 @@ struct ModeForward {
       const int64_t at = chunk.begin + chunk.order[start + v * step + lane];
       static_cast<Acc*>(p.triplet)[at] = hinges[lane];
       static_cast<Acc*>(p.cross_entropy)[at] = logs[lane];
-      p.own_mode[at] = work.nearest.data()[work.label[v * step + lane] * pixels + v * step + lane];
+      // A tile without a pixel that counts holds an ignored one in its first place: it has no own class.
+      const auto own = work.label[v * step + lane];
+      p.own_mode[at] = own < p.classes() ? work.nearest.data()[own * pixels + v * step + lane] : -1;
       p.rival[at] = rivals[lane];
     }
   }
