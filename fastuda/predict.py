@@ -125,8 +125,8 @@ def predict_photos(
         "run": restored.description(),
         "images": [],
     }
-    if (output / "manifest.json").exists():
-        raise OSError(f"{output} already holds predictions: choose another --output")
+    if held := [name for name in (*FOLDERS, "legend.png", "manifest.json") if (output / name).exists()]:
+        raise OSError(f"{output} already holds {held[0]}, which would be written over: choose another --output")
     output.mkdir(parents=True, exist_ok=True)
     folders = FOLDERS if confidence else FOLDERS[:2]
     for photo in _progress(photos):

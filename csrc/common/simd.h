@@ -77,7 +77,7 @@ template <class T>
 using Accumulate = typename AccumulateOf<T>::type;
 
 // Calls run.operator()<T>() with the type of a tensor's numbers. Arithmetic exists once for each type of sums: float32
-// and 16-bit numbers are told apart where they are loaded and stored, outside the innermost loop. float64 is there to
+// and 16-bit numbers are distinguished where they are loaded and stored, outside the innermost loop. float64 is there to
 // check with, and reads nothing else.
 template <class Acc, class Run>
 FASTUDA_INLINE void with_type(torch::headeronly::ScalarType type, const Run& run) {

@@ -1,11 +1,11 @@
-// The Lovász-Softmax with errors counted in bins: two walks over the pixels cell by cell (upsample_cells.h tells how),
+// The Lovász-Softmax with errors counted in bins: two walks over the pixels cell by cell (see upsample_cells.h),
 // neither of which stores anything of full resolution.
 //
 // The first counts errors by class and bin. Nearly all of them are near 0: what bin 0 holds is not counted but is what
 // the others leave. A few blocks a multiprocessor walk all cells and keep 16-bit counts in shared memory, which they
 // add to all before one can overflow (a pixel counts once in a class); where bins do not fit, they are counted in
 // global memory. Then a block a class scans its bins from the largest errors down for what an error in each counts for,
-// and the second walk computes the errors again and looks that up. Counts are whole numbers and all other sums have
+// and the second walk computes the errors again and reads that from the table. Counts are whole numbers and all other sums have
 // their own order: the same bits for every launch.
 //
 // Launches: five, with a gradient six. Scratch: 12 bytes a class and bin (16 with sums in double), and with a gradient

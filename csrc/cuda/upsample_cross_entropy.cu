@@ -1,5 +1,5 @@
 // Cross entropy of bilinearly upsampled logits on a GPU, and its low-resolution gradient in the same call: a walk over
-// the pixels cell by cell (upsample_cells.h tells how), in three sweeps over the classes: the largest logits, the sums
+// the pixels cell by cell (see upsample_cells.h), in three sweeps over the classes: the largest logits, the sums
 // of exponentials, the gradient. Neither logits nor a gradient of full resolution are stored.
 //
 // Launches: two, with a gradient three. Scratch: two to three times the gradient at 8-fold upsampling, 16 bytes a

@@ -9,7 +9,6 @@ import kornia_rs
 import numpy as np
 from PIL import Image
 
-from fastuda._paths import check_regular
 from fastuda.data.errors import DataError
 from fastuda.data.image_files import opened, unreadable
 
@@ -102,7 +101,6 @@ def _is_lossless_webp(path: Path) -> bool:
 
 
 def _png_header(path: Path) -> bytes:
-    check_regular(path)
     with open(path, "rb") as file:
         header = file.read(26)
     return header if header.startswith(b"\x89PNG\r\n\x1a\n") and len(header) == 26 else bytes(26)

@@ -61,7 +61,7 @@ class Checks:
     def graph(self, run: Callable, device, generators: list) -> list[str]:
         """What is wrong with the call in a CUDA graph, which is then replayed."""
         graph = self.torch.cuda.CUDAGraph()
-        # Before 2.14 a graph has to be told of each generator but the device's own.
+        # Before 2.14 each generator but the device's own must be registered with a graph.
         older = tuple(int(part) for part in self.torch.__version__.split(".")[:2]) < (2, 14)
         for generator in generators if older else []:
             graph.register_generator_state(generator)

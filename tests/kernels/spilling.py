@@ -22,7 +22,7 @@ def launch() -> Launch:
 
 @triton.jit
 def sized(x, size):
-    """A kernel whose size is specialised, as Triton does unless it is told otherwise."""
+    """A kernel whose size is specialised, as Triton does by default."""
     tl.store(x, size)
 
 
