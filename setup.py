@@ -29,7 +29,7 @@ defines = ["-DTORCH_TARGET_VERSION=0x020a000000000000", "-DTORCH_STABLE_ONLY", f
 if cuda:  # where the kernels run: asked for when a run chooses its device
     defines.append(f"-DFASTUDA_CUDA_CARDS={os.environ['TORCH_CUDA_ARCH_LIST'].replace(';', '_').replace(' ', '_')}")
 flags = {
-    "cxx": ["-std=c++20", "-O2", "-Wall", "-Wno-psabi", "-fvisibility=hidden", "-g0", *defines],
+    "cxx": ["-std=c++20", "-O3", "-Wall", "-Wno-psabi", "-fvisibility=hidden", "-g0", *defines],
     "nvcc": ["-std=c++20", "-O3", "-DUSE_CUDA", *defines],
 }
 # As many compilers as there are processors, unless the user says otherwise.
