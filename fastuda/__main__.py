@@ -24,8 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     first = given[0] if given else "--help"
     if first in COMMANDS:
-        package = f"fastuda.{first}" + (".__main__" if first in ("train", "data") else "")
-        return importlib.import_module(package).main(given[1:]) or 0
+        return importlib.import_module(f"fastuda.cli.{first}").main(given[1:]) or 0
     if first in ("-h", "--help"):
         print(USAGE, end="")
     elif first == "--version":

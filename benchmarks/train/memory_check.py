@@ -29,9 +29,9 @@ from torch.profiler import ProfilerActivity, profile
 from fastuda.data.config import Augment
 from fastuda.methods.protocol import Stage
 from fastuda.train.config import Config, task_config
-from fastuda.train.memory_bundle import split_batches
-from fastuda.train.memory_trace import MemoryTrace, tracing
-from fastuda.train.memory_walk import Walk
+from fastuda.train.memory.bundle import split_batches
+from fastuda.train.memory.trace import MemoryTrace, tracing
+from fastuda.train.memory.walk import Walk
 from fastuda.train.precision import Precision
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"

@@ -18,9 +18,9 @@ from step_memory import use_usual_statistics
 
 from fastuda.ops import _library
 from fastuda.train.config import Config, task_config
-from fastuda.train.memory_bundle import BUNDLES, batches, bundled, split_batches
-from fastuda.train.memory_forecast import forecast, needed
-from fastuda.train.memory_workspaces import inside
+from fastuda.train.memory.bundle import BUNDLES, batches, bundled, split_batches
+from fastuda.train.memory.forecast import forecast, needed
+from fastuda.train.memory.workspaces import inside
 
 METHODS = ("source", "sdca", "spcl", "cpsl", "mlsl", "drsl", "drsl+")
 RESULTS = Path(__file__).resolve().parents[1] / "results/memory_forecast.json"

@@ -21,12 +21,12 @@ from fastuda.nn.feature_bank import FeatureBank
 from fastuda.nn.losses import cross_entropy, resize_labels, symmetric_cross_entropy
 from fastuda.nn.statistics import ClassStatistics
 from fastuda.nn.strong_views import StrongView, crop_scores, cut_mix, cut_out, random_augment
-from fastuda.ops._ranks import divisor, gather, share, total
 from fastuda.ops.class_balanced_sample import class_balanced_sample
 from fastuda.ops.prototype_rectify import prototype_rectify
 from fastuda.ops.pseudo_labels import pseudo_labels
 from fastuda.ops.sinkhorn import sinkhorn
 from fastuda.ops.softmax_kl import distillation_kl, symmetric_kl
+from fastuda.ranks import divisor, gather, share, total
 
 
 class CPSL(Source):

@@ -17,12 +17,12 @@ from fastuda.metrics.confidence import ConfidenceHistogram
 from fastuda.models.deeplab import ASPP
 from fastuda.nn.fourier import swap_amplitude
 from fastuda.nn.losses import cross_entropy, resize_labels
-from fastuda.ops._ranks import gather, share, world
 from fastuda.ops.class_balanced_sample import class_balanced_sample, sample_per_class
 from fastuda.ops.mode_losses import ModeLosses, mode_losses
 from fastuda.ops.pseudo_labels import select_balanced
 from fastuda.ops.select_triplets import select_triplets
 from fastuda.ops.triplet_consistency_loss import triplet_consistency_loss
+from fastuda.ranks import gather, share, world
 
 
 class Embeddings(NamedTuple):

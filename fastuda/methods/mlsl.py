@@ -16,8 +16,8 @@ from fastuda.metrics.confidence import ConfidenceHistogram
 from fastuda.models.output import Output
 from fastuda.models.presence import PresenceHead
 from fastuda.nn.losses import cross_entropy
-from fastuda.ops._ranks import gather, total
 from fastuda.ops.aggregate_patches import aggregate_patches
+from fastuda.ranks import gather, total
 
 BINS = 1024
 

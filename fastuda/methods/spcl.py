@@ -17,10 +17,10 @@ from fastuda.models.discriminator import PatchDiscriminator
 from fastuda.models.output import Output
 from fastuda.nn.losses import resize_labels
 from fastuda.nn.statistics import ClassStatistics, all_reduce
-from fastuda.ops._ranks import gather
 from fastuda.ops.class_thresholds import class_thresholds
 from fastuda.ops.contrastive_bound import contrastive_bound
 from fastuda.ops.pseudo_labels import pseudo_labels
+from fastuda.ranks import gather
 
 
 class SPCL(SelfTraining):

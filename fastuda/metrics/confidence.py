@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fastuda.ops._ranks import total
 from fastuda.ops.class_thresholds import Rule, check_rule
 from fastuda.ops.confidence_histogram import confidence_histogram
+from fastuda.ranks import total
 
 
 class ConfidenceHistogram(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fastuda.ops._ranks import share, world
+from fastuda.ranks import share, world
 
 
 class Dropout(nn.Dropout):

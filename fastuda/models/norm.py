@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastuda.ops._ranks import total, world
+from fastuda.ranks import total, world
 
 Mode = Literal["trained", "frozen", "per_domain"]
 Domain = Literal["source", "target"]

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from fastuda import ops
-from fastuda.ops import _losses, _ranks
+from fastuda import ops, ranks
+from fastuda.ops import _losses
 
 IGNORE = 255
 _LOG_FLOOR = math.log(1e-4)  # what symmetric cross entropy takes for the logarithm of a label's zeros
@@ -76,7 +76,7 @@ def lovasz_softmax(
         raise ValueError(
             f"probabilities must have the labels' size {tuple(labels.shape[-2:])}, got {tuple(logits.shape[-2:])}"
         )
-    logits, labels = _ranks.gather(logits), _ranks.gather(labels)
+    logits, labels = ranks.gather(logits), ranks.gather(labels)
     return ops.lovasz_softmax(logits, labels, probabilities=probabilities, ignore_index=ignore_index)
 
 

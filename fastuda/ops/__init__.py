@@ -3,7 +3,6 @@
 from fastuda import _ext as _ext  # loads the compiled kernels
 from fastuda.ops._backend import backend_report, build_facts
 from fastuda.ops._dispatch import backends, use_backend
-from fastuda.ops._ranks import global_batch
 from fastuda.ops.aggregate_patches import Aggregated, aggregate_patches
 from fastuda.ops.class_balanced_sample import class_balanced_sample, sample_per_class
 from fastuda.ops.class_moments import Moments, class_moments, downsample_labels
@@ -21,6 +20,7 @@ from fastuda.ops.sinkhorn import sinkhorn
 from fastuda.ops.softmax_kl import distillation_kl, symmetric_kl
 from fastuda.ops.triplet_consistency_loss import triplet_consistency_loss
 from fastuda.ops.upsample_cross_entropy import upsample_cross_entropy
+from fastuda.ranks import global_batch
 
 __all__ = [
     "Aggregated",

@@ -7,7 +7,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from fastuda.ops import _ranks, pixel_mean
+from fastuda import ranks
+from fastuda.ops import pixel_mean
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -21,7 +22,7 @@ def reduce(loss: Tensor, valid: Tensor, reduction: Reduction) -> Tensor:
     """``loss``, 0 where not ``valid``: its mean over the valid ones (exactly 0 without any), its sum, or itself."""
     if reduction == "none":
         return loss
-    return loss.sum() / _ranks.divisor(valid.sum()).to(loss.dtype) if reduction == "mean" else loss.sum()
+    return loss.sum() / ranks.divisor(valid.sum()).to(loss.dtype) if reduction == "mean" else loss.sum()
 
 
 def reduce_pixels(
@@ -60,13 +61,13 @@ def spread(grad: Tensor, divisor: Tensor | int | None, shape: torch.Size) -> Ten
 
 def of_process(reduction: Reduction) -> Reduction:
     """How a process reduces its own pixels: a mean over several processes has its divisor from ``over_processes``."""
-    return "sum" if reduction == "mean" and _ranks.world() > 1 else reduction
+    return "sum" if reduction == "mean" and ranks.world() > 1 else reduction
 
 
 def over_processes(total: Tensor, count: Tensor, reduction: Reduction) -> Tensor:
     """The wanted reduction of what ``of_process`` made; count: the pixels that count here."""
-    if reduction == "mean" and _ranks.world() > 1:
-        return total / _ranks.divisor(count).to(total.dtype)
+    if reduction == "mean" and ranks.world() > 1:
+        return total / ranks.divisor(count).to(total.dtype)
     return total
 
 

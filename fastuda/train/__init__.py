@@ -1,1 +1,1 @@
-"""The training loop and its command line."""
+"""The training loop, its checkpoints and scores, and the forecast of its memory."""

@@ -1,20 +1,8 @@
-"""``python -m fastuda.train --method sdca --amp``: see --help."""
+"""``python -m fastuda.train``: the command ``fastuda train``."""
 
-from __future__ import annotations
+import sys
 
-from collections.abc import Sequence
-
-from fastuda.train.config import parse
-from fastuda.train.loop import train
-from fastuda.train.memory_bundle import bundled
-from fastuda.train.restore import one_sentence
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
-    with one_sentence():
-        train(bundled(parse(arguments)))
-
+from fastuda.cli.train import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -31,7 +31,7 @@ class Config(Recipe):
     # and no term looks at a batch as a whole, as batch norm, Lovász, moving statistics and a batch's medians do.
     accumulate: int = 1
 
-    # Settings for a card of so many GiB, of the same effective batch (fastuda/train/memory_bundle.py); "" = none.
+    # Settings for a card of so many GiB, of the same effective batch (fastuda/train/memory/bundle.py); "" = none.
     memory: Literal["", "8g", "11g", "16g", "24g"] = ""
 
     # Networks by torch.compile, other in rounding: "reduce-overhead" runs them as CUDA graphs; "" = as they are.

@@ -29,7 +29,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fastuda.methods.protocol import Losses, Method
 from fastuda.ops import global_batch
-from fastuda.ops._ranks import rank, world
+from fastuda.ranks import rank, world
 from fastuda.train.meter import NonFiniteLoss
 
 TIMEOUT = timedelta(minutes=30)  # how long a rank waits for the others, who may be validating or labelling images

@@ -20,7 +20,7 @@ from fastuda.data.loader import auto_workers, loader
 from fastuda.data.photometric import Photometric, standardise
 from fastuda.data.stream import EvalStream, TrainStream, image_weights
 from fastuda.methods.protocol import Stage, View
-from fastuda.ops._ranks import rank, world
+from fastuda.ranks import rank, world
 from fastuda.train.checkpoint import write_atomically
 from fastuda.train.config import Config
 

@@ -12,23 +12,23 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from fastuda.evaluate import evaluate, predict_labels
 from fastuda.methods import build_method
 from fastuda.methods.protocol import Losses, Stage
 from fastuda.metrics.table import iou_table
-from fastuda.ops._ranks import rank, world
-from fastuda.predict import save_comparison
+from fastuda.ranks import rank, world
 from fastuda.train import distributed
 from fastuda.train.checkpoint import fill_method, load_run, save_checkpoint, write_json
 from fastuda.train.compiled import check_compile, compiled
 from fastuda.train.config import Config, difference, to_dict
 from fastuda.train.inputs import Inputs
-from fastuda.train.memory_measure import out_of_memory, record_history
+from fastuda.train.memory.measure import out_of_memory, record_history
 from fastuda.train.meter import LiveLine, Log, Meter, one_line, peak_mib
 from fastuda.train.nonfinite import Batches, Taken, Watch, fail
 from fastuda.train.optimisers import Optimisers, draw_seed
 from fastuda.train.passes import DataPasses
+from fastuda.train.pictures import save_comparison
 from fastuda.train.precision import choose_device, choose_precision
+from fastuda.train.scoring import evaluate, predict_labels
 from fastuda.train.signals import Interrupted, Signals
 from fastuda.train.work_dir import after_restart, choose_work_dir, create_work_dir
 

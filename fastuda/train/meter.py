@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 from torch import Tensor
 
-from fastuda.ops._ranks import total, world
+from fastuda.ranks import total, world
 
 
 class NonFiniteLoss(RuntimeError):

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from fastuda.data.batch import Batch
-from fastuda.ops._ranks import rank, total, world
+from fastuda.ranks import rank, total, world
 from fastuda.train import distributed
 from fastuda.train.checkpoint import write_atomically
 from fastuda.train.meter import NonFiniteLoss

@@ -8,7 +8,7 @@ from rich.console import Console
 from torch import Tensor
 
 from fastuda.data.batch import Batch
-from fastuda.ops._ranks import world
+from fastuda.ranks import world
 from fastuda.train.inputs import Inputs
 from fastuda.train.meter import LiveLine
 

@@ -14,7 +14,7 @@ import triplet_consistency_cases
 import upsample_cross_entropy_cases
 
 from fastuda.ops._dispatch import TABLE
-from fastuda.train.memory_workspaces import WORKSPACES, inside
+from fastuda.train.memory.workspaces import WORKSPACES, inside
 
 CUDA = emulated.ROOT / "csrc/cuda"
 # Result-like names that hold what is dropped at the end of the call.

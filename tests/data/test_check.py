@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import yaml
 
-from fastuda.data.__main__ import main
+from fastuda.cli.data import main
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import yaml
 
-from fastuda.data.__main__ import main
+from fastuda.cli.data import main
 from fastuda.data.build import build_dataset
 from fastuda.data.classes import class_set
 from fastuda.data.config import Augment, DataConfig, DatasetConfig, from_dict

@@ -11,8 +11,8 @@ import triton_room
 from torch.utils._pytree import tree_leaves
 
 from fastuda.ops._dispatch import TRITON
-from fastuda.train.memory_trace import MemoryTrace
-from fastuda.train.memory_workspaces import MULTIPROCESSORS, inside
+from fastuda.train.memory.trace import MemoryTrace
+from fastuda.train.memory.workspaces import MULTIPROCESSORS, inside
 
 # Statistics split into three parts of 16 bits, and partial sums of fixed chunks where CUDA C++ counts multiprocessors.
 SLACK = 2 << 20

@@ -14,8 +14,8 @@ import torch
 import yaml
 from PIL import Image
 
-from fastuda import analyse as room
-from fastuda.analyse import look, main
+from fastuda.cli import analyse as room
+from fastuda.cli.analyse import look, main
 from fastuda.methods import build_method
 from fastuda.train.checkpoint import save_checkpoint
 from fastuda.train.config import parse, to_dict

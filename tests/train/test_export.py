@@ -14,7 +14,7 @@ import torch
 import yaml
 from rich.console import Console
 
-from fastuda import export
+from fastuda.cli import export
 from fastuda.methods import build_method
 from fastuda.models import ModelConfig, build_model, save_weights, use_domain
 from fastuda.train.config import Config, from_dict

@@ -12,13 +12,13 @@ import yaml
 from PIL import Image
 from rich.console import Console
 
-from fastuda.evaluate import evaluate
 from fastuda.methods.protocol import Stage, poly
 from fastuda.train.config import parse
 from fastuda.train.loop import Run, train
 from fastuda.train.optimisers import Optimisers, draw_seed
 from fastuda.train.precision import choose_precision
 from fastuda.train.restore import restore
+from fastuda.train.scoring import evaluate
 from fastuda.train.signals import Signals
 
 
@@ -72,7 +72,7 @@ def test_a_restored_run_scores_what_it_scored(finished):
 
 
 def test_the_command_evaluates_in_windows(finished, capsys):
-    from fastuda.evaluate import main
+    from fastuda.cli.evaluate import main
 
     main([str(finished[1]), "--window", "16", "24"])
     assert "mean" in capsys.readouterr().out

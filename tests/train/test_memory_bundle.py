@@ -10,7 +10,7 @@ import pytest
 
 from fastuda.methods import METHODS
 from fastuda.train.config import config_from_dict, task_config, to_dict
-from fastuda.train.memory_bundle import BUNDLES, batches, bundled, split_batches
+from fastuda.train.memory.bundle import BUNDLES, batches, bundled, split_batches
 
 ROOT = Path(__file__).resolve().parents[2]
 

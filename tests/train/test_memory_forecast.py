@@ -11,13 +11,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fastuda import memory
+from fastuda.cli import memory
 from fastuda.methods import METHODS, build_method
 from fastuda.train.config import Config
-from fastuda.train.memory_bundle import batches
-from fastuda.train.memory_forecast import GIB, card_bytes, forecast, needed, remedies, verdict
-from fastuda.train.memory_measure import advice, measure, out_of_memory
-from fastuda.train.memory_walk import image_size, view_size, walked_stages
+from fastuda.train.memory.bundle import batches
+from fastuda.train.memory.forecast import GIB, card_bytes, forecast, needed, remedies, verdict
+from fastuda.train.memory.measure import advice, measure, out_of_memory
+from fastuda.train.memory.walk import image_size, view_size, walked_stages
 
 SMALL = [
     "--model.name", "deeplab_resnet18", "--model.width", "0.125", "--data.source.size", "96", "160",

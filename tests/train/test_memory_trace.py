@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from fastuda.ops.lovasz_softmax import lovasz_softmax
-from fastuda.train.memory_trace import CUDA_BLOCK, MemoryTrace, Phase, tracing
-from fastuda.train.memory_workspaces import inside
+from fastuda.train.memory.trace import CUDA_BLOCK, MemoryTrace, Phase, tracing
+from fastuda.train.memory.workspaces import inside
 
 FORWARD, BACKWARD = Phase("stage", "forward", 1), Phase("stage", "backward", 1)
 

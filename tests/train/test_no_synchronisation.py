@@ -15,11 +15,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import fastuda.methods.source
-from fastuda import memory
+from fastuda.cli import memory
 from fastuda.methods import METHODS
 from fastuda.train.config import Config
-from fastuda.train.memory_walk import Walk, walked_stages
-from fastuda.train.memory_workspaces import inside
+from fastuda.train.memory.walk import Walk, walked_stages
+from fastuda.train.memory.workspaces import inside
 from fastuda.train.precision import Precision
 
 DEVICE = torch.device("meta")
@@ -77,7 +77,7 @@ class NoWaiting(TorchDispatchMode):
 
 
 class Nobody:
-    """fastuda.train.memory_walk.Watcher that looks at nothing."""
+    """fastuda.train.memory.walk.Watcher that looks at nothing."""
 
     def phase(self, phase):
         pass

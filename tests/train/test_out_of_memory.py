@@ -9,11 +9,11 @@ import torch
 from rich.console import Console
 
 from fastuda.methods.source import Source
-from fastuda.train import memory_measure
 from fastuda.train.checkpoint import load_checkpoint
 from fastuda.train.config import Config, parse
 from fastuda.train.loop import train
-from fastuda.train.memory_measure import advice, out_of_memory, record_history
+from fastuda.train.memory import measure as measuring
+from fastuda.train.memory.measure import advice, out_of_memory, record_history
 from fastuda.train.restore import one_sentence
 
 MESSAGE = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 10.75 GiB.\nmore"
@@ -22,7 +22,7 @@ MESSAGE = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total cap
 @pytest.fixture
 def arguments(tiny, tmp_path, monkeypatch) -> list[str]:
     # The advice itself, whole steps on fake tensors, is test_memory_forecast.py's.
-    monkeypatch.setattr(memory_measure, "advice", lambda config: f"what helps {config.method}")
+    monkeypatch.setattr(measuring, "advice", lambda config: f"what helps {config.method}")
     options = ["--method", "source", "--model.norm", "frozen"]
     return ["--task", str(tiny), "--work-dir", str(tmp_path / "run"), *options]
 
@@ -67,7 +67,7 @@ def test_the_snapshot_is_told_and_hides_nothing(tmp_path, monkeypatch, full):
         (tmp_path / "memory.pickle").write_bytes(b"history")
 
     monkeypatch.setattr(torch.cuda.memory, "_dump_snapshot", dump)
-    monkeypatch.setattr(memory_measure, "advice", lambda config: "advice")
+    monkeypatch.setattr(measuring, "advice", lambda config: "advice")
     path = tmp_path / "memory.pickle"
     with pytest.raises(ValueError, match="Tried to allocate") as caught, out_of_memory(Config(), snapshot=path):
         raise torch.OutOfMemoryError(MESSAGE)
@@ -88,7 +88,7 @@ def test_the_history_is_asked_for_as_torch_takes_it(monkeypatch):
 @pytest.mark.parametrize("processes", [1, 2])
 def test_advice_without_a_forecast(monkeypatch, processes):
     """Of images whose size only their files know, and where a step needs the other processes."""
-    monkeypatch.setattr(memory_measure, "world", lambda: processes)
+    monkeypatch.setattr(measuring, "world", lambda: processes)
     config = parse(["--task", "streets", "--data.target.kind", "folder", "--data.target.size", "0", "0"])
     told = advice(config)
     reason = "one rank cannot" if processes == 2 else "no known size"

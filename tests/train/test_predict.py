@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 from rich.console import Console
 
-from fastuda.predict import find_photos, main
+from fastuda.cli.predict import find_photos, main
 from fastuda.train.config import Config, from_dict
 from fastuda.train.loop import train
 from fastuda.train.restore import restore

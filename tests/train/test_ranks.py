@@ -10,7 +10,7 @@ from fastuda import ops
 from fastuda.models.dropout import Dropout, Dropout2d
 from fastuda.models.norm import BatchNorm, recompute_statistics
 from fastuda.nn.losses import cross_entropy, lovasz_softmax, symmetric_cross_entropy
-from fastuda.ops._ranks import gather, share, total
+from fastuda.ranks import gather, share, total
 from fastuda.train.distributed import Averaging
 
 K, IMAGES = 4, 6

@@ -10,10 +10,10 @@ import torch
 
 from fastuda.methods.protocol import Method
 from fastuda.train.config import Config
-from fastuda.train.memory_bundle import split_batches
-from fastuda.train.memory_trace import CUDA_BLOCK, Inside, MemoryTrace, Peak, Phase, tracing
-from fastuda.train.memory_walk import Walk, image_size
-from fastuda.train.memory_workspaces import inside
+from fastuda.train.memory.bundle import split_batches
+from fastuda.train.memory.trace import CUDA_BLOCK, Inside, MemoryTrace, Peak, Phase, tracing
+from fastuda.train.memory.walk import Walk, image_size
+from fastuda.train.memory.workspaces import inside
 from fastuda.train.precision import Precision
 
 GIB = 2**30

@@ -28,8 +28,8 @@ KINDS = (
     "parameters", "weight copies", "gradients", "optimizer", "teacher", "buffers", "inputs", "activations",
     "activation gradients", "operator workspaces", "temporaries",
 )  # fmt: skip
-_ROOT = Path(__file__).resolve().parents[1]
-_OWN = tuple(str(Path(__file__).with_name(f"memory_{name}.py")) for name in ("trace", "walk", "forecast"))
+_ROOT = Path(__file__).resolve().parents[2]
+_OWN = tuple(str(Path(__file__).with_name(f"{name}.py")) for name in ("trace", "walk", "forecast"))
 
 
 class Phase(NamedTuple):

@@ -1,4 +1,4 @@
-"""The walk of ``memory_walk`` on a GPU, watched through CUDA's caching allocator."""
+"""The walk of ``walk.py`` on a GPU, watched through CUDA's caching allocator."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from fastuda.ops._ranks import world
+from fastuda.ranks import world
 from fastuda.train.config import Config
-from fastuda.train.memory_forecast import CONTEXT, card_bytes, forecast, remedies
-from fastuda.train.memory_trace import Phase
-from fastuda.train.memory_walk import Walk
+from fastuda.train.memory.forecast import CONTEXT, card_bytes, forecast, remedies
+from fastuda.train.memory.trace import Phase
+from fastuda.train.memory.walk import Walk
 from fastuda.train.precision import choose_device, choose_precision
 
 MIB = 2**20

@@ -19,14 +19,14 @@ from fastuda.data.batch import Batch
 from fastuda.data.classes import class_set
 from fastuda.data.config import DatasetConfig
 from fastuda.data.photometric import Photometric, standardise
-from fastuda.evaluate import predict_labels
 from fastuda.methods import build_method
 from fastuda.methods.protocol import Method, Stage, View
 from fastuda.metrics.confusion import ConfusionMatrix
 from fastuda.train.config import Config
-from fastuda.train.memory_trace import Phase
+from fastuda.train.memory.trace import Phase
 from fastuda.train.optimisers import Optimisers
 from fastuda.train.precision import Precision
+from fastuda.train.scoring import predict_labels
 
 Size = tuple[int, int]
 NATIVE: dict[str, Size] = {

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from fastuda.train.config import Config
-from fastuda.train.memory_bundle import batches
-from fastuda.train.memory_forecast import (
+from fastuda.train.memory.bundle import batches
+from fastuda.train.memory.forecast import (
     CONTEXT,
     FRAGMENTATION,
     LIBRARIES,
@@ -21,8 +21,8 @@ from fastuda.train.memory_forecast import (
     needed,
     verdict,
 )
-from fastuda.train.memory_trace import Peak, Phase
-from fastuda.train.memory_walk import image_size
+from fastuda.train.memory.trace import Peak, Phase
+from fastuda.train.memory.walk import image_size
 
 MIB = 2**20
 LARGEST = 10  # tensors that are told

@@ -1,0 +1,1 @@
+"""The commands, one file each: arguments, a call, the exit status."""

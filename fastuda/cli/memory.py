@@ -1,0 +1,78 @@
+"""Peak memory of a training run, forecast without a GPU or measured on one.
+
+    python -m fastuda.memory --method sdca --amp --card 11g
+
+Takes every option of ``python -m fastuda.train`` beside its own; the task is gta5_cityscapes unless another is named.
+No data set has to exist.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from fastuda.train.config import Config, parse
+from fastuda.train.memory.bundle import bundled, split_batches
+from fastuda.train.memory.forecast import card_bytes, forecast, remedies
+from fastuda.train.memory.measure import measure, measured_json, print_measured
+from fastuda.train.memory.report import as_json, headline, print_forecast, save_png
+from fastuda.train.restore import one_sentence
+
+
+def arguments(given: Sequence[str] | None = None) -> tuple[argparse.Namespace, Config]:
+    """The command's own options and the configuration that the others make."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fastuda.memory",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--card", default="11g", help="memory of the card in GiB, such as 8g, 11g, 16g or 24g")
+    parser.add_argument(
+        "--batch",
+        type=int,
+        default=1,
+        help="images of each domain at once, the recipe's batch being accumulated from them; 0 = the recipe's own",
+    )
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--png", type=Path, help="write the course of a forecast to this picture")
+    parser.add_argument("--no-remedies", action="store_true", help="do not forecast what each remedy would save")
+    parser.add_argument("--measure", action="store_true", help="run on this machine's GPU, with no more than --card")
+    parser.add_argument("--snapshot", type=Path, help="with --measure: write the allocator's history to this file")
+    own, others = parser.parse_known_args(given)
+    if "--task" not in " ".join(others).replace("=", " ").split():
+        others = ["--task", "gta5_cityscapes", *others]
+    if own.batch < 0:
+        raise ValueError(f"--batch must be at least 1, or 0 for the recipe's, not {own.batch}")
+    if own.snapshot and not own.measure:
+        raise ValueError("--snapshot is of --measure: a forecast allocates nothing")
+    if own.png and own.measure:
+        raise ValueError("--png is of a forecast; pytorch.org/memory_viz draws a --snapshot")
+    card_bytes(own.card)
+    config = bundled(parse(others))
+    return own, split_batches(config, own.batch) if own.batch and not config.memory else config
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    """The command line."""
+    console = Console()
+    with one_sentence():
+        own, config = arguments(given)
+        if own.measure:
+            console.print(headline(config), highlight=False, soft_wrap=True)
+            phases = measure(config, own.card, own.snapshot)
+            print_measured(console, phases)
+            values = {"kind": "measured", "what": headline(config), "card": own.card, "phases": measured_json(phases)}
+        else:
+            found = forecast(config)
+            changes = [] if own.no_remedies else remedies(config, found.owner)
+            print_forecast(console, config, found, own.card, changes)
+            values = as_json(config, found, own.card, changes)
+            if own.png:
+                save_png(own.png, found, own.card, headline(config))
+        if own.json:
+            own.json.write_text(json.dumps(values, indent=1) + "\n")
