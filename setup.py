@@ -39,7 +39,7 @@ extension = (CUDAExtension if cuda else CppExtension)(
     "fastuda._C",
     ["csrc/library.cpp", *sorted(glob("csrc/cpu/*.cpp")), *cuda],
     include_dirs=[os.path.abspath("csrc")],
-    depends=sorted([*glob("csrc/common/*.h"), *glob("csrc/cuda/*.h")]),
+    depends=sorted(glob("csrc/**/*.h", recursive=True)),
     extra_compile_args=flags,
 )
 if cuda:

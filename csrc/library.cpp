@@ -8,7 +8,7 @@ constexpr unsigned long long kTorchTargetVersion = TORCH_TARGET_VERSION;
 
 #include <pybind11/pybind11.h>
 
-#include "common/simd.h"
+#include "cpu/simd.h"
 
 namespace py = pybind11;
 

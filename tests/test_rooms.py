@@ -43,7 +43,7 @@ LIBRARIES |= {"ranks": {"torch"}, "_ext": {"torch"}}
 UNPICKLERS = {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 # C++ may include the stable ABI, the CUDA runtime, its own helpers and the standard library; library.cpp also pybind11.
 INCLUDES = re.compile(
-    r"(torch/csrc/stable/|torch/headeronly/|common/|cuda|cooperative_groups|cxxabi\.h$|mma\.h$|[a-z_0-9]+$)"
+    r"(torch/csrc/stable/|torch/headeronly/|cpu/|cuda|[a-z_]+\.h$|cooperative_groups|cxxabi\.h$|mma\.h$|[a-z_0-9]+$)"
 )
 
 
@@ -200,7 +200,7 @@ def plant(root: Path, files: dict[str, str]) -> Path:
         "kernels/__init__.py": "",
         "fastuda/ops/op.py": "from fastuda.reference.op import op\ndef f():\n    from fastuda.kernels import op\n",
         "fastuda/reference/op.py": "import math\nimport torch\n",
-        "csrc/cpu/op.cpp": '#include <vector>\n#include <torch/csrc/stable/library.h>\n#include "common/simd.h"\n',
+        "csrc/cpu/op.cpp": '#include <vector>\n#include <torch/csrc/stable/library.h>\n#include "cpu/simd.h"\n',
         "csrc/library.cpp": "#include <pybind11/pybind11.h>\n",
         "fastuda/train/loop.py": "import numpy\nfrom fastuda.methods import source\nfrom . import meter\n",
         "fastuda/train/__main__.py": "from fastuda.cli.train import main\n",
@@ -247,7 +247,7 @@ def test_a_clean_house_passes(tmp_path):
         ("kernels/op.py", "import numpy\n", "kernels imports numpy"),
         ("kernels/op.py", "from fastuda.ops import op\n", "kernels imports fastuda.ops.op"),
         ("csrc/cpu/op.cpp", "#include <ATen/ATen.h>\n", "includes ATen/ATen.h"),
-        ("csrc/common/a.h", "# include <c10/util/Half.h>\n", "includes c10/util/Half.h"),
+        ("csrc/cuda/a.h", "# include <c10/util/Half.h>\n", "includes c10/util/Half.h"),
         ("csrc/cpu/op.cpp", "#include <torch/extension.h>\n", "includes torch/extension.h"),
         ("csrc/cpu/op.cpp", "#include <pybind11/pybind11.h>\n", "includes pybind11/pybind11.h"),
         ("csrc/cuda/op.cu", "at::Tensor x;\n", "names ATen or c10"),

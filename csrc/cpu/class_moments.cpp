@@ -2,7 +2,7 @@
 //
 // Pixels are cut into chunks whose number depends on the shape alone. A chunk keeps, for each class it saw, a pivot
 // (mean of the first few pixels), the sum and the sum of squares of x - pivot. A counting sort lists the chunk's pixels
-// by class; common/moments_rows.h adds them up, class after class. The chunks are merged in order (Chan et al. 1979),
+// by class; cpu/class_moments_rows.h adds them up, class after class. The chunks are merged in order (Chan et al. 1979),
 // which makes the result independent of the number of threads.
 #include <algorithm>
 #include <cstdint>
@@ -11,10 +11,10 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
-#include "common/moments_full.h"
-#include "common/moments_rows.h"
-#include "common/pixels.h"
-#include "common/simd.h"
+#include "cpu/class_moments_full.h"
+#include "cpu/class_moments_rows.h"
+#include "cpu/pixels.h"
+#include "cpu/simd.h"
 
 namespace fastuda {
 namespace {

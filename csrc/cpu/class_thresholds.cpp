@@ -14,7 +14,7 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
-#include "common/pixels.h"
+#include "cpu/pixels.h"
 
 namespace fastuda {
 namespace {

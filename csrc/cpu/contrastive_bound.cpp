@@ -1,4 +1,4 @@
-// The contrastive bound on the CPU: common/bound_tile.h tells how.
+// The contrastive bound on the CPU: cpu/contrastive_bound_tile.h tells how.
 #include <algorithm>
 #include <cstdint>
 #include <optional>
@@ -6,9 +6,9 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
-#include "common/bound_backward.h"
-#include "common/bound_forward.h"
-#include "common/bound_rows.h"
+#include "cpu/contrastive_bound_backward.h"
+#include "cpu/contrastive_bound_forward.h"
+#include "cpu/contrastive_bound_rows.h"
 
 namespace fastuda {
 namespace {

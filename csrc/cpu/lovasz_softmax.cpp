@@ -1,4 +1,4 @@
-// Lovász-Softmax of bilinearly upsampled scores on the CPU: common/lovasz.h tells how.
+// Lovász-Softmax of bilinearly upsampled scores on the CPU: cpu/lovasz_softmax_sweeps.h tells how.
 #include <algorithm>
 #include <cstdint>
 #include <limits>
@@ -9,8 +9,8 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
-#include "common/lovasz.h"
-#include "common/upsample_nodes.h"
+#include "cpu/lovasz_softmax_sweeps.h"
+#include "cpu/upsample_nodes.h"
 
 namespace fastuda {
 namespace {

@@ -1,12 +1,12 @@
-// Losses on the modes of each class, on the CPU: common/modes_forward.h and common/modes_backward.h tell how.
+// Losses on the modes of each class, on the CPU: cpu/mode_losses_forward.h and cpu/mode_losses_backward.h tell how.
 #include <algorithm>
 #include <cstdint>
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
-#include "common/modes_backward.h"
-#include "common/modes_forward.h"
+#include "cpu/mode_losses_backward.h"
+#include "cpu/mode_losses_forward.h"
 
 namespace fastuda {
 namespace {

@@ -6,7 +6,7 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
-#include "common/random_bits.h"
+#include "random_bits.h"
 
 namespace fastuda {
 namespace {

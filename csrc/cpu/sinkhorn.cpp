@@ -4,7 +4,7 @@
 // later one needs them once: u_i and the next column sums c_k = sum_i exp_ik u_i come from the same pass. Chunks of
 // rows have shifts of their own, which u undoes, so no sweep is spent on the largest score. Sums are float32 inside a
 // chunk and float64 beyond it, added in the chunks' order: the same bits for any number of threads. Where float32 does
-// not hold the spread of a problem, or the scores are float64, common/sinkhorn.h serves it.
+// not hold the spread of a problem, or the scores are float64, cpu/sinkhorn_wide.h serves it.
 #include <tuple>
 
 #include <torch/csrc/stable/library.h>
@@ -13,10 +13,10 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
-#include "common/products.h"
-#include "common/row_tile.h"
-#include "common/scaled_exp.h"
-#include "common/sinkhorn.h"
+#include "cpu/products.h"
+#include "cpu/row_tile.h"
+#include "cpu/scaled_exp.h"
+#include "cpu/sinkhorn_wide.h"
 
 namespace fastuda {
 namespace {

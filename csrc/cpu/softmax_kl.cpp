@@ -1,11 +1,11 @@
-// Divergences between two softmaxes on the CPU: common/softmax_kl.h tells how.
+// Divergences between two softmaxes on the CPU: cpu/softmax_kl_tile.h tells how.
 #include <cstdint>
 #include <vector>
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
-#include "common/softmax_kl.h"
+#include "cpu/softmax_kl_tile.h"
 
 namespace fastuda {
 namespace {

@@ -13,8 +13,8 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
-#include "common/products.h"
-#include "common/simd.h"
+#include "cpu/products.h"
+#include "cpu/simd.h"
 
 namespace fastuda {
 namespace {

@@ -1,4 +1,4 @@
-// Cross entropy of bilinearly upsampled logits on the CPU: common/upsample_tile.h tells how.
+// Cross entropy of bilinearly upsampled logits on the CPU: cpu/upsample_tile.h tells how.
 #include <algorithm>
 #include <cstdint>
 #include <vector>
@@ -6,8 +6,8 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
-#include "common/upsample_loss.h"
-#include "common/upsample_nodes.h"
+#include "cpu/upsample_cross_entropy_tile.h"
+#include "cpu/upsample_nodes.h"
 
 namespace fastuda {
 namespace {

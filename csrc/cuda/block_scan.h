@@ -1,7 +1,7 @@
 // Running sums over the lanes of a warp and the threads of a block.
 #pragma once
 
-#include "common/cuda_kernel.h"
+#include "cuda/kernel.h"
 
 namespace fastuda::cuda {
 

@@ -3,7 +3,7 @@
 // for all lanes that share it. Integers: exact in any order, so the same bits in every run.
 #pragma once
 
-#include "common/cuda_kernel.h"
+#include "cuda/kernel.h"
 
 namespace fastuda::cuda {
 

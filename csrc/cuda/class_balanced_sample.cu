@@ -1,17 +1,17 @@
-// Pixels drawn by class on a GPU: the definition's pixels, bit for bit, without sorting an image (class_draw.h), in
-// rising order (class_list.h). Nothing depends on the card or the schedule, and the host waits for nothing.
+// Pixels drawn by class on a GPU: the definition's pixels, bit for bit, without sorting an image (class_balanced_sample_draw.h), in
+// rising order (class_balanced_sample_list.h). Nothing depends on the card or the schedule, and the host waits for nothing.
 //
 // One cooperative launch, whose blocks meet between the 13 steps of sample_per_class and the 22 of
 // class_balanced_sample; without cooperative launches (a card or a driver may lack them) each step is a launch, to the
 // same pixels. Each step reads the labels at most once and makes their random numbers again. Scratch: 1 KB an image and
 // class, and 4 bytes for each 1024 pixels of each list (one an image, or one an image and class). Untuned, as no GPU
 // was at hand: bits of a pass, pixels of a block, blocks of a multiprocessor.
-#include "cuda/class_list.h"
+#include "cuda/class_balanced_sample_list.h"
 
 #if !defined(FASTUDA_KERNELS_ONLY)
 #include <algorithm>
 #if !defined(FASTUDA_EMULATION)
-#include "common/cuda_tensor.h"
+#include "cuda/tensor.h"
 #endif
 #endif
 

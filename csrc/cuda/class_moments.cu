@@ -12,8 +12,8 @@
 //
 // Traffic: the features once, the labels twice; partial sums of at most 5 % of fp32 features, written and read once.
 // Untuned, as no GPU was at hand: V, pixels in flight (kAhead), warps and blocks per multiprocessor.
-#include "cuda/moments_problem.h"
-#include "cuda/moments_walk.h"
+#include "cuda/class_moments_problem.h"
+#include "cuda/class_moments_walk.h"
 
 namespace fastuda::cuda {
 

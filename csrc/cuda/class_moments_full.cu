@@ -1,7 +1,7 @@
 // Full class moments on a GPU, in fp32 on the plain cores of any card (48 KB of shared memory are enough; tensor cores
 // are Triton's). The same bits in every run on a card: no atomics.
 //
-// A counting sort lists the pixels of each class in order (class_sort.h). Panels of a class's pixels, never of two, are
+// A counting sort lists the pixels of each class in order (class_moments_full_sort.h). Panels of a class's pixels, never of two, are
 // gathered through that list, less a pivot (mean of the class's first pixels), and multiplied with themselves: a block
 // of 256 threads makes one square of sums of one panel, on the diagonal or below it (outer_tile.h: 128 x 128 channels,
 // 64 x 64 where fewer are wasted, and for float64). Panels are added in order with compensation, brought to the mean,
@@ -12,9 +12,9 @@
 // pixels, 4 bytes x (Q + 2 classes) x channels of sums, and the squares of sums, which are kept until their class is
 // added: groups of squares of all panels in at most max(64 MiB, Q x 128 x 128 x 4 bytes). float64 doubles the numbers.
 // Untuned, as no GPU was at hand: squares, rows of a panel, order of the blocks.
-#include "cuda/class_sort.h"
-#include "cuda/moments_panels.h"
-#include "cuda/moments_problem.h"
+#include "cuda/class_moments_full_sort.h"
+#include "cuda/class_moments_full_kernels.h"
+#include "cuda/class_moments_problem.h"
 
 namespace fastuda::cuda {
 

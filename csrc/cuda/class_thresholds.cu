@@ -10,13 +10,13 @@
 // card or a driver may lack them) each of the 11 steps is a launch, to the same bits. Each pass reads confidences and
 // labels once. A block keeps its counts to itself where they fit in 48 KB (22 classes). Scratch: 2.2 KB a class.
 // Untuned, as no GPU was at hand: bins, threads, pixels of a thread.
-#include "common/launch_cooperative.h"
+#include "cuda/launch_cooperative.h"
 #include "cuda/block_scan.h"
 
 #if !defined(FASTUDA_KERNELS_ONLY)
 #include <algorithm>
 #if !defined(FASTUDA_EMULATION)
-#include "common/cuda_tensor.h"
+#include "cuda/tensor.h"
 #endif
 #endif
 

@@ -6,7 +6,7 @@
 #include "cuda/cell_counts.h"
 
 #if !defined(FASTUDA_KERNELS_ONLY) && !defined(FASTUDA_EMULATION)
-#include "common/cuda_tensor.h"
+#include "cuda/tensor.h"
 #endif
 
 namespace fastuda::cuda {

@@ -13,8 +13,8 @@
 // Traffic: forward reads the features once; backward reads them once (twice normalised) and writes the gradient once.
 // Scratch: M and S. Deterministic: no atomics. Untuned, as no GPU was at hand: tile sizes, the uncoalesced writes of the
 // posterior (4 K bytes a pixel), overlap of loads and products within a block, quads of NCHW pixels read one by one.
-#include "cuda/bound_backward.h"
-#include "cuda/bound_problem.h"
+#include "cuda/contrastive_bound_backward_kernel.h"
+#include "cuda/contrastive_bound_problem.h"
 
 namespace fastuda::cuda {
 

@@ -14,8 +14,8 @@
 // Traffic: the features classes x channels / 256 times forward, classes x channels / 128 times backward, mostly from
 // cache. Scratch: at most max(64 MiB, 128 pixels) of groups: 4 bytes for each pixel and channel of a group, backward 8.
 // Deterministic: no atomics. Untuned, as no GPU was at hand: squares, size of groups, order of the blocks.
-#include "cuda/bound_matrix.h"
-#include "cuda/bound_problem.h"
+#include "cuda/contrastive_bound_full_kernels.h"
+#include "cuda/contrastive_bound_problem.h"
 
 namespace fastuda::cuda {
 

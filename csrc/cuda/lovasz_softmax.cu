@@ -1,7 +1,7 @@
-// Lovász-Softmax of bilinearly upsampled scores on a GPU: exact by a sort of the errors (lovasz_exact.h), or with errors
-// counted in bins (lovasz_bins.h).
-#include "cuda/lovasz_bins.h"
-#include "cuda/lovasz_exact.h"
+// Lovász-Softmax of bilinearly upsampled scores on a GPU: exact by a sort of the errors (lovasz_softmax_exact.h), or with errors
+// counted in bins (lovasz_softmax_bins.h).
+#include "cuda/lovasz_softmax_bins.h"
+#include "cuda/lovasz_softmax_exact.h"
 
 #if !defined(FASTUDA_KERNELS_ONLY)
 namespace fastuda::cuda {

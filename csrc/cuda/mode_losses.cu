@@ -18,12 +18,12 @@
 // Traffic (up to 64 modes): forward reads the features once, writes 5 K + 24 bytes a pixel; backward reads the
 // features once, those bytes channels / 64 times, and writes the slope once. Scratch: backward, runs x modes x
 // channels sums. Deterministic: no atomics. Untuned, as no GPU was at hand: tiles, pixels of a run, wider loads.
-#include "cuda/mode_backward.h"
+#include "cuda/mode_losses_backward_kernel.h"
 
 #if !defined(FASTUDA_KERNELS_ONLY)
 #include <algorithm>
 #if !defined(FASTUDA_EMULATION)
-#include "common/cuda_tensor.h"
+#include "cuda/tensor.h"
 #endif
 #endif
 

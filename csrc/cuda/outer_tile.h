@@ -2,7 +2,7 @@
 // to the next step is fetched into registers while the step at hand is multiplied.
 #pragma once
 
-#include "common/cuda_kernel.h"
+#include "cuda/kernel.h"
 
 namespace fastuda::cuda {
 

@@ -4,12 +4,12 @@
 // stretches. Sums are float64, in an order that depends on the number of pixels alone: the same bits on every card.
 //
 // Traffic: losses and labels once. Scratch: 24 bytes a block, at most 6 KB. Untuned, as no GPU was at hand: blocks.
-#include "common/cuda_kernel.h"
+#include "cuda/kernel.h"
 
 #if !defined(FASTUDA_KERNELS_ONLY)
 #include <algorithm>
 #if !defined(FASTUDA_EMULATION)
-#include "common/cuda_tensor.h"
+#include "cuda/tensor.h"
 #endif
 #endif
 

@@ -1,7 +1,7 @@
-// Counter-based random numbers on a GPU: the same bits as fastuda/reference/_random.py and common/random_bits.h.
+// Counter-based random numbers on a GPU: the same bits as fastuda/reference/_random.py and random_bits.h.
 #pragma once
 
-#include "common/cuda_kernel.h"
+#include "cuda/kernel.h"
 
 namespace fastuda::cuda {
 

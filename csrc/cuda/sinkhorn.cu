@@ -22,13 +22,13 @@
 //
 // Traffic: the scores once (held) or once a round, the current rows written once. Scratch: 32 K bytes a block.
 // Untuned, as no GPU was at hand: slots, threads, blocks a multiprocessor.
-#include "common/launch_cooperative.h"
+#include "cuda/launch_cooperative.h"
 #include "cuda/sinkhorn_rounds.h"
 
 #if !defined(FASTUDA_KERNELS_ONLY)
 #include <algorithm>
 #if !defined(FASTUDA_EMULATION)
-#include "common/cuda_tensor.h"
+#include "cuda/tensor.h"
 #endif
 #endif
 

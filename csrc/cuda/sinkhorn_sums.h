@@ -1,7 +1,7 @@
 // What the rounds of sinkhorn are made of: the problem as its kernels read it, exponents, sums, shared memory.
 #pragma once
 
-#include "common/cuda_kernel.h"
+#include "cuda/kernel.h"
 
 namespace fastuda::cuda {
 

@@ -14,12 +14,12 @@
 // Launches: backward, 5 + 3 a pass: one up to 255 source rows, two up to 65535, three up to 2^24.
 // Untuned, as no GPU was at hand: length of a run, rows asked for together.
 #include "cuda/radix_sort.h"
-#include "cuda/triplet_rows.h"
+#include "cuda/triplet_consistency_loss_rows.h"
 
 #if !defined(FASTUDA_KERNELS_ONLY)
 #include <algorithm>
 #if !defined(FASTUDA_EMULATION)
-#include "common/cuda_tensor.h"
+#include "cuda/tensor.h"
 #endif
 #endif
 

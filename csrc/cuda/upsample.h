@@ -5,10 +5,10 @@
 //   host:   const ScoreBuffer b = score_buffer(tensor, "logits"); const Scores<T> s = make_scores<T>(b);
 #pragma once
 
-#include "common/cuda_kernel.h"
+#include "cuda/kernel.h"
 
 #if !defined(FASTUDA_KERNELS_ONLY) && !defined(FASTUDA_EMULATION)
-#include "common/cuda_tensor.h"
+#include "cuda/tensor.h"
 #endif
 
 namespace fastuda::cuda {

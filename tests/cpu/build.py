@@ -42,7 +42,7 @@ def instruction_set() -> str:
 def one_instruction_set(sources: Path, isa: str, fewer_dtypes: bool = False) -> None:
     """Leaves one instruction set in a copy of csrc, as compiling all of them is most of the time; with ``fewer_dtypes``
     no float64."""
-    path = sources / "common/simd.h"
+    path = sources / "cpu/simd.h"
     text, old = path.read_text(), "inline Isa cpu_isa() {"
     assert text.count(old) == 1
     path.write_text(text.replace(old, f"constexpr Isa cpu_isa() {{ return Isa::{isa}; }}\ninline Isa found_isa() {{"))

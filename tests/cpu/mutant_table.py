@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from planted import Mutant
 
-ROWS, MERGE, PIXELS = "common/moments_rows.h", "cpu/class_moments.cpp", "common/pixels.h"
-FULL, OUTER = "common/moments_full.h", "common/outer.h"
-SHARED, TILE, PACK, PRODUCTS = (f"common/{name}.h" for name in ("bound", "bound_tile", "bound_pack", "products"))
-FORWARD, BACKWARD, BY_ROWS = (f"common/bound_{name}.h" for name in ("forward", "backward", "rows"))
-PLACE, MATH = "common/tile.h", "common/vector_math.h"
+ROWS, MERGE, PIXELS = "cpu/class_moments_rows.h", "cpu/class_moments.cpp", "cpu/pixels.h"
+FULL, OUTER = "cpu/class_moments_full.h", "cpu/class_moments_outer.h"
+SHARED, TILE, PACK = (f"cpu/contrastive_bound_{name}.h" for name in ("statistics", "tile", "pack"))
+PRODUCTS = "cpu/products.h"
+FORWARD, BACKWARD, BY_ROWS = (f"cpu/contrastive_bound_{name}.h" for name in ("forward", "backward", "rows"))
+PLACE, MATH = "cpu/tile.h", "cpu/vector_math.h"
 
 
 def _diag(name: str, file: str, search: str, replace: str, quick: bool = False) -> Mutant:

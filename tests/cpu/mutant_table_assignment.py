@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from planted import Mutant
 
-SINKHORN, WIDE, TILE = "cpu/sinkhorn.cpp", "common/sinkhorn.h", "common/row_tile.h"
-EXP = "common/scaled_exp.h"
-SAMPLE, RANDOM = "cpu/class_balanced_sample.cpp", "common/random_bits.h"
+SINKHORN, WIDE, TILE = "cpu/sinkhorn.cpp", "cpu/sinkhorn_wide.h", "cpu/row_tile.h"
+EXP = "cpu/scaled_exp.h"
+SAMPLE, RANDOM = "cpu/class_balanced_sample.cpp", "random_bits.h"
 SELECT, TRIPLET = "cpu/select_triplets.cpp", "cpu/triplet_consistency_loss.cpp"
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from planted import Mutant
 
-UP, TILE, NODES = "common/upsample.h", "common/upsample_tile.h", "common/upsample_nodes.h"
-PIXELS = "common/upsample_pixels.h"
-LOSS, ENTROPY = "common/upsample_loss.h", "cpu/upsample_cross_entropy.cpp"
-SORT, LOVASZ = "common/lovasz.h", "cpu/lovasz_softmax.cpp"
+UP, TILE, NODES = "cpu/upsample_rows.h", "cpu/upsample_tile.h", "cpu/upsample_nodes.h"
+PIXELS = "cpu/upsample_pixels.h"
+LOSS, ENTROPY = "cpu/upsample_cross_entropy_tile.h", "cpu/upsample_cross_entropy.cpp"
+SORT, LOVASZ = "cpu/lovasz_softmax_sweeps.h", "cpu/lovasz_softmax.cpp"
 
 
 def planted_in(operator: str, *faults: tuple[str, str, str, str]) -> tuple[Mutant, ...]:

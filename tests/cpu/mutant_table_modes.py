@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from planted import Mutant
 
-FORWARD, BACKWARD, SHARED = "common/modes_forward.h", "common/modes_backward.h", "common/modes.h"
-TILE, MEMBERS = "common/mode_tile.h", "common/mode_members.h"
+FORWARD, BACKWARD, SHARED = "cpu/mode_losses_forward.h", "cpu/mode_losses_backward.h", "cpu/mode_losses_modes.h"
+TILE, MEMBERS = "cpu/mode_losses_tile.h", "cpu/mode_losses_members.h"
 
 
 def _forward(name: str, search: str, replace: str, file: str = FORWARD, quick: bool = False) -> Mutant:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from planted import Mutant
 
-ROWS, BEST = "common/dense_rows.h", "common/dense_best.h"
+ROWS, BEST = "cpu/dense_rows.h", "cpu/dense_best.h"
 LABELS, HISTOGRAM = "cpu/pseudo_labels.cpp", "cpu/confidence_histogram.cpp"
 RECTIFY, PATCHES = "cpu/prototype_rectify.cpp", "cpu/aggregate_patches.cpp"
 

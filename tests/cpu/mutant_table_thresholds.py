@@ -109,7 +109,7 @@ MUTANTS = (
     )
     + planted_in(
         "softmax_kl",
-        "common/softmax_kl.h",
+        "cpu/softmax_kl_tile.h",
         ("another base", "high = 1.44269502f", "high = 1.4427f"),
         ("no smallest exponent", "x < -87.0f ? Vec<float>{} - 87.0f : x;", "x;"),
         ("the whole part shifted too little", "exponent << 23", "exponent << 22"),

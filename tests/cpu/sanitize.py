@@ -122,7 +122,7 @@ def run(operators: tuple[str, ...], isa: str, plant: str | None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         sources = Path(folder) / "csrc"
         if plant:
-            fault = planted.Mutant("class_moments", plant, "common/pixels.h", LABEL, PLANTED[plant][0])
+            fault = planted.Mutant("class_moments", plant, "cpu/pixels.h", LABEL, PLANTED[plant][0])
             planted.mutate(fault, ROOT / "csrc", Path(folder))
         else:
             shutil.copytree(ROOT / "csrc", sources)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from planted import Mutant
 
-WALK, MERGE, KERNEL = "cuda/moments_walk.h", "cuda/class_moments.cu", "common/cuda_kernel.h"
-PREPARE, FORWARD, BACKWARD = (f"cuda/bound_{part}.h" for part in ("prepare", "forward", "backward"))
+WALK, MERGE, KERNEL = "cuda/class_moments_walk.h", "cuda/class_moments.cu", "cuda/kernel.h"
+PREPARE, FORWARD, BACKWARD = (
+    f"cuda/contrastive_bound_{part}.h" for part in ("prepare", "forward_kernel", "backward_kernel")
+)
 
 
 def _moments(name: str, file: str, search: str, replace: str, quick: bool = False) -> Mutant:

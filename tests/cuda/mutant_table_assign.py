@@ -5,7 +5,11 @@ from __future__ import annotations
 from planted import Mutant
 
 ROUNDS, SUMS, PLAN = "cuda/sinkhorn_rounds.h", "cuda/sinkhorn_sums.h", "cuda/sinkhorn.cu"
-FORWARD, BACKWARD, LOSSES = "cuda/mode_forward.h", "cuda/mode_backward.h", "cuda/mode_losses.cu"
+FORWARD, BACKWARD, LOSSES = (
+    "cuda/mode_losses_forward_kernel.h",
+    "cuda/mode_losses_backward_kernel.h",
+    "cuda/mode_losses.cu",
+)
 
 
 def _sinkhorn(name: str, file: str, search: str, replace: str, quick: bool = False) -> Mutant:

@@ -5,8 +5,16 @@ from __future__ import annotations
 from planted import Mutant
 
 SORT, SCAN, RANDOM = "cuda/radix_sort.h", "cuda/block_scan.h", "cuda/random_draws.h"
-SELECT, ROWS, LOSS = "cuda/select_triplets.cu", "cuda/triplet_rows.h", "cuda/triplet_consistency_loss.cu"
-DRAW, LIST, SAMPLE = "cuda/class_draw.h", "cuda/class_list.h", "cuda/class_balanced_sample.cu"
+SELECT, ROWS, LOSS = (
+    "cuda/select_triplets.cu",
+    "cuda/triplet_consistency_loss_rows.h",
+    "cuda/triplet_consistency_loss.cu",
+)
+DRAW, LIST, SAMPLE = (
+    "cuda/class_balanced_sample_draw.h",
+    "cuda/class_balanced_sample_list.h",
+    "cuda/class_balanced_sample.cu",
+)
 
 
 def _select(name: str, file: str, search: str, replace: str, quick: bool = False) -> Mutant:

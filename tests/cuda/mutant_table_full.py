@@ -5,10 +5,11 @@ from __future__ import annotations
 from planted import Mutant
 
 TILE, SORT, PANELS, MOMENTS = (
-    f"cuda/{name}" for name in ("outer_tile.h", "class_sort.h", "moments_panels.h", "class_moments_full.cu")
+    f"cuda/{name}"
+    for name in ("outer_tile.h", "class_moments_full_sort.h", "class_moments_full_kernels.h", "class_moments_full.cu")
 )
-MATRIX, BOUND = "cuda/bound_matrix.h", "cuda/contrastive_bound_full.cu"
-FORWARD, BACKWARD = "cuda/bound_forward.h", "cuda/bound_backward.h"
+MATRIX, BOUND = "cuda/contrastive_bound_full_kernels.h", "cuda/contrastive_bound_full.cu"
+FORWARD, BACKWARD = "cuda/contrastive_bound_forward_kernel.h", "cuda/contrastive_bound_backward_kernel.h"
 
 
 def _moments(name: str, file: str, search: str, replace: str, quick: bool = False) -> Mutant:

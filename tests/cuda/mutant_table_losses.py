@@ -6,7 +6,7 @@ from planted import Mutant
 
 KL, THRESHOLD = "cuda/softmax_kl.cu", "cuda/class_thresholds.cu"
 CELLS, ENTROPY = "cuda/upsample_cells.h", "cuda/upsample_cross_entropy.cu"
-LOVASZ, LOVASZ_ROWS, SCAN = "cuda/lovasz_bins.h", "cuda/lovasz_rows.h", "cuda/block_scan.h"
+LOVASZ, LOVASZ_ROWS, SCAN = "cuda/lovasz_softmax_bins.h", "cuda/lovasz_softmax_rows.h", "cuda/block_scan.h"
 SYNC = "__syncthreads();\n"
 
 

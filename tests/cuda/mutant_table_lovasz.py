@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from planted import Mutant
 
-EXACT, SORT, PLAN = "cuda/lovasz_exact.h", "cuda/radix_sort.h", "cuda/lovasz_softmax.cu"
+EXACT, SORT, PLAN = "cuda/lovasz_softmax_exact.h", "cuda/radix_sort.h", "cuda/lovasz_softmax.cu"
 SYNC = "__syncthreads();\n"
 
 

@@ -40,7 +40,7 @@ def without_double(sources: Path) -> None:
     for path in (sources / "cuda").glob("*.cu"):
         kept = [line for line in path.read_text().splitlines() if not re.search(r"^FASTUDA_\w+\(double", line)]
         path.write_text("\n".join(kept) + "\n")
-    path = sources / "common/cuda_kernel.h"
+    path = sources / "cuda/kernel.h"
     text = path.read_text()
     assert text.count("  else run(double());\n") == 1
     path.write_text(text.replace("  else run(double());\n", ""))

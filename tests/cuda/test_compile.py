@@ -61,7 +61,7 @@ def test_the_whole_file_needs_the_stable_abi_only(name, nvcc):
 
 def test_a_cooperative_kernel_compiles(tmp_path, nvcc):
     source = tmp_path / "k.cu"
-    source.write_text("""#include "common/launch_cooperative.h"
+    source.write_text("""#include "cuda/launch_cooperative.h"
 using namespace fastuda::cuda;
 __global__ void k(Pointer<int> x) { grid_sync(); x[0] = 1; }
 void run(Pointer<int> x) { launch_cooperative(k, dim3(2), dim3(32), 0, Stream(), x); }
@@ -73,7 +73,7 @@ def test_a_refused_launch_says_what_was_asked_for(tmp_path, nvcc):
     """Refused for its block of 2048 threads on a GPU, and without a driver for that; a driver also has the name."""
     source = tmp_path / "k.cu"
     source.write_text("""#include <cstdio>
-#include "common/launch.h"
+#include "cuda/launch.h"
 using namespace fastuda::cuda;
 template <int N> __global__ void refused(int* x) { if (x) x[0] = N; }
 int main() {

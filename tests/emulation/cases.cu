@@ -1,5 +1,5 @@
 // Small kernels with planted faults, and their clean twins: what the emulation must find and what it must let pass.
-#include "common/launch_cooperative.h"
+#include "cuda/launch_cooperative.h"
 
 #include <cstdio>
 #include <map>

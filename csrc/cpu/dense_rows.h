@@ -1,0 +1,187 @@
+// Low-resolution scores at the height of the labels, and the label maps' rows as units of work.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+#include "cpu/products.h"
+#include "cpu/upsample_rows.h"
+
+namespace fastuda {
+
+// The same of scores of another kind than the sums: float64 beside float32 or 16-bit ones.
+template <class Acc>
+void convert_scores(const ScoreView& s, int64_t image, int64_t row, Acc* to, int64_t pitch) {
+  const auto convert = [&]<class T>() {
+    const T* from = static_cast<const T*>(s.data) + image * s.image_stride + row * s.row_stride;
+    for (int64_t k = 0; k < s.classes; ++k)
+      for (int64_t x = 0; x < pitch; ++x)
+        to[k * pitch + x] = static_cast<Acc>(from[k * s.class_stride + std::min(x, s.width - 1) * s.column_stride]);
+  };
+  if (s.type == torch::headeronly::ScalarType::Double) convert.template operator()<double>();
+  else with_type<float>(s.type, convert);
+}
+
+// Whether any bit of a mask is set.
+template <class Mask>
+FASTUDA_INLINE bool any_lane(const Mask& mask) {
+  typedef int64_t Four __attribute__((vector_size(32)));
+  Four half[2];
+  std::memcpy(half, &mask, sizeof(half));
+  const Four some = half[0] | half[1];
+  return (some[0] | some[1] | some[2] | some[3]) != 0;
+}
+
+// Rows of one tensor of scores (N, K, h, w), interpolated down the columns: [class][pitch] of one output row at a time.
+// Next to each other in memory, and of the same kind as the sums, whatever the tensor is.
+template <class Acc>
+class DenseRows {
+ public:
+  DenseRows(const ScoreView& scores, const Taps<Acc>& down)
+      : scores_(scores), down_(down), pitch_(row_pitch<Acc>(scores.width)), space_(3 * scores.classes * pitch_) {
+    for (int i = 0; i < 2; ++i) row_[i] = space_.data() + i * scores.classes * pitch_;
+    out_ = space_.data() + 2 * scores.classes * pitch_;
+  }
+
+  int64_t pitch() const { return pitch_; }
+
+  // Made for an instruction set once a file, not wherever a row is wanted.
+  template <Isa isa>
+  const Acc* at(int64_t image, int64_t y) {
+    const int64_t lower = down_.lower[y], upper = std::min(lower + 1, scores_.height - 1);
+    if (image == image_ && lower == held_[1]) {  // the next two rows: the lower one is here
+      std::swap(row_[0], row_[1]);
+      std::swap(held_[0], held_[1]);
+    }
+    const int64_t wanted[2] = {lower, upper};
+    for (int i = 0; i < 2; ++i) {
+      if (image == image_ && wanted[i] == held_[i]) continue;
+      on_isa<Acc, isa>([&]() FASTUDA_INLINED { read<isa>(i, image, wanted[i]); });
+    }
+    image_ = image;
+    on_isa<Acc, isa>([&]() FASTUDA_INLINED { blend(down_.weight[y]); });
+    return out_;
+  }
+
+  // Whether all of the row that at() returned last is.
+  bool finite() const { return finite_; }
+
+ private:
+  template <Isa isa>
+  FASTUDA_INLINE void read(int i, int64_t image, int64_t row) {
+    const bool wide = scores_.type == torch::headeronly::ScalarType::Double;
+    if (wide == (sizeof(Acc) == sizeof(double))) read_scores<Acc, isa>(scores_, image, row, row_[i], pitch_);
+    else convert_scores(scores_, image, row, row_[i], pitch_);
+    held_[i] = row;
+  }
+
+  // The row `weight` below the upper one of the two that are held.
+  FASTUDA_INLINE void blend(Acc weight) {
+    const Acc *a = row_[0], *b = row_[1];
+    Vec<Acc> odd[2] = {}, x, z;  // two chains of additions, not one
+    Acc* out = out_;
+    // A pitch is two vectors at least, but their number may be odd: the last is then made twice.
+    const int64_t step = 2 * kLanes<Acc>, end = scores_.classes * pitch_;
+    for (int64_t at = 0; at < end; at += step) {
+      at = std::min(at, end - step);
+#pragma GCC unroll 2
+      for (int i = 0; i < 2; ++i) {
+        load(a + at + i * kLanes<Acc>, x);
+        load(b + at + i * kLanes<Acc>, z);
+        x += weight * (z - x);
+        store(x, out + at + i * kLanes<Acc>);
+        odd[i] += x * Acc(0);
+      }
+    }
+    finite_ = !any_lane(odd[0] + odd[1] != Vec<Acc>{});
+  }
+
+  const ScoreView scores_;
+  const Taps<Acc>& down_;
+  int64_t pitch_, image_ = -1, held_[2] = {-1, -1};
+  bool finite_ = true;
+  Buffer<Acc> space_;
+  Acc *row_[2], *out_;
+};
+
+// A vector of upsampled positions along a row as four nodes and their weights: no lane moves, which is cheaper than
+// Along where the upsampling is as large as that. A weight of 0 must not meet what is not finite.
+template <class Acc>
+struct Nodes {
+  static constexpr int kCount = 4;
+  static constexpr bool kNeedsFinite = true;
+  using Mask = typename VecOf<Acc>::mask;
+  Vec<Acc> weight[kCount];
+  int64_t base;
+
+  static bool serve(const Taps<Acc>& taps) {
+    const int64_t last = static_cast<int64_t>(taps.lower.size()) - kLanes<Acc>;
+    for (int64_t i = 0; i <= last; ++i)
+      if (taps.lower[i + kLanes<Acc> - 1] - taps.lower[i] > kCount - 2) return false;
+    return true;
+  }
+
+  FASTUDA_INLINE void set(const Taps<Acc>& taps, int64_t position) {
+    typedef int32_t Lower __attribute__((vector_size(4 * kLanes<Acc>)));
+    Lower lower;
+    std::memcpy(&lower, taps.lower.data() + position, sizeof(lower));
+    base = taps.lower[position];
+    const Mask node = __builtin_convertvector(lower - taps.lower[position], Mask);
+    Vec<Acc> upper, none = {};
+    load(taps.weight.data() + position, upper);
+    const Vec<Acc> own = Acc(1) - upper;
+    weight[0] = node == 0 ? own : none;
+    weight[1] = node == 1 ? own : node == 0 ? upper : none;
+    weight[2] = node == 2 ? own : node == 1 ? upper : none;
+    weight[3] = node == 2 ? upper : none;
+  }
+
+  // Leaves 0 in the other lanes.
+  FASTUDA_INLINE void keep(const Mask& inside) {
+#pragma GCC unroll 4
+    for (int i = 0; i < kCount; ++i) weight[i] = inside ? weight[i] : Vec<Acc>{};
+  }
+
+  FASTUDA_INLINE void operator()(const Acc* row, Vec<Acc>& out) const {
+    out = Vec<Acc>{};
+    add(row, out);
+  }
+
+  FASTUDA_INLINE void add(const Acc* row, Vec<Acc>& sum) const {
+    const Acc* from = row + base;
+    sum += from[0] * weight[0];
+    sum += from[1] * weight[1];
+    sum += from[2] * weight[2];
+    sum += from[3] * weight[3];
+  }
+};
+
+// Along, for what Nodes do not serve: smaller upsampling, and rows that are not finite.
+template <class Acc, Isa isa>
+struct AnyNodes : Along<Acc, isa> {
+  static constexpr bool kNeedsFinite = false;
+};
+
+// Writes the first `count` labels of a vector, 0..255 each.
+template <class Mask>
+FASTUDA_INLINE void store_labels(const Mask& label, uint8_t* to, int64_t count) {
+  constexpr int lanes = sizeof(Mask) / sizeof(label[0]);
+  typedef uint8_t Bytes __attribute__((vector_size(lanes)));
+  const Bytes bytes = __builtin_convertvector(label, Bytes);
+  std::memcpy(to, &bytes, std::min<int64_t>(count, lanes));
+}
+
+template <class Acc>
+FASTUDA_INLINE void store_some(const Vec<Acc>& value, Acc* to, int64_t count) {
+  std::memcpy(to, &value, std::min<int64_t>(count, kLanes<Acc>) * sizeof(Acc));
+}
+
+constexpr int64_t kMostClasses = 255;  // of a uint8 label beside the ignored one
+constexpr int kIgnored = 255;
+
+// Output rows are handed to threads at least this many at a time: neighbours read the same rows of scores.
+constexpr int64_t kRowGrain = 16;
+
+}  // namespace fastuda

@@ -1,0 +1,170 @@
+// What the passes of mode_losses share: arguments, modes, pixels of a work item.
+//
+// With c the mean of the modes, x = e - c and u = V - c, the squared distance is |x|^2 - 2 x.u + |u|^2: one product
+// with every mode. It loses digits where it is small beside |x|^2: such classes are computed again, by differences.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+#include <torch/csrc/stable/ops.h>
+
+#include "cpu/mode_losses_tile.h"
+#include "cpu/pixels.h"
+#include "cpu/products.h"
+#include "cpu/tile.h"
+
+namespace fastuda {
+
+constexpr int64_t kModePixels = 1024;  // pixels of a work item
+constexpr int64_t kModeDepth = 256;  // channels summed in one run: bounds rounding, and a tile's run fits the L1 cache
+
+// Register blocks of each instruction set: vectors of pixels and modes of a product, vectors of channels of a panel.
+template <Isa isa>
+struct ModeMachine;
+template <>
+struct ModeMachine<Isa::avx512> {
+  static constexpr int vectors = 2, rows = 12, panel = 8;
+};
+template <>
+struct ModeMachine<Isa::avx2> {
+  static constexpr int vectors = 1, rows = 6, panel = 4;
+};
+template <>
+struct ModeMachine<Isa::portable> {
+  static constexpr int vectors = 1, rows = 3, panel = 2;
+};
+
+constexpr int64_t kModeBlock = 64;  // pixels of a block, bits of a word
+constexpr int64_t kModeRows = kModeBlock + 1;  // a row of zeros makes pairs of any number of pixels
+constexpr int64_t kModeSegments = 64;
+constexpr int64_t kStreamedBytes = 1 << 25;
+
+// Long segments keep their partial sums under a sixteenth of the features.
+inline int64_t mode_segments(int64_t pixels, int64_t rows) {
+  return std::clamp<int64_t>(pixels / std::max<int64_t>(kModePixels, 16 * rows), 1, kModeSegments);
+}
+
+// Calls run.operator()<vectors>(first vector) for the panels of a row: as wide as they may be, then powers of two.
+template <int kWidth, class Run>
+FASTUDA_INLINE void each_panel(int64_t first, int64_t vectors, const Run& run) {
+  for (; first + kWidth <= vectors; first += kWidth) run.template operator()<kWidth>(first);
+  if constexpr (kWidth > 1) each_panel<kWidth / 2>(first, vectors, run);
+}
+
+struct ModeProblem {
+  FeatureView features, result;
+  LabelView labels;
+  const void* data;
+  torch::headeronly::ScalarType type;  // of the features and their gradient
+  int64_t per_class;
+  torch::stable::Tensor modes;  // (K, M, d), contiguous
+  double sigma2 = 0, margin = 0;
+  bool square = false;
+  // (pixels) and (pixels, K): written by the forward pass, read by the backward pass
+  void *triplet = nullptr, *cross_entropy = nullptr, *weight = nullptr;
+  int64_t *own_mode = nullptr, *rival = nullptr;
+  uint8_t* nearest = nullptr;
+  // backward
+  PixelGrid triplet_grads, cross_entropy_grads;
+  const void *grad_triplet = nullptr, *grad_cross_entropy = nullptr;
+  void *slope = nullptr, *partials = nullptr, *modes_slope = nullptr;
+
+  int64_t classes() const { return labels.num_classes; }
+  int64_t channels() const { return features.channels; }
+  int64_t rows() const { return classes() * per_class; }
+};
+
+inline ModeProblem make_modes(
+    const torch::stable::Tensor& features, const torch::stable::Tensor& labels, const torch::stable::Tensor& modes,
+    int64_t ignore_index) {
+  using torch::headeronly::ScalarType;
+  const ScalarType type = features.scalar_type(), modes_type = modes.scalar_type();
+  STD_TORCH_CHECK(
+      type == ScalarType::Double || type == ScalarType::Float || type == ScalarType::Half ||
+          type == ScalarType::BFloat16,
+      "features must be float32, float16, bfloat16 or float64");
+  STD_TORCH_CHECK(
+      modes_type == ScalarType::Float || modes_type == ScalarType::Double, "modes must be float32 or float64");
+  STD_TORCH_CHECK(features.dim() == 4 && labels.dim() == 3, "features must be (N, d, H, W) and labels (N, H, W)");
+  STD_TORCH_CHECK(
+      modes.dim() == 3 && modes.size(2) == features.size(1) && modes.size(0) >= 1 && modes.size(1) >= 1 &&
+          modes.size(1) <= 256,
+      "modes must be (K, M, d) with K >= 1 and 1 <= M <= 256");
+  ModeProblem p{
+      feature_view(features), {}, label_view(labels, modes.size(0), ignore_index), features.const_data_ptr(), type};
+  STD_TORCH_CHECK(p.labels.grid.pixels() == p.features.grid.pixels(), "labels must match the pixels of features");
+  p.per_class = modes.size(1);
+  p.modes = torch::stable::contiguous(modes);
+  return p;
+}
+
+// The modes in the type of the sums, rows padded to whole vectors with zeros.
+template <class Acc>
+struct ModeRows {
+  int64_t count, channels, padded;
+  Buffer<Acc> values;
+
+  explicit ModeRows(const ModeProblem& p) : count(p.rows()), channels(p.channels()) {
+    constexpr int64_t step = kLanes<Acc>;
+    padded = (channels + step - 1) / step * step;
+    values.resize(count * padded);
+    if (p.modes.scalar_type() == torch::headeronly::ScalarType::Double) fill<double>(p);
+    else fill<float>(p);
+  }
+  FASTUDA_INLINE const Acc* row(int64_t r) const { return values.data() + r * padded; }
+
+ private:
+  template <class S>
+  void fill(const ModeProblem& p) {
+    const S* from = static_cast<const S*>(p.modes.const_data_ptr());
+    for (int64_t r = 0; r < count; ++r)
+      for (int64_t c = 0; c < channels; ++c) values.data()[r * padded + c] = static_cast<Acc>(from[r * channels + c]);
+  }
+};
+
+// The pixels of a work item in the order in which tiles take them.
+struct ModeChunk {
+  int32_t label[kModePixels];
+  int64_t offset[kModePixels];
+  int32_t order[kModePixels];
+  int64_t begin, size, count;
+
+  void read(const ModeProblem& p, int64_t first, int64_t last) {
+    begin = first;
+    size = last - first;
+    p.labels.read(first, last, label);
+    place(p.features.grid, offset);
+    // Rows of channels can be taken from anywhere; planes are read along the pixels, without gaps.
+    const bool rows = p.features.channel_stride == 1;
+    int64_t valid = 0;
+    for (int64_t i = 0; i < size; ++i) valid += label[i] < p.classes();
+    count = 0;
+    for (int64_t i = 0; i < size; ++i)
+      if (rows ? label[i] < p.classes() : valid > 0) order[count++] = static_cast<int32_t>(i);
+  }
+
+  void place(const PixelGrid& grid, int64_t* to) const {
+    grid.runs(begin, begin + size, [&](int64_t pixel, int64_t at, int64_t length) {
+      for (int64_t i = 0; i < length; ++i) to[pixel - begin + i] = at + i * grid.column_stride;
+    });
+  }
+
+  // Asks for the lines of the results of a tile starting at `start` of the order, `bytes` a pixel.
+  void expect(const void* results, int64_t bytes, int64_t start, int64_t pixels) const {
+    const int64_t from = begin + order[start], to = begin + order[std::min(start + pixels, count) - 1] + 1;
+    expect_writes(static_cast<const char*>(results) + from * bytes, (to - from) * bytes);
+  }
+
+  // Lines of the features that a tile starting at `next` of the order will read, where they lie in a row.
+  Ahead following(const ModeProblem& p, int64_t next, int64_t pixels) const {
+    if (p.features.channel_stride != 1 || next >= count) return {};
+    const int64_t from = offset[order[next]], last = offset[order[std::min(next + pixels, count) - 1]];
+    const int64_t size = bytes_of(p.type), most = 2 * pixels * p.channels();
+    const int64_t numbers = std::clamp<int64_t>(last - from + p.channels(), 0, most);
+    return {reinterpret_cast<uintptr_t>(p.data) + from * size, numbers * size / 64};
+  }
+};
+
+}  // namespace fastuda

@@ -1,0 +1,31 @@
+// The class moments of tensors, as their kernels' host plans take them.
+#pragma once
+
+#include "cuda/kernel.h"
+
+#if !defined(FASTUDA_KERNELS_ONLY)
+#if !defined(FASTUDA_EMULATION)
+#include "cuda/tensor.h"
+#endif
+
+namespace fastuda::cuda {
+
+struct MomentsProblem {
+  Type type;
+  PixelBuffer features, labels;
+  i64 channel_stride, ignore_index;
+  int label_bytes, channels, classes;
+  u32 pixels;
+};
+
+#if !defined(FASTUDA_EMULATION)
+inline MomentsProblem moments_problem(
+    const Tensor& features, const Tensor& labels, int64_t num_classes, int64_t ignore_index) {
+  return {
+      feature_type(features), pixel_buffer(features, true), pixel_buffer(labels, false), features.stride(1),
+      ignore_index, label_bytes(labels), small(features.size(1)), small(num_classes), pixel_count(features, labels)};
+}
+#endif
+
+}  // namespace fastuda::cuda
+#endif
