@@ -1,4 +1,4 @@
-"""README's part on the papers' ablations, from benchmarks/results/ablations_cpu.json."""
+"""The generated part of docs on the papers' ablations, from benchmarks/results/ablations_cpu.json."""
 
 from __future__ import annotations
 

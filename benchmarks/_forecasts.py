@@ -1,5 +1,8 @@
-"""README's parts on a step at the papers' sizes: memory forecast for cards, peak and seconds outside the network on the
-CPU (memory_forecast.json, step_memory_cpu.json, step_share_cpu.json)."""
+"""The generated parts of docs on one training step at the papers' image sizes.
+
+The memory that cards are forecast to need (memory_forecast.json), and on the CPU the peak memory (step_memory_cpu.json)
+and the seconds spent outside the network (step_share_cpu.json).
+"""
 
 from __future__ import annotations
 

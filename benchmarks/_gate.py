@@ -34,7 +34,7 @@ def bounded(row: dict, work: roofline.Work, ceilings: roofline.Probe) -> dict:
 
 
 def commit_objections(commit: str) -> list[str]:
-    if commit.endswith("-dirty"):
+    if _results.is_uncommitted(commit):
         return [f"the tree held changes that are not committed ({commit})"]
     return ["the commit of the tree is not known"] if commit == "unknown" else []
 

@@ -73,6 +73,24 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
+CHANGED = "+ changes"
+
+
+def is_uncommitted(commit: str) -> bool:
+    """Whether a row's ``commit`` says that the sources it was measured with are in no commit."""
+    return commit.endswith("-dirty")
+
+
+def tree(row: dict) -> str:
+    """The commit that a row was measured at, for a table; marked where the tree held changes beside it."""
+    return f"{row['commit'].removesuffix('-dirty')} {CHANGED}" if is_uncommitted(row["commit"]) else row["commit"]
+
+
+def picture(title: str, path: Path) -> str:
+    """A picture in Markdown, for a page in docs/."""
+    return f"![{title}](../benchmarks/results/{path.name})"
+
+
 def check(row: dict) -> None:
     """ValueError naming the first column that is missing, unknown or out of range."""
     for name, kind in (COLUMNS | EXTRA).items():

@@ -1,4 +1,4 @@
-"""README's part and plot on pseudo labels for a whole data set, from benchmarks/results/pseudo_labels_cpu.json."""
+"""The generated part and the plot on pseudo labels of a whole data set, from results/pseudo_labels_cpu.json."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def part() -> str:
         f"Measured on {machine}, threads: {threads}, by `benchmarks/train/pseudo_label_stream.py`; memory beyond the "
         "process with its imports, disk beside the stored scores (1.2 MiB an image) and the labels."
     )
-    picture = f"\n\n![pseudo labels](benchmarks/results/{PICTURE.name})" if PICTURE.exists() else ""
+    picture = f"\n\n{_results.picture('pseudo labels', PICTURE)}" if PICTURE.exists() else ""
     header = ["form", "images", "seconds an image", "MiB of memory", "MiB on disk", "time vs ours"]
     return f"{_results.table(header, rows)}\n\n{note}{picture}"
 

@@ -1,4 +1,4 @@
-"""Write the generated parts of README.md from benchmarks/results/: ``python benchmarks/report.py [--check]``.
+"""Write the generated parts of README and docs from benchmarks/results/: ``python benchmarks/report.py [--check]``.
 
 A part stands between ``<!-- generated: NAME -->`` and ``<!-- /generated: NAME -->``; nobody types figures there.
 The operators' plots (a PNG for each device, by matplotlib of the extra ``report``) stand beside the results.
@@ -15,7 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import _ablations
+import _costs
 import _forecasts
+import _headlines
 import _results
 import _streams
 
@@ -70,7 +72,7 @@ def spent(record: dict) -> str:
 COMPILED = ("compile", "compile_usual", "compile_one_hot", "compile_bmm")
 LIBRARIES = ("one_hot_matmul", "index_add", "torch_scatter", "class_matmul", "bmm")
 HEADER = ("operator", "case", "direction", "kernel", "ms (20–80 %)", "of ceiling", "vs usual", "vs reference")
-HEADER += ("vs compile", "vs best rewrite", "extra MiB", "error (fp64)")
+HEADER += ("vs compile", "vs best rewrite", "extra MiB", "error (fp64)", "tree")
 
 
 def group(rows: Sequence[dict]) -> dict[tuple, dict[str, dict]]:
@@ -123,6 +125,7 @@ def operator_row(ours: dict, others: dict[str, dict]) -> list[str]:
         ratio(ours, others, LIBRARIES, named=True),
         extra,
         f"{ours['error_fp64']:.1e}",
+        _results.tree(ours),
     ]
 
 
@@ -148,11 +151,11 @@ def operators() -> str:
         is_gpu = own[0]["device_type"] == "cuda"
         where = "" if is_gpu else f", {threads} pinned thread" if threads == 1 else f", {threads} threads"
         versions = ", ".join(sorted({f"{n} {v}" for row in own for n, v in row["versions"].items()}))
-        commits = ", ".join(sorted({row["commit"] for row in own}))
         content = _results.table(operator_header(is_gpu), table_rows)
-        parts.append(f"**{device}{where}** ({versions}; commit {commits})\n\n{content}")
+        parts.append(f"**{device}{where}** ({versions})\n\n{content}")
+        parts += uncommitted(own)
         if (picture := plot_path(device, threads)).exists():
-            parts.append(f"![{device}](benchmarks/results/{picture.name})")
+            parts.append(_results.picture(device, picture))
     for kind, what in (("cpu", "CPU"), ("cuda", "GPU")):
         if not any(row["device_type"] == kind and row["provider"] in _results.OURS for row in rows):
             parts.append(f"**{what}**: not measured yet.")
@@ -163,9 +166,21 @@ def operators() -> str:
         "where ours is the faster. *vs*: the other's time over ours, in the same run; above 1 we "
         "are faster. *compile*: the fastest of torch.compile of the reference and of the other forms. *Extra*: peak "
         "memory beyond inputs, results and the gradient. *Error*: largest error against float64 over the largest "
-        "magnitude."
+        "magnitude. *Tree*: the commit that was measured."
     )
     return "\n\n".join(parts)
+
+
+def uncommitted(rows: Sequence[dict]) -> list[str]:
+    """A note on the rows that were measured in a tree with changes; none where every row's sources are committed."""
+    changed = sum(_results.is_uncommitted(row["commit"]) for row in rows)
+    if not changed:
+        return []
+    return [
+        f"**{changed} of the {len(rows)} rows behind this table were measured before the gate refused a tree with "
+        f'changes that were not committed.** They are marked "{_results.CHANGED}" in the last column: no commit holds '
+        "exactly the code that was timed. Today such rows are refused."
+    ]
 
 
 def plot_path(device: str, threads: int) -> Path:
@@ -231,7 +246,9 @@ def lines(rows: Sequence[dict], probe) -> list[str]:
 
 
 PARTS = {
+    "headlines": _headlines.part,
     "train": train,
+    "costs": _costs.part,
     "ablations": _ablations.part,
     "memory": _forecasts.part,
     "step_memory": _forecasts.steps,
@@ -241,36 +258,44 @@ PARTS = {
 }
 
 
-def render(text: str) -> str:
-    """README's text with every generated part written anew; ValueError for a part that nobody generates."""
+def pages() -> list[Path]:
+    """README and every page of docs."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def render(text: str, page: str) -> str:
+    """A page's text with every generated part written anew; ValueError, naming the page, for an unknown part."""
     for name in re.findall(r"<!-- generated: (\w+) -->", text):
         if name not in PARTS:
-            raise ValueError(f"README.md has a generated part '{name}' that benchmarks/report.py does not know")
+            raise ValueError(f"{page} has a generated part '{name}' that benchmarks/report.py cannot make")
         begin, end = f"<!-- generated: {name} -->", f"<!-- /generated: {name} -->"
         head, rest = text.split(begin, 1)
         if end not in rest:
-            raise ValueError(f"README.md: the generated part '{name}' does not end")
+            raise ValueError(f"{page}: the generated part '{name}' does not end")
         text = f"{head}{begin}\n{PARTS[name]()}\n{end}{rest.split(end, 1)[1]}"
     return text
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where README is out of date")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where a page is out of date")
     options = parser.parse_args()
     if not options.check and importlib.util.find_spec("matplotlib"):
         plots()
         _streams.plot()
     elif not options.check:
         print('no plots without matplotlib: pip install -e ".[report]"', file=sys.stderr)
-    path = ROOT / "README.md"
-    old = path.read_text()
-    new = render(old)
+    changed = {}
+    for path in pages():
+        old = path.read_text()
+        if (new := render(old, path.name)) != old:
+            changed[path] = new
     if options.check:
-        if old != new:
-            print("README.md is out of date: run python benchmarks/report.py", file=sys.stderr)
-        return int(old != new)
-    path.write_text(new)
+        for path in changed:
+            print(f"{path.relative_to(ROOT)} is out of date: run python benchmarks/report.py", file=sys.stderr)
+        return int(bool(changed))
+    for path, text in changed.items():
+        path.write_text(text)
     return 0
 
 

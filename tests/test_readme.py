@@ -1,4 +1,4 @@
-"""The examples in README run as printed: each Python block below a line ``<!-- example: NAME -->``."""
+"""The examples in docs run as printed: each Python block below a line ``<!-- example: NAME -->``."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ def run(code: str, directory: Path) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, timeout=120)
 
 
-EXAMPLES = examples((ROOT / "README.md").read_text())
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+EXAMPLES = {f"{page.stem}: {name}": code for page in PAGES for name, code in examples(page.read_text()).items()}
+README = (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -50,8 +52,15 @@ def test_example_runs_as_printed(name, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+def test_readme_shows_lines_of_the_example_that_runs():
+    (shown,) = re.findall(r"<!-- excerpt: operators -->\n```python\n(.*?)```\n", README, re.DOTALL)
+    lines = [line.strip() for line in EXAMPLES["operators: operators"].splitlines()]
+    assert len(shown.splitlines()) == 3
+    assert [line for line in lines if line in shown.splitlines()] == shown.splitlines()
+
+
 def test_operators_are_shown_in_three_lines_of_a_training_loop():
-    code = EXAMPLES["operators"]
+    code = EXAMPLES["operators: operators"]
     used = [line for line in code.splitlines() if re.search(r"class_moments\(|contrastive_bound\(|\bm2 /", line)]
     assert len(used) == 3 and "class_moments(" in used[0] and "contrastive_bound(" in used[-1]
     assert re.search(r"for .*:\n(?:.*\n)*.*contrastive_bound\((?:.*\n)*.*backward\(\)\n(?:.*\n)*.*\.step\(\)", code)

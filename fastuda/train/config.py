@@ -21,7 +21,7 @@ from fastuda.methods.presets import preset
 class Config(Recipe):
     """One training run."""
 
-    task: str = "streets"  # a packaged task (see README) or the path of a YAML file of these fields
+    task: str = "streets"  # a packaged task (fastuda --list-tasks) or the path of a YAML file of these fields
     data: DataConfig = field(default_factory=DataConfig)
     seed: int = 0
     amp: bool = False  # mixed precision: bf16 where the machine computes it, fp16 with a loss scale on older GPUs

@@ -77,7 +77,7 @@ def choose_device(name: str) -> torch.device:
         if major < 7 and not any(f"sm_{major}{m}" in torch.cuda.get_arch_list() for m in range(minor + 1)):
             raise ValueError(
                 f"this torch {torch.__version__} has no code for compute capability {major}.{minor} (a GTX 1080 Ti is "
-                "6.1): install a cu126 build of torch, see README"
+                "6.1): install a cu126 build of torch, see docs/installation.md"
             )
         cards = build_facts().get("cuda_cards", "")
         if cards and not runs_on(cards, (major, minor)):

@@ -1,10 +1,12 @@
-"""README's operator table and plots from a planted results file."""
+"""The generated parts of README and docs from planted results files."""
 
 from __future__ import annotations
 
 import json
 
+import _costs
 import _forecasts
+import _headlines
 import _results
 import pytest
 import report
@@ -38,7 +40,8 @@ def test_the_table_states_ratios_of_the_run(folder):
     assert first["extra MiB"] == "3.5" and first["error (fp64)"] == "1.0e-07"
     second = dict(zip(report.HEADER, cells[1], strict=True))
     assert second["case"] == "full A=256" and second["vs usual"] == second["vs best rewrite"] == "–"
-    assert "**Some CPU, 1 pinned thread** (torch 2.13; commit abc)" in text
+    assert "**Some CPU, 1 pinned thread** (torch 2.13)" in text and first["tree"] == "abc"
+    assert "not committed" not in text
     assert "**GPU**: not measured yet." in text and "**CPU**: not measured" not in text
 
 
@@ -73,38 +76,54 @@ def test_where_we_lose_is_published(folder, row):
     assert "| 0.5x |" in report.operators()
 
 
+def test_rows_of_an_uncommitted_tree_are_marked_and_counted(folder, row):
+    _results.write(folder / "cpu.json", [row | {"commit": "abc-dirty", "case": "changed"}])
+    text = report.operators()
+    marked = [line for line in text.splitlines() if line.endswith("| abc + changes |")]
+    assert len(marked) == 1 and "| changed |" in marked[0]
+    assert "**1 of the 8 rows behind this table" in text and text.count("| abc |") == 2
+
+
 def test_plots(folder):
     pytest.importorskip("matplotlib")
     (path,) = report.plots()
     assert path == folder / "operators_some_cpu.png" and path.read_bytes()[:4] == b"\x89PNG"
-    assert "![Some CPU](benchmarks/results/operators_some_cpu.png)" in report.operators()
+    assert "![Some CPU](../benchmarks/results/operators_some_cpu.png)" in report.operators()
 
 
-def test_check_reports_and_main_writes(folder, monkeypatch, capsys):
-    (folder / "README.md").write_text("a\n<!-- generated: operators -->\nold\n<!-- /generated: operators -->\nb\n")
+def test_check_reports_and_main_writes_every_page(folder, monkeypatch, capsys):
+    page = "a\n<!-- generated: operators -->\nold\n<!-- /generated: operators -->\nb\n"
+    (folder / "docs").mkdir()
+    for name in ("README.md", "docs/results.md", "docs/other.md"):
+        (folder / name).write_text(page if name != "docs/other.md" else "nothing generated\n")
     monkeypatch.setattr(report, "ROOT", folder)
     monkeypatch.setattr(report, "plots", list)
     monkeypatch.setattr("sys.argv", ["report.py", "--check"])
-    assert report.main() == 1 and "out of date" in capsys.readouterr().err
+    assert report.main() == 1
+    said = capsys.readouterr().err
+    assert "README.md is out of date" in said and "docs/results.md is out of date" in said and "other" not in said
     assert "old" in (folder / "README.md").read_text()
     monkeypatch.setattr("sys.argv", ["report.py"])
     assert report.main() == 0
-    text = (folder / "README.md").read_text()
-    assert text.startswith("a\n<!-- generated: operators -->\n**Some CPU") and text.endswith("operators -->\nb\n")
+    for name in ("README.md", "docs/results.md"):
+        text = (folder / name).read_text()
+        assert text.startswith("a\n<!-- generated: operators -->\n**Some CPU") and text.endswith("operators -->\nb\n")
     monkeypatch.setattr("sys.argv", ["report.py", "--check"])
     assert report.main() == 0
+    (folder / "docs/results.md").write_text(page)
+    assert report.main() == 1 and "README" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("<!-- generated: nonsense -->\n<!-- /generated: nonsense -->", "'nonsense'"),
-        ("<!-- generated: operators -->\n", "'operators' does not end"),
+        ("<!-- generated: nonsense -->\n<!-- /generated: nonsense -->", "page.md .*'nonsense'"),
+        ("<!-- generated: operators -->\n", "page.md: .*'operators' does not end"),
     ],
 )
 def test_bad_markers_are_named(folder, text, message):
     with pytest.raises(ValueError, match=message):
-        report.render(text)
+        report.render(text, "page.md")
 
 
 def test_the_terminal_table_names_every_provider(row, idle):
@@ -147,3 +166,43 @@ def test_the_share_of_a_step_outside_the_network_stands_in_its_table(tmp_path, m
     _forecasts.SHARES.write_text(json.dumps([record, record | {"form": "ours"}]))
     ours, usual = (line for line in _forecasts.shares().splitlines() if "sdca" in line)
     assert ours == "| `sdca` | 20.0 | 9.5 | 10.00 | 50.0% |" and usual.startswith("| `sdca`, usual statistics | ")
+
+
+def test_the_methods_are_compared_by_what_they_gain_and_cost(tmp_path, monkeypatch):
+    for module, name in ((_costs, "RECORDS"), (_forecasts, "STEPS"), (_forecasts, "FORECASTS")):
+        monkeypatch.setattr(module, name, tmp_path / f"{name}.json")
+    assert _costs.part() == "Not measured yet."
+    run = {"task": "carla_camvid", "method": "sdca", "threads": 1, "seconds": 900.0, "cpu_seconds": 600.0}
+    scores = [{"name": "target_statistics", "miou": 0.30}, {"name": "adapted", "miou": 0.32}]
+    other = run | {"cpu_seconds": 840.0, "rows": [scores[0], {"name": "adapted", "miou": 0.34}]}
+    oracle = run | {"method": "oracle", "rows": [{"name": "oracle", "miou": 0.9}]}
+    two_threads = run | {"task": "streets", "threads": 2, "rows": scores}
+    _costs.RECORDS.write_text(json.dumps([run | {"rows": scores}, other, oracle, two_threads]))
+    step = {"method": "sdca", "form": "ours", "precision": "bf16 (why)", "checkpointing": False, "peak_mib": 77}
+    _forecasts.STEPS.write_text(json.dumps([step, step | {"precision": "fp32", "peak_mib": 99}]))
+    _forecasts.FORECASTS.write_text(
+        json.dumps([{"method": "sdca", "form": "ours", "settings": "memory 8g", "card_mib": 2048}])
+    )
+    (line,) = [line for line in _costs.part().splitlines() if line.startswith("| `")]
+    assert line == "| `sdca` | +2.0 | +3.0 | – | 12 | 77 | 2.0 |"
+
+
+def test_the_headlines_are_measured_and_of_a_committed_tree(folder, row, monkeypatch):
+    monkeypatch.setattr(_results, "RESULTS", folder)
+    monkeypatch.setattr(_headlines, "RECORDS", folder / "train_cpu.json")
+    monkeypatch.setattr(_forecasts, "STEPS", folder / "steps.json")
+    dirty = [row | {"case": "dirty", "commit": "abc-dirty", "provider": name} for name in ("cpu", "usual")]
+    _results.write(folder / "cpu.json", dirty)
+    text = _headlines.part()
+    assert "Adaptation: not measured yet." in text and "Memory: not measured yet." in text
+    assert "**200x faster**" in text and "the median of 1 cases of `class_moments` (200.0x to 200.0x)" in text
+    run = {"task": "streets", "method": "sdca"}
+    rows = [{"name": "source", "miou": 0.30}, {"name": "adapted", "miou": 0.41}]
+    oracle = run | {"method": "oracle", "rows": [{"name": "oracle", "miou": 0.7}]}
+    _headlines.RECORDS.write_text(json.dumps([run | {"rows": rows}, run | {"rows": rows}, oracle]))
+    step = {"method": "sdca", "covariance": "diag", "precision": "fp32", "checkpointing": False}
+    steps = [step | {"form": "ours", "peak_mib": 1024}, step | {"form": "usual", "peak_mib": 3072}]
+    _forecasts.STEPS.write_text(json.dumps(steps))
+    text = _headlines.part()
+    assert "**30.0 → 41.0 % mIoU**" in text and "2 seeds" in text and "labels: 70.0 %." in text
+    assert "**1.0 instead of 3.0 GiB**" in text and text.endswith("- On a GPU: not measured yet.")
