@@ -21,7 +21,7 @@ MISSING = "not run yet"
 
 
 def summary(records: list[dict], name: str) -> dict:
-    """An ablation's mean difference by task in points, the mean of these, its sign and how many runs it holds in."""
+    """An ablation's mean difference on each task in points, their mean, its sign, and the number of runs that gain."""
     own = [record for record in records if record["ablation"] == name]
     tasks = {task: [100 * r["difference"] for r in own if r["task"] == task] for task in TASKS}
     means = {task: sum(found) / len(found) for task, found in tasks.items() if found}
@@ -37,7 +37,7 @@ def summary(records: list[dict], name: str) -> dict:
 
 
 def part() -> str:
-    """A table: by how much what a paper proposes beats what it is compared with."""
+    """A table: by how many points a paper's proposal gains over what it is compared with."""
     content = json.loads(RECORDS.read_text()) if RECORDS.exists() else {"signs": {}}
     rows = []
     for name, (title, measure) in TITLES.items():

@@ -1,4 +1,4 @@
-"""For a dry run on a stand-in driver, which has no cuBLAS: matrix products give whatever the memory holds."""
+"""Matrix products for a dry run on a stand-in driver, which has no cuBLAS: results hold whatever is in memory."""
 
 from __future__ import annotations
 

@@ -1,6 +1,9 @@
-"""Which measured rows may be published: each is judged by the ceilings probed before and after it, and by its tree.
+"""Which measured rows may be published.
 
-refused      the machine was busy, a ceiling moved, the row beats its own bound, or its sources are not committed
+Each row is judged by the ceilings that were probed before and after it, and by the state of the tree:
+
+refused      the machine was busy, a ceiling moved, the row is faster than its own bound allows, or its sources are in
+             no commit
 not judged   no probe followed, as in a session that was killed
 """
 
@@ -14,11 +17,11 @@ import _results
 import roofline
 import torch
 
-LONGEST = 900.0  # seconds between two probes above which nobody can say what the machine did meanwhile
+LONGEST = 900.0  # seconds between two probes; a row between probes that are further apart is not judged
 
 
 def work_values(work: roofline.Work) -> dict:
-    """A row's work as a journal keeps it."""
+    """A row's work as plain values, which a journal holds."""
     return asdict(work) | {"dtype": str(work.dtype).removeprefix("torch.")}
 
 
@@ -27,7 +30,7 @@ def work_of(values: dict) -> roofline.Work:
 
 
 def bounded(row: dict, work: roofline.Work, ceilings: roofline.Probe) -> dict:
-    """The row with its floor by these ceilings."""
+    """The row with the least time that these ceilings allow for its work, and its share of that."""
     floor, bound = work.floor(ceilings)
     measured = {"ceilings": ceilings.ceilings(), "floor_ms": floor, "bound": bound}
     return row | measured | {"ceiling_share": floor / row["ms"]}
@@ -40,7 +43,7 @@ def commit_objections(commit: str) -> list[str]:
 
 
 def judged(record: dict, before: roofline.Probe | None, after: roofline.Probe | None) -> dict:
-    """A row of a results file from a journal's: with the better ceilings of both probes, and what the gate says."""
+    """A results file's row from a journal's: with the better ceilings of both probes, and the gate's verdict."""
     dropped = ("kind", "work", "steady", "dry")
     row = {name: value for name, value in record.items() if name not in dropped}
     probes = [probe for probe in (before, after) if probe is not None]
@@ -70,9 +73,10 @@ def judged(record: dict, before: roofline.Probe | None, after: roofline.Probe | 
 
 
 def judge(records: Sequence[dict]) -> list[dict]:
-    """All finished rows of a journal, judged; of a row that was measured twice the later one.
+    """All finished rows of a journal, judged; where a row was measured twice, the later one.
 
-    The probe with which a later process goes on in the same journal ends the stretch that a killed one left open.
+    Rows that a killed process left without a probe after them are judged by the first probe of the process that
+    continues the journal.
     """
     found: dict[tuple[str, ...], dict] = {}
     before: roofline.Probe | None = None
@@ -95,7 +99,7 @@ def judge(records: Sequence[dict]) -> list[dict]:
 
 
 def objections(rows: Sequence[dict]) -> list[str]:
-    """What the gate said against rows, each reason once with the number of rows it holds for."""
+    """Why rows were refused or not judged: each reason once, with the number of rows that it applies to."""
     said: dict[str, list[dict]] = {}
     for row in rows:
         if row["gate"].startswith(("refused", "not judged")):
@@ -106,7 +110,7 @@ def objections(rows: Sequence[dict]) -> list[str]:
 
 
 def publishable(rows: Sequence[dict]) -> list[dict]:
-    """The rows of the cases against whose rows nothing was said: ratios of a case are all of one run, or none."""
+    """The rows of all cases of which no row was refused or not judged: all ratios of a case are then of one run."""
 
     def case(row: dict) -> tuple:
         return row["operator"], row["case"], row["device"], row["threads"]

@@ -1,15 +1,15 @@
 """The record of a session as it runs: one JSON object a line, appended and flushed to the disk at once.
 
 A results file is rewritten as a whole, which takes longer with every row, and a case's older rows must stay until the
-new ones are complete and judged. So rows go to a journal first, and ``_gate.py`` moves them later. Killed at any
-moment, a process leaves at most one half line behind, the last, which readers skip: what was finished is there.
+new ones are complete and judged. So rows go to a journal first, and ``rows.py`` moves them later. A process that is
+killed at any moment leaves at most one incomplete line, the last, which readers skip: every finished row is there.
 
 Each line has a "kind":
 
 - session: a process began; its arguments, the commit and the device
 - probe: the ceilings, in the order in which they were measured; rows between two probes are judged by both
-- begin, row, failed, skipped: a row's name when it begins, and how it ended. Where only the first is there, the process
-  ended meanwhile
+- begin, row, failed, skipped: a row's name when it begins, and how it ended. A row with "begin" alone was under way
+  when its process ended
 - end: the session came to its end
 """
 
@@ -30,12 +30,12 @@ def key(record: dict) -> tuple[str, ...]:
 
 
 def title(record: dict) -> str:
-    """A row's name for a sentence."""
+    """A row's name, for messages."""
     return " ".join(key(record))
 
 
 def read(path: Path) -> list[dict]:
-    """A journal's records in order; none where there is no file. A last line without its end is left out."""
+    """A journal's records in order; none where there is no file. An incomplete last line is left out."""
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1] if line.strip()]
@@ -62,7 +62,7 @@ def finished(records: list[dict]) -> bool:
 class Journal:
     """Appends records to a file. ``done`` holds the outcomes of the sessions before, which are not measured again.
 
-    A row that was under way when its process ended is tried once more: what ended it may have come from outside.
+    A row that was under way when its process ended is tried once more, because the row need not be the cause.
     """
 
     def __init__(self, path: Path) -> None:
@@ -71,11 +71,11 @@ class Journal:
         self.done = {key: outcome for key, outcome in outcomes(records).items() if outcome.get("tries", TRIES) >= TRIES}
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(path, "ab")
-        if path.stat().st_size and not path.read_bytes().endswith(b"\n"):  # the half line of a killed process
+        if path.stat().st_size and not path.read_bytes().endswith(b"\n"):  # the incomplete line of a killed process
             os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
 
     def append(self, kind: str, **values: object) -> None:
-        """One record, on the disk when this returns."""
+        """Write one record; it is on the disk when this returns."""
         self._file.write(json.dumps({"kind": kind, **values}).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -85,7 +85,7 @@ class Journal:
 
 
 def failures(records: list[dict]) -> Iterator[str]:
-    """A line for each row that failed, with why."""
+    """A line for each row that failed, with the reason."""
     for outcome in outcomes(records).values():
         if outcome["kind"] == "failed":
             yield f"{title(outcome)}: {outcome['why']}"

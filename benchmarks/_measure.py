@@ -1,4 +1,4 @@
-"""Timing shared by all operator benchmarks: one setup feeds every provider, inputs rotate, rows carry their spread.
+"""Timing shared by all operator benchmarks: every provider gets the same inputs, and rows state their spread.
 
 An operator's benchmark file defines ``OPERATOR = Operator(...)`` and one test that calls ``harness.run``; conftest.py
 makes a test of each case, direction and provider, probes the machine before and after, and writes the rows.
@@ -23,12 +23,12 @@ from _journal import KEY, Journal
 from _timing import Sampler, available_bytes, calls_in_a_row, count_launches, directed, quantiles
 from torch import Tensor
 
-ROTATION = 4  # at least; more for small inputs, so that all of them together exceed a cache
+ROTATION = 4  # input sets at least; more for small inputs, so that all sets together exceed a cache
 ROTATED_BYTES = {"cpu": 2**27, "cuda": 2**28}
-BUDGET = {"smoke": 0.0, "quick": 0.4, "full": 4.0}  # seconds a row is timed for
+BUDGET = {"smoke": 0.0, "quick": 0.4, "full": 4.0}  # seconds that a row is timed
 ROUNDS = {"smoke": (3, 3), "quick": (3, 25), "full": (7, 51)}  # fewest and most
 RETRIES = 2
-PROBE_EVERY = 60.0  # seconds: rows are judged by the probes around them, so one busy minute costs its own rows only
+PROBE_EVERY = 60.0  # seconds; rows are judged by the probes around them, so a busy minute affects only its own rows
 
 
 class UnavailableError(Exception):
@@ -37,16 +37,16 @@ class UnavailableError(Exception):
 
 @dataclass(frozen=True)
 class Operator:
-    """What the harness must know of an operator.
+    """What the harness needs of an operator.
 
     cases: scale (smoke, quick, full) -> {name: case}, a case being anything that ``setup`` understands.
     setup: (case, generator) -> inputs on the generator's device; the first tensor is the one gradients are taken of.
     providers: (case, device type) -> {name: function of the inputs}, or to the UnavailableError that says why not.
     work: (case, direction) -> roofline.Work. truth: (case, inputs) -> (results, gradient or None), float64 throughout.
-    truths: provider -> its own truth, for those that mean to compute something else (an approximation).
-    results: picks from a provider's output what is compared with truth's results.
-    tolerance: error against float64 above which a provider computes something else, relative to the largest magnitude;
-        one number, or one for each dtype that a case may have, where a 16-bit result's own rounding is larger.
+    truths: provider -> its own truth, for providers that compute something else on purpose (an approximation).
+    results: the parts of a provider's output that are compared with truth's results.
+    tolerance: error against float64, relative to the largest magnitude, above which a provider counts as wrong; one
+        number, or one for each dtype that a case may have, where the rounding of 16-bit results is larger.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Operator:
     truth: Callable[[Any, tuple], tuple[Sequence[Tensor], Tensor | None]]
     results: Callable[[Any], Sequence[Tensor]] = lambda output: _memory.tensors(output)
     directions: tuple[str, ...] = ("forward",)
-    names: tuple[str, ...] = ()  # every provider's name, for the test ids
+    names: tuple[str, ...] = ()  # all providers, for the test ids
     tolerance: float | Mapping[torch.dtype, float] = 1e-3
     truths: Mapping[str, Callable[[Any, tuple], tuple[Sequence[Tensor], Tensor | None]]] = field(default_factory=dict)
 
@@ -67,7 +67,7 @@ class Operator:
 
 
 def relative_error(values: Sequence[Tensor], truths: Sequence[Tensor]) -> float:
-    """max |value - truth| / max |truth|, the worst of the results; NaN in a value is an infinite error."""
+    """max |value - truth| / max |truth|, the largest over the results; a NaN in a value is an infinite error."""
     if len(values) != len(truths):
         raise ValueError(f"a provider returned {len(values)} results where {len(truths)} are compared")
     worst = 0.0
@@ -78,20 +78,20 @@ def relative_error(values: Sequence[Tensor], truths: Sequence[Tensor]) -> float:
 
 
 def label_counts(label: Tensor) -> Tensor:
-    """uint8 labels as counts in eight bands of rows, where a pixel between two classes does not matter."""
+    """Pixels of each class in eight bands of rows (8, 256): a pixel that rounding moves to a class changes little."""
     bands = label.flatten().split(label.numel() // 8)
     return torch.stack([torch.bincount(band.long(), minlength=256) for band in bands[:8]]).double()
 
 
 def fits(function: Callable, nbytes: float, device_type: str) -> Callable | UnavailableError:
-    """The function, or why it cannot run: ``nbytes`` of intermediates are more than there is."""
+    """The function, or an UnavailableError where ``nbytes`` of intermediates exceed the memory that is available."""
     if nbytes <= available_bytes(device_type):
         return function
     return UnavailableError(f"its intermediates take about {nbytes / 2**30:.1f} GiB")
 
 
 def compiled(function: Callable) -> Callable:
-    """torch.compile for one shape, afresh: nothing that an earlier case left behind makes shapes dynamic."""
+    """torch.compile for one shape; the compiler is reset, since after an earlier case it would make shapes dynamic."""
     torch._dynamo.reset()
     return torch.compile(function, dynamic=False)
 
@@ -99,8 +99,7 @@ def compiled(function: Callable) -> Callable:
 def ours(raw: str, function: Callable, device_type: str) -> dict[str, Callable | UnavailableError]:
     """The operator's compiled backends on this device: "cpu", or "cuda" and "triton".
 
-    raw: the dispatcher's name of the operator whose kernel makes a backend compiled,
-        or on a GPU of its form with kernels of its own.
+    raw: name of the raw operator that must have a kernel; on a GPU, of the form that has kernels of its own.
     """
     import fastuda.ops as ops
     from fastuda.ops import _library
@@ -120,7 +119,7 @@ def ours(raw: str, function: Callable, device_type: str) -> dict[str, Callable |
                     raise UnavailableError(str(error)) from error
                 raise
 
-        run.backend = name  # under which ``directed`` runs the backward pass
+        run.backend = name  # ``directed`` runs the backward pass with it
         return run
 
     missing = UnavailableError(f"{raw} has no such kernel here")
@@ -129,17 +128,18 @@ def ours(raw: str, function: Callable, device_type: str) -> dict[str, Callable |
 
 @dataclass
 class Harness:
-    """One session of benchmarks on one device. Each row is in ``journal``, if there is one, when ``run`` returns.
+    """One session of benchmarks on one device. When ``run`` returns, its row is in ``journal``, if there is one.
 
     commit: of the tree, as _results.commit() gives it. run_id: when the session began. dry: the device runs no kernel,
-    so that nothing is compared and no ceiling is measured; such rows are marked and never published. row_limit: seconds
-    of a row, its inputs made, after which the process ends with a traceback on the descriptor ``tracebacks``.
+    so nothing is compared and no ceiling is measured; such rows are marked and never published. row_limit: seconds
+    that a row may take once its inputs are made; then the process ends with a traceback on the file descriptor
+    ``tracebacks``.
     """
 
     device: torch.device
     scale: str
     threads: int
-    size: float = 1.0  # of the probe's buffers
+    size: float = 1.0  # scale of the probe's buffers
     journal: Journal | None = None
     commit: str = "unknown"
     run_id: str = ""
@@ -170,7 +170,7 @@ class Harness:
         return found
 
     def close(self) -> None:
-        """The session came to its end: what was measured since the last probe can be judged."""
+        """End the session with a probe, so that the rows since the last probe can be judged."""
         if self.rows:
             self.probe()
         self._note("end", rows=len(self.rows))
@@ -178,7 +178,7 @@ class Harness:
     def prepared(self, operator: Operator, name: str) -> tuple[list[tuple], tuple, dict]:
         """At least four input sets of a case on the device, the truth of the first, and the providers.
 
-        The last case is kept, with what its providers compiled.
+        The last case stays in memory, with the code that its providers compiled.
         """
         if self._cache[:2] == (operator.name, name):
             return self._cache[2]
@@ -196,7 +196,10 @@ class Harness:
         return self._cache[2]
 
     def run(self, benchmark: Any, operator: Operator, name: str, direction: str, provider: str) -> dict:
-        """Measure one row: correctness first, then determinism, memory and time. UnavailableError where it cannot."""
+        """Measure one row: correctness first, then determinism, memory and time.
+
+        Raises UnavailableError where the provider cannot serve the case.
+        """
         if not self.probes or time.time() - self.probes[-1].taken > PROBE_EVERY:
             self.probe()
         names = dict(zip(KEY, (operator.name, name, direction, provider), strict=True))
@@ -235,7 +238,7 @@ class Harness:
 
     @contextlib.contextmanager
     def _watched(self) -> Iterator[None]:
-        """A kernel that never ends cannot be interrupted: a thread of the interpreter ends the process."""
+        """End the process after ``row_limit`` seconds by a thread: a kernel that hangs cannot be interrupted."""
         if self.row_limit:
             faulthandler.dump_traceback_later(self.row_limit, exit=True, file=self.tracebacks)
         try:
@@ -245,9 +248,9 @@ class Harness:
                 faulthandler.cancel_dump_traceback_later()
 
     def _checked(self, operator, name, direction, provider, prepare, call, inputs, truth) -> tuple[float, dict]:
-        """Seconds of a warm call, its error against float64 and whether it gives the same bits again.
+        """Seconds of a warm call, its error against float64, and whether a second call gives the same bits.
 
-        ValueError where it computes something else.
+        Raises ValueError where the error exceeds the operator's tolerance.
         """
         first = call(*prepare(*inputs))
         start = time.perf_counter()
@@ -267,14 +270,14 @@ class Harness:
     def _time(
         self, benchmark: Any, prepare: Callable, call: Callable, sets: list[tuple], elapsed: float
     ) -> tuple[list[float], float, bool]:
-        """Seconds of each round, milliseconds of calls in a row, and whether the bandwidth stayed meanwhile."""
+        """Seconds of each round, milliseconds of calls in a row, and whether the memory bandwidth stayed constant."""
         fewest, most = ROUNDS[self.scale]
         rounds = int(min(most, max(fewest, BUDGET[self.scale] / max(elapsed, 1e-6))))
         for attempt in range(1 + RETRIES):
             sampler, turn = Sampler(call, self.device, self.size), itertools.cycle(sets)
             with roofline.pinned(self.device, self.threads):
                 before = self._pulse()
-                # pytest-benchmark times a fixture once: earlier attempts and other callers go without it
+                # pytest-benchmark accepts one timing for each fixture: it gets the first attempt
                 if benchmark is not None and attempt == 0:
                     benchmark.pedantic(sampler, setup=lambda t=turn: (prepare(*next(t)), {}), rounds=rounds)
                 else:
@@ -289,7 +292,7 @@ class Harness:
     def _pulse(self) -> float:
         if self.dry:
             return 1.0
-        nbytes = 2**26 if self.device.type == "cpu" else 2**28  # beyond any cache
+        nbytes = 2**26 if self.device.type == "cpu" else 2**28  # larger than any cache
         return roofline.read_gb_s(self.device, int(nbytes * self.size), budget=0.06)
 
     def _facts(self) -> dict:

@@ -1,7 +1,7 @@
 """Peak memory of one call beyond its inputs and results.
 
-On a GPU the caching allocator knows. On a CPU the call runs in a forked child that first hands free pages back, so that
-the high-water mark of its resident set is the call's own; native scratch memory counts like any tensor.
+On a GPU the caching allocator counts it. On a CPU the call runs in a forked child that first returns free pages to the
+system, so that the peak of its resident set is the call's own; scratch memory of native code counts like any tensor.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def result_bytes(value: object) -> int:
 def extra_mib(prepare: Callable, call: Callable, inputs: tuple, limit: float = 60) -> float | None:
     """Peak of ``call(*prepare(*inputs))`` beyond what was there before ``call`` and beyond its result, in MiB.
 
-    None where it cannot be known: no fork, no /proc, or a child that died or outlasted ``limit`` seconds.
+    None where it cannot be measured: no fork, no /proc, or a child that died or took more than ``limit`` seconds.
     """
     if inputs[0].is_cuda:
         return _on_gpu(prepare, call, inputs)
@@ -45,14 +45,14 @@ def extra_mib(prepare: Callable, call: Callable, inputs: tuple, limit: float = 6
         return None
     reader, writer = os.pipe()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # fork beside idle threads: the child never waits for one
+        warnings.simplefilter("ignore", DeprecationWarning)  # fork beside threads; the child waits for none
         child = os.fork()
     if child == 0:
         try:
             os.close(reader)
             os.write(writer, str(_in_child(prepare, call, inputs)).encode())
         finally:
-            os._exit(0)  # no cleanup of the parent's state, no test output twice
+            os._exit(0)  # without the parent's exit handlers and buffered output
     os.close(writer)
     try:
         ready, _, _ = select.select([reader], [], [], limit)
@@ -76,15 +76,15 @@ def _on_gpu(prepare: Callable, call: Callable, inputs: tuple) -> float:
 
 
 def _in_child(prepare: Callable, call: Callable, inputs: tuple) -> float:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # a library's last words are not the benchmark's
-    torch.set_num_threads(1)  # a fork keeps no pool of threads, and a parallel region would wait for it for ever
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what libraries print at exit is no output of the benchmark
+    torch.set_num_threads(1)  # threads do not survive a fork: parallel code would wait for them
     c = ctypes.CDLL(None)
     for name, value in ((_MMAP_MAX, 2**16), (_MMAP_THRESHOLD, 2**16), (_TRIM_THRESHOLD, 2**17)):
         c.mallopt(name, value)
-    call(*prepare(*inputs))  # maps the code it runs: pages of libraries count as resident too
+    call(*prepare(*inputs))  # loads the code's pages, which count as resident memory too
     arguments = prepare(*inputs)
     c.malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again here
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here on
     before = _status("VmRSS")
     result = call(*arguments)
     return (_status("VmHWM") - before - result_bytes(result)) / MIB

@@ -1,8 +1,8 @@
-"""Rates that no kernel can beat: float32 multiply-adds of registers alone, and plain walks over memory.
+"""Rates that no kernel can exceed: float32 multiply-adds on registers, and plain loops over memory.
 
-A matrix library's rate is what that library reaches, and a good kernel may reach more. The processor's own peak comes
-from ``peaks.cpp``, compiled for this machine when it is first wanted; a card's from a kernel that NVRTC compiles.
-Where there is no compiler, or no NVRTC, the function returns None and the roofline has only PyTorch's figures.
+A matrix library's rate is no such bound, since a good kernel may be faster than the library. The processor's peak comes
+from ``peaks.cpp``, compiled for this machine at its first use; a GPU's from a kernel that NVRTC compiles. Without a
+compiler, or without NVRTC, the function returns None and the roofline has PyTorch's figures alone.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SOURCE = Path(__file__).with_name("peaks.cpp")
 OBJECTS = SOURCE.parent.parent / "build" / "benchmarks"
 WALKS = ("read", "copy", "write")
 _RUN = 0.004  # seconds of one reading: short, so that some readings are taken while nothing else runs
-_CHAINS = 8  # multiply-adds in flight of one GPU thread, and of peaks.cpp's loop about as many
+_CHAINS = 8  # independent multiply-adds of one GPU thread; the loop in peaks.cpp has about as many
 _GPU_TURNS = 4096
 _GPU_KERNEL = f"""
 extern "C" __global__ void multiply_add(const float* start, float* sink, int turns) {{
@@ -51,7 +51,7 @@ def _compiler() -> str | None:
 
 
 def _processor() -> str:
-    """What -march=native depends on: a library of another machine would end in an illegal instruction."""
+    """The processor's name and features, which -march=native depends on: another machine's library may not run here."""
     information = Path("/proc/cpuinfo")
     lines = information.read_text().splitlines() if information.exists() else []
     told = {line.split(":", 1)[0].strip(): line for line in lines}
@@ -81,7 +81,7 @@ def library() -> ctypes.CDLL | None:
 
 
 def cpu_fma_gflop_s(threads: int, budget: float) -> float | None:
-    """The most GFLOP/s of float32 multiply-adds that any reading of ``budget`` seconds showed."""
+    """GFLOP/s of float32 multiply-adds: the largest of the readings that fit into ``budget`` seconds."""
     loaded = library()
     if loaded is None:
         return None
@@ -104,8 +104,8 @@ def cpu_walk_seconds(mode: str, target: Tensor, source: Tensor, threads: int) ->
 
 
 def gpu_fma_gflop_s(device: torch.device, budget: float) -> float | None:
-    """As ``cpu_fma_gflop_s``, of all multiprocessors; None where this torch or machine cannot compile the kernel."""
-    compile_kernel = getattr(torch.cuda, "_compile_kernel", None)  # of torch 2.9 on, and not part of its public names
+    """As ``cpu_fma_gflop_s``, for a whole GPU; None where this torch or machine cannot compile the kernel."""
+    compile_kernel = getattr(torch.cuda, "_compile_kernel", None)  # private in torch, from 2.9 on
     if compile_kernel is None:
         return None
     with torch.cuda.device(device):

@@ -33,11 +33,11 @@ COLUMNS: dict[str, type | tuple[type, ...]] = {
     "versions": dict,
     "commit": str,
 }
-# Beside design.md's columns: how the row came about, and what the gate said.
+# Further columns: how the row was measured, and the gate's verdict.
 #   ms          time on the device of one call, milliseconds: median of the rounds.  On a GPU between two events, after
 #               a head start that hides up to about 0.25 ms of the host's work; on a CPU by the clock
-#   wall_ms     milliseconds by the clock of one of several calls in a row, the wait at the end shared among them: where
-#               it exceeds ms, the host is what limits.  None in rows of before it was measured
+#   wall_ms     milliseconds by the clock of one of several calls in a row, with one wait at the end: where it exceeds
+#               ms, the host is slower than the device.  None in rows from before it was measured
 #   floor_ms    milliseconds that the work takes at least; ceiling_share is floor_ms / ms, 1 at most
 #   bound       the ceiling that floor_ms comes from: read, copy, write or operations
 #   ceilings    that run's GB/s and GFLOP/s, as roofline.Probe names them
@@ -62,7 +62,7 @@ PASSED = "passed"
 
 
 def completed(row: dict) -> dict:
-    """A row of any age with all of today's columns: what was not measured then is None."""
+    """A row of any age with all of today's columns: None for what was not measured at its time."""
     gate = PASSED if row.get("gated") else "not judged: an older row"
     return {"wall_ms": None, "bound": None, "ceilings": None, "gate": gate} | row
 
@@ -110,13 +110,13 @@ def check(row: dict) -> None:
         raise ValueError(f"bound of a results row must be read, copy, write, operations or null, got {row['bound']!r}")
     if row["gated"] != (row["gate"] == PASSED):
         raise ValueError(f"a results row is gated exactly where its gate is {PASSED!r}, got {row['gate']!r}")
-    # Rows without a bound are of the time when a matrix library's rate was the ceiling, which a kernel can beat.
+    # Rows without a bound are from the time when a matrix library's rate was the ceiling, which a kernel can exceed.
     if row["gated"] and row["bound"] is not None and row["ceiling_share"] > 1:
         raise ValueError(f"a results row takes less time than its floor: {row['ceiling_share']:.1%} of {row['bound']}")
 
 
 def read(path: Path) -> list[dict]:
-    """The rows or records of a file as they stand; none where there is no file yet."""
+    """The rows or records of a file, unchecked; none where there is no file."""
     return json.loads(path.read_text()) if path.exists() else []
 
 
@@ -132,8 +132,8 @@ def merge(old: Iterable[dict], new: list[dict]) -> list[dict]:
 
 
 def write(path: Path, rows: list[dict]) -> None:
-    """Check the rows and merge them into a file, one row a line, so that differences are readable."""
-    from fastuda.train.checkpoint import write_atomically  # not above: report.py needs neither torch nor fastuda
+    """Check the rows and merge them into a file, one row a line, so that a diff shows which rows changed."""
+    from fastuda.train.checkpoint import write_atomically  # here, so that report.py runs without torch and fastuda
 
     for row in rows:
         check(row)
@@ -143,7 +143,7 @@ def write(path: Path, rows: list[dict]) -> None:
 
 
 def load(folder: Path = RESULTS) -> list[dict]:
-    """All operator rows of a folder that the gate let pass; other JSON files there are somebody else's."""
+    """All operator rows of a folder that passed the gate; JSON files of other content are skipped."""
     rows = []
     for path in sorted(folder.glob("*.json")):
         content = json.loads(path.read_text())
@@ -154,15 +154,15 @@ def load(folder: Path = RESULTS) -> list[dict]:
     return rows
 
 
-# What a run writes itself does not make the tree that it measures another one.
+# Files that benchmarks write: changes there do not change what is measured.
 GENERATED = (":(exclude)benchmarks/results", ":(exclude)README.md", ":(exclude)docs")
 SOURCES = ("csrc", "kernels", "fastuda", "benchmarks", "setup.py")
 
 
 def commit() -> str:
-    """Short hash of the tree, with ``-dirty`` where its sources differ; FASTUDA_COMMIT where there is no repository.
+    """Short hash of the commit, with ``-dirty`` where the sources differ from it; FASTUDA_COMMIT where that is set.
 
-    Generated results and the texts made of them do not count; files of the sources that git does not follow do.
+    Changes of results and of the pages made of them do not count; source files that git does not track do.
     """
 
     def git(*arguments: str) -> str:

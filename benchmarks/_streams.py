@@ -22,7 +22,7 @@ def records() -> dict[str, list[dict]]:
 
 
 def part() -> str:
-    """A table: each form at the most images it was run on, an image's share, and its ratio to ours."""
+    """A table: each form at the largest number of images it was run on, its costs, and its time over ours."""
     found = records()
     if not found:
         return "Not measured yet."

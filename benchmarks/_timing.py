@@ -1,4 +1,4 @@
-"""How one call is timed: its time on the device, calls in a row by the clock, and how many launches it makes."""
+"""How one call is timed: its time on the device, the clock's time of several calls in a row, and its launches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from fastuda.ops import use_backend
 
 ROW = {"cpu": (1, 32), "cuda": (4, 64)}  # fewest and most calls in a row
-REPEATS = 3  # rows of calls, of which the median counts
+REPEATS = 3  # repetitions; the median counts
 
 
 def quantiles(seconds: Sequence[float]) -> dict[str, float]:
@@ -28,9 +28,9 @@ def quantiles(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def directed(function: Callable, direction: str) -> tuple[Callable, Callable]:
-    """(prepare, call): what is done before the clock starts, and what is timed on what ``prepare`` returned.
+    """(prepare, call): ``prepare`` runs before the clock starts, ``call`` is timed on what it returned.
 
-    A function's attribute ``backend``, if it has one, serves the backward pass too.
+    A function's attribute ``backend``, if it has one, names the backend of the backward pass.
     """
     backend = getattr(function, "backend", None)
 
@@ -46,10 +46,10 @@ def directed(function: Callable, direction: str) -> tuple[Callable, Callable]:
 
 
 class Sampler:
-    """Runs the call once and notes the seconds: a clock on the CPU, events on a GPU.
+    """Times one call: by the clock on a CPU, by events on a GPU.
 
-    A GPU gets a head start of other work, which also empties its cache, so that the host's launches are queued before
-    the first of them runs; more launches than that covers cost time, as they do in a training step.
+    A GPU is given other work first, which also flushes its cache, so that the call's launches are queued before the
+    first of them runs. Launches beyond what that work hides cost time, as they do in a training step.
     """
 
     def __init__(self, call: Callable, device: torch.device, size: float = 1.0) -> None:
@@ -77,11 +77,11 @@ class Sampler:
 def calls_in_a_row(
     prepare: Callable, call: Callable, sets: Sequence[tuple], device: torch.device, elapsed: float, budget: float
 ) -> float:
-    """Milliseconds by the clock of one of several calls in a row, with one wait at the end: the median of some rows.
+    """Milliseconds of one of several calls in a row by the clock, with one wait at the end: the median of repetitions.
 
-    The host's time shows wherever it exceeds the device's. ``elapsed``: seconds of one call, which with ``budget``
-    (seconds in all) makes how many there are. What ``prepare`` returns must be there before the clock starts, so a
-    backward pass has only as many calls as graphs fit into half of the free memory.
+    It exceeds the device's time where the host is slower. ``elapsed``: seconds of one call; ``budget`` over ``elapsed``
+    gives the number of calls. All results of ``prepare`` must exist before the clock starts, so a backward pass has
+    only as many calls as autograd graphs fit into half of the free memory.
     """
     fewest, most = ROW[device.type]
     count = max(fewest, min(most, int(budget / REPEATS / max(elapsed, 1e-6))))
@@ -116,7 +116,7 @@ def count_launches(call: Callable, arguments: tuple) -> int | None:
 
 
 def available_bytes(device_type: str) -> float:
-    """Memory that a provider may still take, a quarter left to others."""
+    """Bytes of memory that a provider may still take: three quarters of what is free."""
     if device_type == "cuda":
         torch.cuda.empty_cache()
         return 0.75 * torch.cuda.mem_get_info()[0]

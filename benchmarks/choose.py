@@ -1,9 +1,9 @@
-"""Rewrites fastuda/ops/_table.py, which GPU backend goes first, from rows that were measured on a card.
+"""Rewrite fastuda/ops/_table.py, which says which GPU backend goes first, from rows measured on a card.
 
     python benchmarks/choose.py RESULTS.json [RESULTS.json ...] [--capability 9.0] [--device NAME] [--ungated]
 
 A form's row for that card is replaced where the files time CUDA C++ and Triton in the same cases; all others stay.
-The time of a row is that of the call: of the device, or by the clock where the host takes longer.  The geometric mean
+The time of a row is the device's, or the clock's where the host takes longer.  The geometric mean
 of the cases' ratios decides.  Rows that the gate refused, or did not judge, count only with --ungated; smoke sizes
 never do.
 """
@@ -28,12 +28,12 @@ TABLE = Path(_table.__file__)
 START = "ROWS = (\n"
 LINE = 120
 ORDERS = {_table.CUDA: "CUDA", _table.TRITON: "TRITON"}
-# Operators of benchmarks/ops whose raw operators are called otherwise.
+# Operators of benchmarks/ops whose raw operators have another name.
 RAW = {"triplet_consistency_loss": "triplet_consistency"}
 
 
 def form_of(operator: str, case: str, direction: str) -> str | None:
-    """The form of the table that a row of results times; None if it times several at once, or none of the table's."""
+    """The table's form that a row of results times; None if it times several at once, or a form not in the table."""
     forms = {row.form for row in _table.ROWS}
     name = RAW.get(operator, operator)
     if operator == "class_balanced_sample" and case.startswith("per class"):
@@ -46,7 +46,7 @@ def form_of(operator: str, case: str, direction: str) -> str | None:
 
 
 def milliseconds(row: dict) -> float:
-    """What a call takes, whether the device or the host limits it."""
+    """Milliseconds of a call: the larger of the device's time and the host's."""
     return max(row["ms"], row.get("wall_ms") or 0)
 
 
@@ -127,7 +127,7 @@ def measured_rows(paths: list[Path], device: str | None, ungated: bool) -> tuple
 
 
 def read_table(path: Path) -> tuple[str, tuple[Row, ...]]:
-    """(text before the rows, rows) of a table's file; ValueError if it is none."""
+    """(text before the rows, rows) of a table's file; ValueError if the file holds no table."""
     text = path.read_text()
     if START not in text:
         raise ValueError(f"{path} has no line {START.strip()!r}")

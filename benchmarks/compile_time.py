@@ -3,8 +3,8 @@
     python benchmarks/compile_time.py                 every file, and their sum
     python benchmarks/compile_time.py sinkhorn        some of them
 
-Machines differ, so the sum is also given in units of one reference file that the same compiler takes in the same run:
-``std::regex`` of the standard library, once before and once after. ccache would hide all of it and is turned off.
+Machines differ, so the sum is also given relative to the time of one reference file, ``std::regex`` of the standard
+library, which is compiled once before and once after. ccache is turned off, because it would hide the time.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ int matches(const std::string& text, const std::string& pattern) {
 
 
 def compiler_flags() -> list[str]:
-    """What setup.py hands to the C++ compiler."""
+    """The flags that setup.py gives to the C++ compiler."""
     before = Path.cwd()
     os.chdir(ROOT)  # setup.py looks for its sources in the current folder
     try:

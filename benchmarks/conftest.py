@@ -1,11 +1,11 @@
 """Options, the session's roofline probes, the gate and the results file of ``pytest benchmarks/ --benchmark-only``.
 
-    pytest benchmarks/ --benchmark-only                                   quick: a look at your machine
+    pytest benchmarks/ --benchmark-only                                   a quick run on your machine
     pytest benchmarks/ --benchmark-only --scale full --results benchmarks/results/
 
-Every row is appended to a journal when it is finished, so a session that is killed loses none; the same --journal goes
-on where it ended, and ``python benchmarks/rows.py`` judges it and moves it into a results file.
-On a CPU the process starts itself again with the allocator and thread settings that kernels are compared under.
+Every row is appended to a journal when it is finished, so a session that is killed loses none. A session with the
+same --journal continues where it ended; ``python benchmarks/rows.py`` judges the rows and writes a results file.
+On a CPU the process starts itself again with the allocator and thread settings under which kernels are compared.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from pathlib import Path
 
 import pytest
 
-# importlib mode leaves sys.path alone; the harness and its benchmarks import each other by name.
+# pytest's importlib mode does not extend sys.path; the harness and its benchmarks import each other by name.
 sys.path.insert(0, str(Path(__file__).parent))
 
 SCALES = ("smoke", "quick", "full")
-# Without these, page faults of freshly mapped memory are most of what eager code is seen to take.
+# Without these settings, most of the time of eager code is page faults of newly mapped memory.
 ALLOCATOR = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": "34359738368",
@@ -29,7 +29,7 @@ ALLOCATOR = {
 }
 _STARTED = "FASTUDA_BENCHMARK_STARTED"
 JOURNALS = Path(__file__).resolve().parent.parent / ".benchmarks" / "rows"
-DEVICE_LOST = 75  # exit status: a kernel's fault ended the GPU's context; another process can go on
+DEVICE_LOST = 75  # exit status: a kernel's fault ended the GPU's context; another process can continue
 _state: dict = {}
 
 
@@ -67,15 +67,15 @@ def device_type(config: pytest.Config) -> str:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Start again under the protocol's environment: it must be there before the first allocation."""
-    _state["stderr"] = os.dup(2)  # before tests are captured: where a row that hangs is shown
+    """Start the process again with the settings above, which must be there before the first allocation."""
+    _state["stderr"] = os.dup(2)  # opened before pytest captures output: the traceback of a row that hangs goes there
     wanted = environment(config.getoption("threads"))
     if not config.getoption("benchmark_only", False) or _STARTED in os.environ or config.getoption("device") == "cuda":
         return
     if all(os.environ.get(name) == value for name, value in wanted.items()):
         return
     if capture := config.pluginmanager.getplugin("capturemanager"):
-        capture.stop_global_capturing()  # or the new process would write into the old one's capture file
+        capture.stop_global_capturing()  # otherwise the new process would write into the old one's capture file
     sys.stdout.flush()
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | wanted | {_STARTED: "1"})
 
@@ -85,7 +85,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if operator is None or "provider" not in metafunc.fixturenames:
         return
     scale = metafunc.config.getoption("scale")
-    metafunc.parametrize("case", list(operator.cases[scale]))  # slowest: its inputs are made once
+    metafunc.parametrize("case", list(operator.cases[scale]))  # the outermost loop: a case's inputs are made once
     asked = metafunc.config.getoption("providers")
     names = [name for name in operator.names if asked is None or name in asked]
     metafunc.parametrize("provider", names)
@@ -93,7 +93,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A results file holds rows of the harness, so others stay away; compilation must not starve the rest of time."""
+    """Keep only the harness's tests where results are written, and run what compiles last, in case time runs out."""
     if config.getoption("results"):
         others = [item for item in items if "measure" not in getattr(item, "fixturenames", ())]
         config.hook.pytest_deselected(items=others)
@@ -164,7 +164,7 @@ def measure(session_harness, pytestconfig, benchmark, case, direction, provider)
 
 
 def leave_a_lost_device(device) -> None:
-    """Ends the process where a kernel's fault has ended the context: there, every later row would fail too."""
+    """End the process where a kernel's fault has ended the GPU's context: every later row would fail too."""
     import roofline
 
     try:

@@ -2,10 +2,10 @@
 
     python benchmarks/profile_ops.py [--device cuda] [--scale full] [--providers cuda triton] [--output profile.txt]
 
-``--once`` calls every kernel once on small shapes with odd sizes and profiles nothing: what compute-sanitizer runs.
-Each table is in ``--output`` as soon as it is made; a call that fails is named at the end, after all others, and the
-exit status is then 1. Where a kernel's fault has ended the GPU's context the status is 75: the same command with the
-same ``--journal`` goes on after the call that did it.
+``--once`` calls every kernel once on small shapes with odd sizes and profiles nothing, for compute-sanitizer. Each
+table is in ``--output`` as soon as it is made; calls that fail are listed at the end, and the exit status is then 1.
+Where a kernel's fault has ended the GPU's context the status is 75: the same command with the same ``--journal``
+continues after the call that failed.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ DEVICE_LOST = 75
 
 
 def operators() -> list[_measure.Operator]:
-    """Every OPERATOR of benchmarks/ops; a file without one times in its own way."""
+    """Every OPERATOR of benchmarks/ops; files without one have a timing of their own and are left out."""
     found = []
     for path in sorted((FOLDER / "ops").glob("test_*.py")):
         spec = importlib.util.spec_from_file_location(f"_{path.stem}", path)
         module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module  # dataclasses look their module up
+        sys.modules[spec.name] = module  # dataclasses need their module there
         spec.loader.exec_module(module)
         found += [module.OPERATOR] if hasattr(module, "OPERATOR") else []
     return found
@@ -50,9 +50,9 @@ def operators() -> list[_measure.Operator]:
 def calls(
     device: torch.device, scale: str, providers: list[str], first: int = 0, every: int = 1
 ) -> Iterator[tuple[dict, Callable]]:
-    """(names as a journal has them, function that makes (prepare, call, inputs)) of each case, direction and provider.
+    """(names as in a journal, function that makes (prepare, call, inputs)) of each case, direction and provider.
 
-    The function raises UnavailableError where a provider cannot serve; the inputs of a case are made when first wanted.
+    The function raises UnavailableError where a provider cannot serve; the inputs of a case are made at its first use.
     """
     for operator in operators()[first::every]:
         for case_name, case in operator.cases[scale].items():
@@ -92,7 +92,7 @@ def table(prepare: Callable, call: Callable, inputs: tuple, device: torch.device
 
 
 def append(path: Path, text: str) -> None:
-    """Add a table to the file, on the disk when this returns."""
+    """Append a table to the file; it is on the disk when this returns."""
     with open(path, "a") as file:
         file.write(text)
         file.flush()
@@ -100,7 +100,7 @@ def append(path: Path, text: str) -> None:
 
 
 def profiled(make: Callable, names: dict, device: torch.device, options: argparse.Namespace) -> str:
-    """Call one row's kernel, or profile it into the output file; what is said about it."""
+    """Call one row's kernel, or profile it into the output file; a line about it."""
     prepare, call, inputs = make()
     if options.once:
         call(*prepare(*inputs))
@@ -114,16 +114,16 @@ def profiled(make: Callable, names: dict, device: torch.device, options: argpars
 
 
 def is_lost(device: torch.device) -> bool:
-    """Whether an earlier fault makes every later call of this process fail."""
+    """Whether a fault has ended the GPU's context, so that every later call of this process fails."""
     try:
         roofline.synchronise(device)
-    except Exception:  # torch raises different kinds of it in different releases
+    except Exception:  # the exception's type differs between releases of torch
         return True
     return False
 
 
 def walk(device: torch.device, options: argparse.Namespace, journal: _journal.Journal | None) -> tuple[int, list[str]]:
-    """Profile all rows that the journal does not hold; how many were served, and a line for each that failed."""
+    """Profile all rows that are not in the journal; the number that were served, and a line for each that failed."""
     start, served, failed = time.perf_counter(), 0, []
     for names, make in calls(device, options.scale, options.providers, options.first, options.every):
         title = _journal.title(names)
@@ -173,7 +173,7 @@ def main() -> int:
     device = torch.device(options.device)
     if device.type == "cpu":
         torch.set_num_threads(1)
-    products = _fake_card.empty_products() if options.fake_card else None  # noqa: F841  (held while they are replaced)
+    products = _fake_card.empty_products() if options.fake_card else None  # noqa: F841  (the replacement lasts as long as this variable)
     journal = _journal.Journal(options.journal) if options.journal else None
     if options.output is not None and not (journal and journal.done):
         options.output.unlink(missing_ok=True)  # the tables of an earlier run

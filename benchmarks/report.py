@@ -60,7 +60,7 @@ def train() -> str:
 
 
 def spent(record: dict) -> str:
-    """Minutes that a run took; its processor time instead where other work kept it waiting for much of them."""
+    """Minutes that a run took; its processor time instead where it had less than 80 % of a processor."""
     seconds, processor = record["seconds"], record.get("cpu_seconds")
     if seconds is None:
         return "–"
@@ -98,11 +98,11 @@ def number(x: float, digits: int = 3) -> str:
 
 
 def share(row: dict) -> str:
-    """The row's share of its ceiling; a dash where it beats that, which then was no ceiling (see NOTES.md)."""
+    """The row's share of its ceiling; a dash where it exceeds 100 %, as in older rows (see NOTES.md)."""
     return f"{row['ceiling_share']:.0%}" if row["ceiling_share"] <= 1 else "–"
 
 
-IN_A_ROW = 5  # where a GPU's table has the column of the clock; on a CPU both times are the clock's
+IN_A_ROW = 5  # position of a GPU's additional column; on a CPU both times are the clock's
 
 
 def operator_header(is_gpu: bool) -> list[str]:
@@ -136,7 +136,7 @@ def devices(rows: Sequence[dict]) -> dict[tuple[str, int], list[dict]]:
 
 
 def operators() -> str:
-    """A table for each device whose rows the gate let pass, ratios within one run; what was never measured says so."""
+    """A table for each device of the rows that passed the gate; a sentence for a kind of device that has none."""
     rows = _results.load(RESULTS)
     parts = []
     for (device, threads), own in devices(rows).items():

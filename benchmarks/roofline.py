@@ -1,9 +1,9 @@
-"""What this machine can do, measured: bandwidth to read, copy and write, rate of multiply-adds, and whether it is idle.
+"""Measure this machine's bandwidth of reading, copying and writing, its rate of multiply-adds, and whether it is idle.
 
     python benchmarks/roofline.py [--device cuda] [--threads 1]
 
-Benchmarks state their times as a share of these ceilings. Each is the best reading of several, from the fastest code
-that is known for it, because a bound that a kernel beats is the wrong bound.
+Benchmarks state their times as a share of these ceilings. Each is the best of several readings, from the fastest code
+known for it, because a bound that some kernel exceeds is no bound.
 """
 
 from __future__ import annotations
@@ -22,11 +22,10 @@ from pathlib import Path
 import _peaks
 import torch
 
-DRIFT = 0.15  # ceilings before and after may differ by this share of the larger one
+DRIFT = 0.15  # largest difference of a ceiling before and after, as a share of the larger one
 FOREIGN_CORES = 0.3  # processor time of other processes, in cores, above which the machine is called loaded
 FIGURES = ("read_gb_s", "copy_gb_s", "write_gb_s", "fma_gflop_s", "fp32_gflop_s", "bf16_gflop_s")
-# A float32 product of which no digit is lost takes at least three products of 16-bit parts: high x high and the two
-# of high x low.
+# A float32 product in full precision takes at least three products of 16-bit parts: high x high, and high x low twice.
 SPLIT_PRODUCTS = 3
 _BYTES = {"cpu": 2**27, "cuda": 2**30}
 _SIDE = {"cpu": {torch.float32: 1024, torch.bfloat16: 512}, "cuda": {torch.float32: 4096, torch.bfloat16: 8192}}
@@ -35,7 +34,7 @@ _BUDGET = 0.4  # seconds of one figure of the probe
 
 @dataclass(frozen=True)
 class Probe:
-    """Ceilings of one device with the current number of threads, and the cores that others used meanwhile.
+    """Ceilings of one device with the current number of threads, and the cores that other processes used meanwhile.
 
     read, copy and write: GB/s (1e9 bytes) of DRAM; a copy counts the bytes it reads and the bytes it writes.
     fma: GFLOP/s of float32 multiply-adds in registers. fp32 and bf16: GFLOP/s of the library's matrix product, float32
@@ -58,14 +57,14 @@ class Probe:
 
 
 def best(probes: Iterable[Probe]) -> Probe:
-    """The larger of each ceiling: what the machine reached once, it can do."""
+    """The largest value of each ceiling among the probes."""
     probes = list(probes)
     return replace(probes[0], **{figure: max(getattr(probe, figure) for probe in probes) for figure in FIGURES})
 
 
 @dataclass(frozen=True)
 class Work:
-    """What any implementation must do: bytes read once, bytes written once, operations, and in which precision."""
+    """The least that any implementation must do: bytes read, bytes written, operations, and their precision."""
 
     read: int
     written: int
@@ -103,7 +102,7 @@ def synchronise(device: torch.device) -> None:
 
 
 def device_name(device: torch.device | str) -> str:
-    """The processor's or the card's own name."""
+    """The name that the processor or the card reports."""
     device = torch.device(device)
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
@@ -148,14 +147,14 @@ class ForeignLoad:
         return time.perf_counter(), busy - own
 
     def cores(self) -> float:
-        if not Path("/proc/stat").exists():  # elsewhere the load average has to do; this process is 1 of it
+        if not Path("/proc/stat").exists():  # otherwise the load average, less this process
             return max(0.0, os.getloadavg()[0] - 1) if hasattr(os, "getloadavg") else 0.0
         wall, others = (b - a for a, b in zip(self.start, self._now(), strict=True))
         return max(0.0, others / wall) if wall > 0 else 0.0
 
 
 def _readings(call: Callable[[int], object], device: torch.device, budget: float, most: int = 25) -> list[float]:
-    """Seconds of one call; on a GPU of several in a row, or the host's wait would be part of it."""
+    """Readings of the seconds of one call; on a GPU each is the mean of several calls, which hides the host's wait."""
     batch = 8 if device.type == "cuda" else 1
     call(0)
     synchronise(device)
@@ -167,20 +166,20 @@ def _readings(call: Callable[[int], object], device: torch.device, budget: float
             call(len(seconds) + i)
         synchronise(device)
         seconds.append((time.perf_counter() - start) / batch)
-        if batch * seconds[0] > budget:  # so slow that one reading is enough
+        if batch * seconds[0] > budget:  # one reading is enough for a call this slow
             break
     return seconds
 
 
 def read_gb_s(device: torch.device, nbytes: int, budget: float = _BUDGET) -> float:
-    """The usual bandwidth, a median: of the better of a sum and a dot product over rotated buffers of ``nbytes``."""
+    """The usual read bandwidth: the better median of a sum and of a dot product over rotated buffers of ``nbytes``."""
     buffers = [torch.rand(2**18, device=device).repeat(max(1, nbytes // 2**20)) for _ in range(2)]
     reads = (lambda i: buffers[i % 2].sum(), lambda i: torch.dot(buffers[i % 2], buffers[i % 2]))
     return buffers[0].nbytes / 1e9 / min(statistics.median(_readings(read, device, budget / 2)) for read in reads)
 
 
 def bandwidths(device: torch.device, nbytes: int, budget: float = _BUDGET) -> dict[str, float]:
-    """The best GB/s seen of a read, a copy and a write, by PyTorch and on a CPU also by plain loops past the caches."""
+    """The best GB/s of a read, a copy and a write: by PyTorch, on a CPU also by plain loops that bypass the caches."""
     source = [torch.rand(2**18, device=device).repeat(nbytes // 2**20) for _ in range(2)]
     target = torch.empty_like(source[0])
     calls: dict[str, list[Callable[[int], object]]] = {
@@ -209,7 +208,7 @@ def _plain_walks(mode: str, target: torch.Tensor, source: Sequence[torch.Tensor]
 
 
 def rates(device: torch.device, size: float, budget: float = _BUDGET) -> dict[str, float]:
-    """The best GFLOP/s seen of a matrix product in float32 and bfloat16, and of multiply-adds in registers."""
+    """The best GFLOP/s of a matrix product in float32 and bfloat16, and of multiply-adds on registers."""
     found = {}
     for dtype, name in ((torch.float32, "fp32_gflop_s"), (torch.bfloat16, "bf16_gflop_s")):
         side = max(64, int(_SIDE[device.type][dtype] * size))
@@ -228,7 +227,7 @@ def probe(device: torch.device | str = "cpu", size: float = 1.0) -> Probe:
     threads = torch.get_num_threads()
     nbytes = max(2**20, int(_BYTES[device.type] * size))
     if device.type == "cpu":
-        _peaks.library()  # its compiler is no load of other processes
+        _peaks.library()  # compiled before the load of other processes is counted
     load = ForeignLoad()
     with pinned(device, threads):
         if device.type == "cuda":  # an idle card needs a moment to raise its clocks
@@ -238,12 +237,12 @@ def probe(device: torch.device | str = "cpu", size: float = 1.0) -> Probe:
 
 
 def drift(before: float, after: float) -> float:
-    """How far two readings are apart, as a share of the larger."""
+    """The difference of two readings as a share of the larger."""
     return abs(before - after) / max(before, after)
 
 
 def objections(probes: Sequence[Probe]) -> list[str]:
-    """Why figures taken between these probes must not be reported; empty if they may."""
+    """Why figures measured between these probes must not be published; empty if they may."""
     if len(probes) < 2:
         return ["the roofline was not probed before and after"]
     found = []

@@ -1,13 +1,13 @@
 """Judge the journals of benchmark sessions and move their rows into a results file.
 
     python benchmarks/rows.py JOURNAL... --results benchmarks/results/     rows that the gate lets pass
-    python benchmarks/rows.py JOURNAL... --results FOLDER --ungated        all rows, marked with what the gate said
-    python benchmarks/rows.py JOURNAL...                                   only says what is in them
+    python benchmarks/rows.py JOURNAL... --results FOLDER --ungated        all rows, marked with the gate's verdict
+    python benchmarks/rows.py JOURNAL...                                   only lists what is in them
     python benchmarks/rows.py JOURNAL... --finished                        exit status 0 if each came to its end
     python benchmarks/rows.py JOURNAL... --failures                        a line for each row that failed
 
-A session does the same when it ends; this is for one that was killed, and for sessions of several backends whose rows
-belong to one run (journals given together replace older rows of their cases together).
+A session does the same when it ends; this command is for sessions that were killed, and for sessions of several
+backends whose rows belong to one run (the rows of all given journals replace older rows of their cases together).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import _results
 
 
 def save(rows: Sequence[dict], path: Path, ungated: bool) -> tuple[str, int]:
-    """Write rows into a results file, or into <device>.json of a folder; (a sentence, how many were left out)."""
+    """Write rows into a results file, or <device>.json of a folder; (a sentence about it, number of rows left out)."""
     import _gate
     import roofline
 
@@ -56,7 +56,7 @@ def main(given: Sequence[str] | None = None) -> int:
         return 0
     if options.finished:
         return int(not all(map(_journal.finished, records.values())))
-    import _gate  # with torch, which takes seconds to import and is not needed above
+    import _gate  # here, because importing torch takes seconds and is not needed above
 
     rows = [row for own in records.values() for row in _gate.judge(own)]
     gates = [row["gate"].split(":")[0] for row in rows]

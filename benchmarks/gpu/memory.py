@@ -1,4 +1,4 @@
-"""A step's memory measured on a card beside its forecast: what benchmarks/gpu.sh writes at the end of its part.
+"""A step's memory measured on a card beside its forecast; benchmarks/gpu.sh runs it.
 
 python -m fastuda.memory --method sdca --amp --card 11g --json forecast.json
 python -m fastuda.memory --method sdca --amp --card 11g --measure --json measured.json

@@ -22,7 +22,7 @@ CLASSES, STRIDE = 19, 8
 
 @dataclass(frozen=True)
 class Case:
-    """grid: windows that overlap by half, as MONAI's inferer lays them, instead of random places."""
+    """grid: windows that overlap by half, as MONAI's sliding-window inference places them, instead of random places."""
 
     patches: int
     side: int  # of a patch, in scores
@@ -48,7 +48,7 @@ CASES = {
 
 
 def setup(case: Case, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores of the patches, labels that nobody reads, and the places of the patches."""
+    """Scores of the patches, unused labels, and the places of the patches."""
     on = {"generator": generator, "device": generator.device}
     scores = 3 * torch.randn(1, case.patches, CLASSES, case.side, case.side, **on)
     labels = torch.randint(0, CLASSES + 1, (64, 64), **on, dtype=torch.uint8)
@@ -62,7 +62,7 @@ def setup(case: Case, generator: torch.Generator) -> tuple[Tensor, Tensor, Tenso
 
 
 def work(case: Case, direction: str) -> Work:
-    """Scores are read once; a lerp and an addition a class and pixel of a patch, of logits an exponential as well."""
+    """Scores are read once; a lerp, an addition and for logits an exponential for each class and pixel of a patch."""
     pixels, image = case.patches * case.patch[0] * case.patch[1], case.height * case.width
     read = 4 * case.patches * case.side * case.side * CLASSES
     return Work(read, 5 * image, CLASSES * ((15 if case.logits else 3) * pixels + 2 * image))
@@ -80,7 +80,7 @@ def decided(votes: Tensor, number: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pad_and_add(case: Case) -> Callable:
-    """The field's form: each patch becomes a volume of the image's size, which is added."""
+    """The usual form: each patch is padded to the image's size and added."""
 
     def usual(scores: Tensor, labels: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
         votes, number = 0, 0
@@ -95,7 +95,7 @@ def pad_and_add(case: Case) -> Callable:
 
 
 def slice_add(case: Case) -> Callable:
-    """The same with the sum kept and only the patch's place touched."""
+    """The same, adding only to the patch's place in the sum."""
 
     def form(scores: Tensor, labels: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
         votes = scores.new_zeros(1, CLASSES, case.height, case.width)
@@ -110,7 +110,7 @@ def slice_add(case: Case) -> Callable:
 
 
 def monai(case: Case) -> Callable | UnavailableError:
-    """MONAI's sliding window, whose network is replaced by the upsampling of the stored scores."""
+    """MONAI's sliding window, with the upsampling of the stored scores in the network's place."""
     if not case.grid:
         return UnavailableError("its windows lie on a grid")
     try:

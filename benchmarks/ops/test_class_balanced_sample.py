@@ -53,13 +53,13 @@ def setup(case: Case, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 
 def work(case: Case, direction: str) -> Work:
-    """Labels are read once, one random number a pixel (12 operations), and the pixels drawn are written."""
+    """Labels are read once, one random number is made for each pixel (12 operations), the drawn pixels are written."""
     pixels, drawn = case.images * case.pixels, case.images * case.wanted * (CLASSES if case.per_class else 1)
     return Work(pixels, 8 * drawn, 12 * pixels)
 
 
 def numbers(drawn: Tensor) -> Sequence[Tensor]:
-    """How many pixels were drawn: which ones is chance."""
+    """The number of drawn pixels; which pixels are drawn is random, so they are not compared."""
     return ((drawn >= 0).sum(-1),)
 
 
@@ -69,7 +69,7 @@ def truth(case: Case, inputs: tuple) -> tuple[Sequence[Tensor], None]:
 
 
 def loop_by_share(seed: Tensor, labels: Tensor, wanted: int) -> Tensor:
-    """CPSL Eq. 8-9 as written: of each image and class a random part, then random pixels of the rest."""
+    """CPSL Eq. 8-9 as written: a random part of each class in each image, then random pixels of the rest."""
     result = torch.full((len(labels), wanted), -1, device=labels.device)
     for row, image in zip(result, labels, strict=True):
         valid = (image < CLASSES).nonzero().flatten()

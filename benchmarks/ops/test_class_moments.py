@@ -22,7 +22,7 @@ CLASSES = 19
 
 @dataclass(frozen=True)
 class Case:
-    """nchw lays the pixels out as images of 90 rows, where every channel is a plane."""
+    """nchw: the pixels are images of 90 rows, contiguous in (N, C, H, W)."""
 
     pixels: int
     channels: int
@@ -49,7 +49,7 @@ CASES = {
 
 
 def setup(case: Case, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Independent labels for each pixel, the worst case for runs of one class; a tenth of them is ignored."""
+    """Independent labels for each pixel, the worst case for code that uses runs of one class; a tenth is ignored."""
     on = {"generator": generator, "device": generator.device}
     labels = torch.randint(0, CLASSES, (case.pixels,), **on, dtype=torch.uint8)
     labels[torch.rand(case.pixels, **on) < 0.1] = 255
@@ -74,7 +74,7 @@ def truth(case: Case, inputs: tuple) -> tuple[Sequence[Tensor], None]:
 
 
 def rows(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """float32 pixels and their class, CLASSES for an ignored one."""
+    """float32 pixels and their classes; CLASSES stands for an ignored pixel."""
     if features.dim() == 4:
         features = features.permute(0, 2, 3, 1).reshape(-1, features.shape[1])
     y = labels.reshape(-1).long()
@@ -87,7 +87,7 @@ def members(y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def usual(features: Tensor, labels: Tensor):
-    """The field's form: pixels x classes x channels, the mean first and then the centred squares."""
+    """The usual form: pixels x classes x channels, the mean first and then the centred squares."""
     x, y = rows(features, labels)
     member, count = members(y)
     by_class = x.unsqueeze(1) * member.unsqueeze(2)
@@ -97,7 +97,7 @@ def usual(features: Tensor, labels: Tensor):
 
 
 def usual_full(features: Tensor, labels: Tensor):
-    """The field's form of a full covariance: the outer product of every centred pixel, summed by class."""
+    """The usual form of a full covariance: the outer product of every centred pixel, summed by class."""
     x, y = rows(features, labels)
     member, count = members(y)
     mean = member.T @ x / count
@@ -108,7 +108,7 @@ def usual_full(features: Tensor, labels: Tensor):
 
 
 def one_hot_matmul(features: Tensor, labels: Tensor):
-    """The best three-line rewrite; E[x^2] - E[x]^2 is not centred and loses digits."""
+    """The fastest rewrite in three lines; E[x^2] - E[x]^2 is not centred and loses digits."""
     x, y = rows(features, labels)
     member, count = members(y)
     mean = member.T @ x / count
@@ -124,7 +124,7 @@ def index_add(features: Tensor, labels: Tensor):
 
 
 def class_matmul(features: Tensor, labels: Tensor):
-    """One matrix product a class over that class's own pixels; waits for the device at every class."""
+    """One matrix product for each class over its pixels; waits for the device at every class."""
     x, y = rows(features, labels)
     means, squares = [], []
     for k in range(CLASSES):

@@ -21,7 +21,7 @@ CLASSES = 19
 
 @dataclass(frozen=True)
 class Case:
-    """sure: confidences of a trained network, most of them next to 1, instead of even ones."""
+    """sure: confidences as of a trained network, most of them near 1, instead of uniform ones."""
 
     pixels: int
     sure: bool = False
@@ -52,7 +52,7 @@ def setup(case: Case, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 
 def work(case: Case, direction: str) -> Work:
-    """Confidences and labels are read once, a comparison each."""
+    """Confidences and labels are read once, with one comparison each."""
     return Work(case.pixels * (case.dtype.itemsize + 1), 4 * CLASSES, case.pixels)
 
 
@@ -75,7 +75,7 @@ def usual(confidence: Tensor, label: Tensor) -> Tensor:
 
 
 def sort(confidence: Tensor, label: Tensor) -> Tensor:
-    """CBST's: sort the confidences of each class, take the one at the portion."""
+    """CBST's form: sort the confidences of each class and take the one at the portion."""
     own = (confidence[label == k].float().sort().values for k in range(CLASSES))
     return torch.stack([c[(len(c) - 1) // 2] for c in own])
 

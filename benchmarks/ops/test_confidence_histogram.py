@@ -22,7 +22,7 @@ CLASSES, BINS = 19, 1024
 
 @dataclass(frozen=True)
 class Case:
-    """sure: logits of a trained network, whose neighbours agree and are nearly certain."""
+    """sure: logits as of a trained network: neighbours agree, and most are nearly certain."""
 
     height: int
     width: int
@@ -45,7 +45,7 @@ CASES = {
 
 
 def setup(case: Case, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Logits, and labels that nobody reads."""
+    """Logits, and unused labels."""
     on = {"generator": generator, "device": generator.device}
     scores = 3 * torch.randn(1, CLASSES, case.height, case.width, **on)
     if case.sure:
@@ -56,7 +56,7 @@ def setup(case: Case, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 
 def work(case: Case, direction: str) -> Work:
-    """Scores are read once; a lerp, an exponential (about 10 operations), a sum and a comparison a class and pixel."""
+    """Scores are read once; a lerp, an exponential (about 10 operations), a sum and comparison per class and pixel."""
     read = 4 * case.height * case.width * CLASSES
     return Work(read, 8 * CLASSES * BINS, 15 * case.pixels * CLASSES)
 
@@ -74,7 +74,7 @@ def usual_of(case: Case) -> Callable:
 
 
 def counted(case: Case) -> Callable:
-    """The best short rewrite: one bincount of class and bin together."""
+    """The fastest short rewrite: one bincount of class and bin together."""
 
     def form(scores: Tensor, labels: Tensor) -> Tensor:
         up = F.interpolate(scores, size=case.size, mode="bilinear", align_corners=True)
@@ -90,7 +90,7 @@ def truth(case: Case, inputs: tuple) -> tuple[Sequence[Tensor], None]:
 
 
 def results(output: Tensor) -> tuple[Tensor]:
-    """Pixels below each bin: one that moves to the next bin does not matter."""
+    """Pixels below each bin, so that a pixel that moves to the next bin changes little."""
     return (output.double().cumsum(1),)
 
 

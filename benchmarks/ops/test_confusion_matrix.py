@@ -21,7 +21,7 @@ CLASSES = 19
 
 @dataclass(frozen=True)
 class Case:
-    """dtype: of the prediction, int64 as argmax leaves it; labels are uint8. noise: no two neighbours alike."""
+    """dtype: of the prediction, int64 as argmax returns it; labels are uint8. noise: independent pixels."""
 
     height: int
     width: int
@@ -57,7 +57,7 @@ def setup(case: Case, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 
 def work(case: Case, direction: str) -> Work:
-    """Both maps are read once; one addition a pixel."""
+    """Both maps are read once, with one addition for each pixel."""
     pixels = case.height * case.width
     return Work(pixels * (case.dtype.itemsize + 1), 8 * CLASSES**2, pixels)
 
@@ -82,7 +82,7 @@ def usual(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 def torchmetrics_form(validate: bool) -> Callable | UnavailableError:
-    """Its functional form; it checks the values by default, and wants labels of at least 16 bits for that."""
+    """torchmetrics' functional form; by default it checks the values, which needs labels of at least 16 bits."""
     try:
         from torchmetrics.functional.classification import multiclass_confusion_matrix
     except ImportError:

@@ -20,7 +20,7 @@ from fastuda.reference.contrastive_bound import contrastive_bound as formula
 
 CLASSES, TAU = 19, 100.0
 IGNORED = 0.1  # share of the pixels
-TRUTH_ROWS = 4096  # bounds the float64 truth's intermediates
+TRUTH_ROWS = 4096  # pixels at a time, which bounds the intermediates of the float64 truth
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def operator(q: Tensor, labels: Tensor, mean: Tensor, covariance: Tensor | None 
 
 
 def definition(q: Tensor, labels: Tensor, mean: Tensor, covariance: Tensor | None = None) -> Tensor:
-    """This package's differentiable formula, in one piece under autograd."""
+    """This package's differentiable formula under autograd, all pixels at once."""
     loss = formula(pixel_rows(q), labels.flatten(), mean, covariance, TAU, True)
     return loss.sum() / (labels < CLASSES).sum().clamp(min=1)
 
@@ -128,7 +128,7 @@ def mean_loss(first: Tensor, second: Tensor | float, labels: Tensor) -> Tensor:
 
 
 def usual(q: Tensor, labels: Tensor, mean: Tensor, covariance: Tensor | None = None) -> Tensor:
-    """SDCA Eq. 14 with both forms as sums over pixels x classes x channels."""
+    """SDCA Eq. 14 with the linear and the quadratic form as sums over pixels x classes x channels."""
     q = F.normalize(pixel_rows(q).float(), dim=1).unsqueeze(1)
     first = (q * F.normalize(mean, dim=1)).sum(2) / TAU
     second = 0.0 if covariance is None else (q.square() * F.normalize(covariance, dim=1)).sum(2) / (2 * TAU**2)

@@ -18,7 +18,7 @@ from fastuda.ops import lovasz_softmax
 from fastuda.reference.lovasz_softmax import forward as formula
 
 CLASSES, BINS = 19, 1024
-# Of a pixel and class: two lerps, an exponential of about 12 operations, and for the gradient a product and two sums.
+# Per pixel and class: two lerps, an exponential of about 12 operations; for the gradient a product and two sums.
 FORWARD_FLOPS, BACKWARD_FLOPS = 18, 6
 
 
@@ -27,7 +27,7 @@ class Case:
     images: int
     source: tuple[int, int]
     size: tuple[int, int]
-    bins: int = 0  # 0 sorts the errors
+    bins: int = 0  # 0: the errors are sorted
 
     @property
     def pixels(self) -> int:
@@ -55,7 +55,7 @@ CASES = {
 
 
 def setup(case: Case, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Logits of a few units that favour the label; uint8 labels, a tenth of them ignored."""
+    """Logits with a standard deviation of a few units that favour the label; uint8 labels, a tenth of them ignored."""
     on = {"generator": generator, "device": generator.device}
     labels = torch.randint(0, CLASSES, (case.images, *case.size), **on, dtype=torch.uint8)
     labels[torch.rand(labels.shape, **on) < 0.1] = 255
@@ -72,14 +72,14 @@ def work(case: Case, direction: str) -> Work:
 
 
 def truth(case: Case, inputs: tuple) -> tuple[Sequence[Tensor], Tensor]:
-    """The loss and gradient, exact or in bins as the case is."""
+    """The loss and its gradient, exact or in bins as the case says."""
     logits, labels = inputs
     loss, slope = formula(logits.detach().double(), labels, case.bins, False, True, 255, True)
     return (loss,), slope
 
 
 def exact_truth(case: Case, inputs: tuple) -> tuple[Sequence[Tensor], Tensor]:
-    """Of those who sort the errors in a case of bins too."""
+    """The truth for providers that sort the errors in a case of bins too."""
     return truth(replace(case, bins=0), inputs)
 
 
@@ -95,7 +95,7 @@ class _Definition(torch.autograd.Function):
 
 
 def usual(logits: Tensor, labels: Tensor) -> Tensor:
-    """The field's form: valid pixels as rows, then class by class a sort, a gather and sums along the sorted pixels."""
+    """The usual form: valid pixels as rows, then class by class a sort, a gather and sums along the sorted pixels."""
     up = F.interpolate(logits, size=labels.shape[1:], mode="bilinear", align_corners=True)
     p, y = up.softmax(1).permute(0, 2, 3, 1).reshape(-1, CLASSES), labels.reshape(-1)
     p, y = p[y != 255], y[y != 255]
@@ -133,7 +133,7 @@ OPERATOR = Operator(
     truths={"usual": exact_truth, "compile": exact_truth},
     directions=("forward", "both"),
     names=("cpu", "cuda", "triton", "reference", "usual", "compile"),
-    # Of the gradient: what a pixel counts for depends on how ties and bins fall. tests/ops compares more closely.
+    # A pixel's weight in the gradient depends on the order of ties and the borders of bins; tests/ops is stricter.
     tolerance=0.5,
 )
 

@@ -19,8 +19,8 @@ from fastuda.ops import mode_losses
 from fastuda.reference.mode_losses import mode_losses as formula
 
 CLASSES, MODES, SIGMA2, MARGIN = 19, 3, 0.5, 1.0
-TRUTH_ROWS = 8192  # bounds the float64 truth's intermediates
-EDGE = 1e-4  # of squared distances of a few; float32 is right to about 1e-6 of them
+TRUTH_ROWS = 8192  # pixels at a time, which bounds the intermediates of the float64 truth
+EDGE = 1e-4  # squared distances are about 1 to 10, and float32 is exact to about 1e-6 of them
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ CASES = {
 
 
 def setup(case: Case, generator: torch.Generator) -> tuple:
-    """channels_last embeddings beside modes at distance 1.4 of each other, a third of them labelled otherwise.
+    """channels_last embeddings near modes that are 1.4 apart; a third have the label of another class.
 
-    uint8 labels of which a tenth is ignored; modes (K, M, d) that want a gradient too.
+    uint8 labels of which a tenth is ignored; modes (K, M, d), which also require a gradient.
     """
     on = {"generator": generator, "device": generator.device}
     shape, size = (case.images, case.height, case.width), case.channels**-0.5
@@ -66,7 +66,7 @@ def setup(case: Case, generator: torch.Generator) -> tuple:
 
 
 def on_the_edge(e: Tensor, labels: Tensor, modes: Tensor) -> Tensor:
-    """Pixels whose hinge or choice of a mode is so near a tie that rounding may decide it, and with it a gradient."""
+    """Pixels so near a tie of the hinge or of the nearest mode that rounding may change their gradient."""
     found = []
     for part, y in zip(e.flatten(0, 2).split(TRUTH_ROWS), labels.flatten().split(TRUTH_ROWS), strict=True):
         distances = torch.stack([(part.double() - v.double()).square().sum(1) for v in modes.flatten(0, 1)], 1)
@@ -109,7 +109,7 @@ def truth(case: Case, inputs: tuple) -> tuple[Sequence[Tensor], Tensor]:
 
 
 class _WithModes(torch.autograd.Function):
-    """The harness asks for the gradient of the embeddings; here that of the modes is computed with it, by everyone."""
+    """A function whose gradient for the embeddings, which the harness takes, is computed with that for the modes."""
 
     @staticmethod
     def forward(ctx, function, e, labels, modes):
@@ -125,7 +125,7 @@ class _WithModes(torch.autograd.Function):
 
 
 def with_modes(function: Callable) -> Callable:
-    @wraps(function)  # with its attributes, of which one names the backend
+    @wraps(function)  # keeps its attributes, one of which names the backend
     def call(e: Tensor, labels: Tensor, modes: Tensor) -> Tensor:
         wanted = torch.is_grad_enabled()
         return _WithModes.apply(function, e, labels, modes) if wanted else function(e, labels, modes)
@@ -139,7 +139,7 @@ def operator(e: Tensor, labels: Tensor, modes: Tensor) -> Tensor:
 
 
 def definition(e: Tensor, labels: Tensor, modes: Tensor) -> Tensor:
-    """This package's differentiable formula, in one piece under autograd."""
+    """This package's differentiable formula under autograd, all pixels at once."""
     triplet, cross_entropy, *_ = formula(pixel_rows(e), labels.flatten(), modes, SIGMA2, MARGIN)
     return (triplet + cross_entropy).sum() / (labels < CLASSES).sum().clamp(min=1)
 
@@ -161,13 +161,13 @@ def usual(e: Tensor, labels: Tensor, modes: Tensor) -> Tensor:
 
 
 def matmul(e: Tensor, labels: Tensor, modes: Tensor) -> Tensor:
-    """|e|^2 - 2 e.v + |v|^2, one matrix product: it cancels where an embedding is near its mode."""
+    """|e|^2 - 2 e.v + |v|^2 by one matrix product, which loses digits where an embedding is near its mode."""
     e, v = pixel_rows(e).float(), modes.flatten(0, 1)
     return mean_loss(e.square().sum(1, keepdim=True) - 2 * e @ v.T + v.square().sum(1), labels)
 
 
 def faiss_distances(device_type: str) -> Callable | UnavailableError:
-    """All squared distances from faiss, the losses from torch: a library of nearest neighbours has no gradients."""
+    """Squared distances by faiss, the losses by torch; forward alone, because faiss has no gradients."""
     if device_type != "cpu":
         return UnavailableError("faiss-cpu runs on a CPU")
     try:

@@ -47,7 +47,7 @@ def setup(case: Case, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 
 def work(case: Case, direction: str) -> Work:
-    """Losses and labels are read once; one addition and one comparison a pixel."""
+    """Losses and labels are read once, with one addition and one comparison for each pixel."""
     return Work(case.pixels * (4 + case.label_dtype.itemsize), 12, 2 * case.pixels)
 
 

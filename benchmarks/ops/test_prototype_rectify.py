@@ -47,7 +47,7 @@ CASES = {
 
 
 def setup(case: Case, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores, labels that nobody reads, and soft labels."""
+    """Scores, unused labels, and soft labels."""
     on = {"generator": generator, "device": generator.device}
     shape = 1, CLASSES, case.height, case.width
     labels = torch.randint(0, CLASSES + 1, (64, 64), **on, dtype=torch.uint8)
@@ -56,13 +56,13 @@ def setup(case: Case, generator: torch.Generator) -> tuple[Tensor, Tensor, Tenso
 
 
 def work(case: Case, direction: str) -> Work:
-    """Both are read once; two lerps, a logarithm (about 12 operations), a sum and a comparison a class and pixel."""
+    """Both are read once; two lerps, a logarithm (about 12 operations), a sum and comparison per class and pixel."""
     read = case.height * case.width * CLASSES * (4 + case.stored.itemsize)
     return Work(read, case.pixels, 19 * case.pixels * CLASSES)
 
 
 def usual_of(case: Case) -> Callable:
-    """The field's form: the product of two full-resolution volumes."""
+    """The usual form: the product of two volumes of full resolution."""
 
     def usual(scores: Tensor, labels: Tensor, soft: Tensor) -> Tensor:
         dtype = torch.promote_types(scores.dtype, torch.float32)

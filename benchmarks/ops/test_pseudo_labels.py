@@ -49,7 +49,7 @@ CASES = {
 
 
 def setup(case: Case, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits, labels that nobody reads, and the classes' thresholds."""
+    """Logits, unused labels, and the classes' thresholds."""
     on = {"generator": generator, "device": generator.device}
     scores = 3 * torch.randn(1, CLASSES, case.height, case.width, **on)
     labels = torch.randint(0, CLASSES + 1, (64, 64), **on, dtype=torch.uint8)
@@ -58,13 +58,13 @@ def setup(case: Case, generator: torch.Generator) -> tuple[Tensor, Tensor, Tenso
 
 
 def work(case: Case, direction: str) -> Work:
-    """Scores are read once; a lerp, an exponential (about 10 operations), a sum and a comparison a class and pixel."""
+    """Scores are read once; a lerp, an exponential (about 10 operations), a sum and comparison per class and pixel."""
     read = case.height * case.width * CLASSES * case.dtype.itemsize
     return Work(read, 5 * case.pixels, 15 * case.pixels * CLASSES, torch.float32)
 
 
 def usual_of(case: Case) -> Callable:
-    """The field's form: upsample, softmax, maximum, compare."""
+    """The usual form: upsample, softmax, maximum, compare."""
 
     def usual(scores: Tensor, labels: Tensor, thresholds: Tensor) -> tuple[Tensor, Tensor]:
         dtype = torch.float64 if scores.dtype == torch.float64 else torch.float32
@@ -113,7 +113,7 @@ OPERATOR = Operator(
     truth=truth,
     results=results,
     names=("cpu", "cuda", "triton", "reference", "usual", "compile"),
-    tolerance=5e-3,  # a pixel of thousands changes its class or its bin
+    tolerance=5e-3,  # one pixel in thousands may change its class or bin
 )
 
 

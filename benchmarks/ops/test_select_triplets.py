@@ -44,12 +44,12 @@ def setup(case: Case, generator: torch.Generator) -> tuple[Tensor, ...]:
 
 
 def work(case: Case, direction: str) -> Work:
-    """Class and mode of every row are read once, two partners and a flag written for each target row."""
+    """Class and mode of every row are read once; two partners and a flag are written for each target row."""
     return Work(16 * (case.source + case.target), 17 * case.target, 30 * case.target)
 
 
 def validity(triplets: tuple[Tensor, Tensor, Tensor]) -> Sequence[Tensor]:
-    """Which rows found partners: which ones is chance."""
+    """Which rows have partners; the partners are random, so they are not compared."""
     return (triplets[2],)
 
 
@@ -69,7 +69,7 @@ def definition(mode: Tensor, label: Tensor, source_mode: Tensor, source_label: T
 
 
 def usual(mode: Tensor, label: Tensor, source_mode: Tensor, source_label: Tensor, seed: Tensor):
-    """A row at a time: list its allowed partners, take one of each."""
+    """Row by row: list the allowed partners, take one of each kind."""
     positive, negative = torch.zeros_like(label), torch.zeros_like(label)
     valid = torch.zeros_like(label, dtype=torch.bool)
     for i, (k, m) in enumerate(zip(label.tolist(), mode.tolist(), strict=True)):

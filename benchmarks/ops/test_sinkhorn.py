@@ -49,7 +49,7 @@ def setup(case: Case, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 
 def work(case: Case, direction: str) -> Work:
-    """Scores are read once; an exponential (about 10 operations) an entry, two multiply-adds an entry and round."""
+    """Scores are read once; an exponential (about 10 operations) per entry, two multiply-adds per entry and round."""
     entries = case.rows * case.classes
     return Work(
         entries * case.dtype.itemsize, 4 * case.current * case.classes, entries * (10 + 4 * ROUNDS), torch.float32
@@ -76,7 +76,7 @@ def providers(case: Case, device_type: str) -> dict[str, Callable | UnavailableE
         return reference(scores[None], marginal[None], EPSILON, ROUNDS, case.current)[0]
 
     def usual(scores: Tensor, marginal: Tensor) -> Tensor:
-        """The field's form: a dense exponential, then rounds of sums and divisions of all of Q."""
+        """The usual form: a dense exponential, then rounds of sums and divisions of all of Q."""
         q = torch.exp(scores.float() / EPSILON)
         q = q / q.sum()
         for _ in range(ROUNDS):
@@ -104,7 +104,7 @@ def pot(skipped: int) -> Callable | UnavailableError:
 
 
 def geomloss(skipped: int) -> Callable | UnavailableError:
-    """Its rounds are symmetric, with an annealed epsilon: three of them are not the labels of this method."""
+    """geomloss: its rounds are symmetric and anneal epsilon, so three of them do not give this method's labels."""
     return UnavailableError("geomloss offers no plain rounds: its result after three is another one")
 
 

@@ -46,9 +46,9 @@ CASES = {
 
 
 def setup(case: Case, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Logits, uint8 labels of which a tenth is ignored, other logits of much the same classes, where labels are valid.
+    """Logits, uint8 labels of which a tenth is ignored, other logits with mostly the same classes, and valid pixels.
 
-    The labels themselves are in nobody's way.
+    The labels themselves are not used.
     """
     on = {"generator": generator, "device": generator.device}
     labels = torch.randint(0, CLASSES, (case.images, case.height, case.width), **on, dtype=torch.uint8)
@@ -63,7 +63,7 @@ def setup(case: Case, generator: torch.Generator) -> tuple[Tensor, Tensor, Tenso
 
 
 def work(case: Case, direction: str) -> Work:
-    """Both read once, both gradients written; two exponentials (8 operations each) and ten operations an element."""
+    """Both are read once, both gradients written; two exponentials (8 operations each) and 10 operations an element."""
     values = case.pixels * CLASSES
     read = 2 * values * case.dtype.itemsize + case.pixels
     written = 4 * case.pixels if direction == "forward" else 2 * values * case.dtype.itemsize
@@ -78,7 +78,7 @@ def truth(case: Case, inputs: tuple) -> tuple[Sequence[Tensor], Tensor]:
 
 
 class _Both(torch.autograd.Function):
-    """The harness asks for the gradient of the first logits; that of the others is computed with it, by everyone."""
+    """A function whose gradient for the first logits, which the harness takes, is computed with that for the second."""
 
     @staticmethod
     def forward(ctx, function, first, second, mask):
@@ -93,7 +93,7 @@ class _Both(torch.autograd.Function):
 
 
 def with_both(function: Callable) -> Callable:
-    @wraps(function)  # with its attributes, of which one names the backend
+    @wraps(function)  # keeps its attributes, one of which names the backend
     def call(first: Tensor, labels: Tensor, second: Tensor, mask: Tensor) -> Tensor:
         wanted = torch.is_grad_enabled()
         return _Both.apply(function, first, second, mask) if wanted else function(first, second, mask)
@@ -111,7 +111,7 @@ def definition(first: Tensor, second: Tensor, mask: Tensor) -> Tensor:
 
 
 def usual(first: Tensor, second: Tensor, mask: Tensor) -> Tensor:
-    """torch's kl_div both ways, the pixels' mean afterwards."""
+    """torch's kl_div in both directions, then the mean over pixels."""
     log_p, log_q = first.float().log_softmax(1), second.float().log_softmax(1)
     forth = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)
     back = F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(1)

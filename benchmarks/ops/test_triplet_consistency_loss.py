@@ -52,7 +52,7 @@ def setup(case: Case, generator: torch.Generator) -> tuple[Tensor, ...]:
 
 
 def work(case: Case, direction: str) -> Work:
-    """Three rows a triplet are read, the source's gradient written in full. Six operations a channel and direction."""
+    """Three rows of each triplet are read, the source's gradient is written; six operations a channel and direction."""
     rows, size = case.target * case.channels, case.dtype.itemsize
     if direction == "forward":
         return Work(3 * size * rows, 4 * case.target, 6 * rows, case.dtype)
@@ -61,7 +61,7 @@ def work(case: Case, direction: str) -> Work:
 
 
 def operator(source: Tensor, target: Tensor, positive: Tensor, negative: Tensor, valid: Tensor) -> Tensor:
-    """Its backward makes both gradients, as training needs them; the others leave out the target's."""
+    """The operator; its backward computes both gradients, as training needs, the others leave out the target's."""
     return triplet_consistency_loss(target, source, positive, negative, valid, margin=MARGIN)
 
 
@@ -97,7 +97,7 @@ OPERATOR = Operator(
     truth=truth,
     directions=("forward", "backward", "both"),
     names=("cpu", "cuda", "triton", "reference", "compile", "usual"),
-    tolerance=1e-2,  # a bfloat16 gradient's own rounding
+    tolerance=1e-2,  # the rounding of a bfloat16 gradient
 )
 
 

@@ -18,7 +18,7 @@ from fastuda.ops import upsample_cross_entropy
 from fastuda.reference.upsample_cross_entropy import forward as formula
 
 CLASSES = 19
-# Of a pixel and class: two lerps, an exponential of about 12 operations, and for the gradient a product and two sums.
+# Per pixel and class: two lerps, an exponential of about 12 operations; for the gradient a product and two sums.
 FORWARD_FLOPS, BACKWARD_FLOPS = 18, 6
 
 
@@ -49,7 +49,7 @@ CASES = {
 
 
 def setup(case: Case, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Logits of a few units; uint8 labels that differ from pixel to pixel, a tenth of them ignored."""
+    """Logits of a few units; independent uint8 labels for each pixel, a tenth of them ignored."""
     on = {"generator": generator, "device": generator.device}
     labels = torch.randint(0, CLASSES, (case.images, *case.size), **on, dtype=torch.uint8)
     labels[torch.rand(labels.shape, **on) < 0.1] = 255
@@ -77,7 +77,7 @@ def providers(case: Case, device_type: str) -> dict[str, Callable | UnavailableE
         return upsample_cross_entropy(logits, labels, align_corners=case.align_corners)
 
     def usual(logits: Tensor, labels: Tensor) -> Tensor:
-        """The field's form: upsampled logits as a whole, in float32, and torch's loss on them."""
+        """The usual form: all logits upsampled in float32, and torch's loss on them."""
         up = F.interpolate(logits.float(), size=case.size, mode="bilinear", align_corners=case.align_corners)
         return F.cross_entropy(up, labels.long(), ignore_index=255)
 

@@ -3,12 +3,13 @@
     python benchmarks/train/ablations.py --tasks streets carla_camvid --seeds 0 1 \\
         --output benchmarks/results/ablations_cpu.json
 
-Every variant is a run of fastuda.train in a process of its own and its command stands in the record; a variant whose
-directory holds a result is not run again, unless its settings were others: that is an error.  Runs that have their
-warm-up in common start from one checkpoint of it (warm_up.py): the result is that of the command, to the bit.
+Every variant is a run of fastuda.train in a process of its own; the record holds its command.  A variant whose
+directory holds a result is not run again; if that result is of other settings, it is an error.  Runs with the same
+warm-up start from one checkpoint of it (warm_up.py); their results equal those of the command to the bit.
 
-sisc                MLSL's labels from patches, or from the image as a whole, at one coverage; not trained on
-balance             the share p of each class, or of all pixels the share that this came to; one round of DRSL
+sisc                MLSL's labels from patches or from the whole image, at one coverage; the labels alone are scored
+balance             the share p of each class is labelled, or the same number of pixels whatever their class; one
+                    round of DRSL
 modes               DRSL with three modes a class, or one
 levels              SDCA on features and outputs, or on features alone
 moving              SPCL with moving prototypes, or fixed ones
@@ -44,9 +45,9 @@ from _ablations import TASKS, TITLES, summary  # noqa: E402
 
 @dataclass(frozen=True)
 class Variant:
-    """A run of a method and the row that counts; ``name`` is its directory's.
+    """A run of a method and the row that is compared; ``name`` names its directory.
 
-    warm_up: whether it shares the method's warm-up; not where an option already matters there.
+    warm_up: whether it shares the method's warm-up; False where one of its options affects the warm-up.
     """
 
     name: str
@@ -58,7 +59,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Place:
-    """Where and on what the runs are: a task, a seed, a directory and a number of threads."""
+    """What all runs share: a task, a seed, a directory and a number of threads."""
 
     task: str
     seed: int
@@ -111,7 +112,7 @@ def train(place: Place, variant: Variant) -> dict:
 
 
 def check_same(work_dir: Path, arguments: list[str]) -> None:
-    """ValueError where a directory holds a run that its command no longer describes: a task's settings have changed."""
+    """Raise ValueError where a directory holds a run of other settings than its command has today."""
     if (work_dir / "config.yaml").exists():
         config = parse(arguments)
         others = METHODS.keys() - {config.method.rstrip("+")}
@@ -142,7 +143,7 @@ def labels(work_dir: Path, row: dict) -> dict:
 
 
 def rare(classes: list[str]) -> Callable[[Path, dict], dict]:
-    """The mean IoU of some classes; one that is neither there nor predicted does not count."""
+    """The mean IoU of some classes; one that neither occurs nor is predicted does not count."""
 
     def score(work_dir: Path, row: dict) -> dict:
         found = {name: row["iou"][name] for name in classes if row["iou"][name] is not None}
@@ -175,7 +176,7 @@ def record(place: Place, name: str) -> dict:
     score = labels if name == "sisc" else rare(rarest(place.task)) if name == "balance" else mean_iou
     first = measured(place, having, score)
     if name == "balance":
-        # The quotient's rule labels more than p: the plain one gets as many pixels.
+        # The balanced rule labels more than the share p, so the plain rule is given the share that it came to.
         share = f"{first['coverage']:.4f}"
         without = Variant(without.name, without.method, (*without.options, "--drsl.portion", share))
     second = measured(place, without, score)
@@ -190,7 +191,7 @@ def record(place: Place, name: str) -> dict:
 
 
 def keep(path: Path, new: dict, threads: int) -> None:
-    """Put a record in the place of an earlier one of the same runs, and the signs anew."""
+    """Replace an earlier record of the same runs, and compute the signs again."""
 
     def order(item: dict) -> tuple[int, int, int]:
         return list(TITLES).index(item["ablation"]), list(TASKS).index(item["task"]), item["seed"]

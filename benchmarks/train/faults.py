@@ -1,13 +1,13 @@
 """What is lost when a run is killed?  ``python benchmarks/train/faults.py --kills 50 --methods sdca cpsl``.
 
-Of each method one small run goes through undisturbed.  Further runs of the same recipe are killed by SIGKILL at moments
-drawn from ``--seed``: after some processor time of their own, or so long after they began to write a checkpoint, or
-what a stage's preparation saves of the target (pseudo labels, scores).  After each kill the checkpoint must load, or
-not be there yet, and the run goes on from it.  A run that comes to its end must equal the undisturbed one to the bit:
-the checkpoint's method, optimisers and position, the rows of result.json, and all that was saved of the target.
+Of each method one small run is undisturbed.  Further runs of the same recipe are killed by SIGKILL at moments drawn
+from ``--seed``: after some processor time of their own, or some time after they began to write a checkpoint, pseudo
+labels or scores.  After each kill the checkpoint must load, or not exist yet, and the run continues from it.  A run
+that finishes must equal the undisturbed one to the bit: the checkpoint's method, optimisers and position, the rows of
+result.json, and all pseudo labels and scores.
 
-Runs are forked from this process, which spares each the import of torch, and a timer of the kernel on a process's own
-time kills them: the moments do not depend on what else the machine does.  Ends with status 1 at the first loss.
+Runs are forked from this process, which saves each the import of torch, and are killed by a kernel timer on the
+process's own time, so the moments do not depend on the machine's load.  Ends with status 1 at the first loss.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from pathlib import Path
 import numpy as np
 import records
 import torch
-import torch._dynamo  # imported by the first optimiser: here once, not in every process that is forked
+import torch._dynamo  # the first optimiser imports it; here it is imported once for all forked processes
 import yaml
 from PIL import Image
 from ranks import METHODS, small_task
@@ -42,9 +42,9 @@ from fastuda.train.config import Config, task_config
 from fastuda.train.loop import train
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-# Kind of moment -> the files whose beginning it follows, and its share of the kills.
+# Kind of moment -> files after whose beginning the kill comes, and its share of the kills.
 KINDS = {"any": ((), 0.4), "checkpoint": ((".checkpoint.pt.",), 0.4), "target": ((".0",), 0.2)}
-LATEST = 0.02  # s of processor time after a file was begun; a checkpoint here takes less
+LATEST = 0.02  # seconds of processor time after a file was begun; a checkpoint here takes less
 
 
 class Sigevent(ctypes.Structure):
@@ -68,9 +68,9 @@ def kill_after(seconds: float) -> None:
 
 
 def kill_in_write(names: tuple[str, ...], number: int, delay: float | None) -> None:
-    """SIGKILL this process in the write of the ``number``-th file whose name starts so.
+    """SIGKILL this process while it writes the ``number``-th file whose name starts with ``name``.
 
-    delay: of its own time since the file was begun; None for the moment before the whole file takes its place.
+    delay: seconds of its own time since the file was begun; None for the moment before the file is renamed.
     """
     left, moment = number, "os.rename" if delay is None else "tempfile.mkstemp"
 
@@ -87,7 +87,7 @@ def kill_in_write(names: tuple[str, ...], number: int, delay: float | None) -> N
 
 
 def attempt(config: Config, arm: Callable[[], None]) -> tuple[int, float]:
-    """Run, or resume, in a process of its own that is armed first: its exit code and processor seconds."""
+    """Run, or resume, in a process of its own, after ``arm`` there; its exit code and processor seconds."""
     pid = os.fork()
     if pid == 0:
         status = 1
@@ -104,7 +104,7 @@ def attempt(config: Config, arm: Callable[[], None]) -> tuple[int, float]:
 
 
 def outcome(work_dir: Path) -> dict:
-    """All of a finished run that must not depend on how it came about."""
+    """All of a finished run that must be the same whether it was interrupted or not."""
     state = load_checkpoint(work_dir / "checkpoint.pt")
     state["position"].pop("seconds")
     saved = sorted((work_dir / "pseudo_labels").glob("*"))
@@ -168,9 +168,9 @@ def tiny_config(method: str, directory: Path) -> Config:
 
 
 def draw(generator: random.Random, whole: float) -> tuple[str, Callable[[], None]]:
-    """A kind of moment, and what arms a process for one of it; ``whole`` is an undisturbed run's processor time."""
+    """A kind of moment, and the function that sets its timer; ``whole`` is an undisturbed run's processor time."""
     kind = generator.choices(list(KINDS), [share for _, share in KINDS.values()])[0]
-    # A third of a run at most: a run is killed several times before it comes to its end.
+    # At most a third of a run, so that a run is killed several times before it finishes.
     seconds = generator.uniform(0, whole / 3)
     number, delay = generator.randint(1, 4), generator.choice([None, *[generator.uniform(0, LATEST)] * 3])
     if kind == "any":
@@ -179,7 +179,7 @@ def draw(generator: random.Random, whole: float) -> tuple[str, Callable[[], None
 
 
 def killed_runs(config: Config, directory: Path, kills: int, generator: random.Random, whole: float, expected: dict):
-    """What each kill hit; SystemExit where a checkpoint does not load or a run that went through differs."""
+    """What each kill interrupted; SystemExit where a checkpoint does not load or a finished run differs."""
     hits, runs, finished = [], 0, True
     while len(hits) < kills or not finished:
         if finished:

@@ -1,9 +1,9 @@
-"""How good a method's labels of target training images are: the only place that reads the truth of such images.
+"""Quality of a method's labels of target training images; only here is the truth of such images read.
 
     python benchmarks/train/label_quality.py WORK_DIR       a finished run of mlsl
 
-The labels are those of the run's own configuration and network; of all target pixels the share p of its first round is
-kept, those with the largest quotients p_c / k_c, so that two ways of labelling are compared at one coverage.
+The labels are made with the run's configuration and network. Of all target pixels those with the largest quotients
+p_c / k_c are kept, as many as the share p of its first round, so that two ways of labelling have one coverage.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from fastuda.train.restore import Restored, restore
 
 
 def best(labels: Tensor, quotients: Tensor, share: float) -> Tensor:
-    """The labels (P,) of the floor(share P) pixels with the largest quotients, 255 elsewhere; of equals the first."""
+    """The labels (P,) of the floor(share P) pixels with the largest quotients (of ties the first); 255 elsewhere."""
     kept = quotients.sort(descending=True, stable=True).indices[: int(share * len(labels))]
     return torch.full_like(labels, 255).index_copy_(0, kept, labels[kept])
 
@@ -40,7 +40,7 @@ def best(labels: Tensor, quotients: Tensor, share: float) -> Tensor:
 def scores(labels: Tensor, truth: Tensor, classes: ClassSet) -> dict:
     """Coverage of all pixels, and accuracy and mIoU over the labelled ones with a truth.
 
-    The mean is over all classes of the truth: one that no label names counts 0, also where none of its pixels is kept.
+    The mean is over all classes of the truth; a class without a label counts 0, also where none of its pixels is kept.
     """
     confusion = ConfusionMatrix(classes.num_classes)
     confusion.update(labels, truth.where(labels != IGNORE, IGNORE))  # only pixels with a label are scored
@@ -85,7 +85,7 @@ def label_quality(work_dir: Path) -> dict:
 
 
 def coverage(work_dir: Path) -> float:
-    """Share of pixels that the pseudo labels of a run's last round name."""
+    """Share of pixels that have a pseudo label in a run's last round."""
     labelled = [np.mean(np.asarray(Image.open(path)) != 255) for path in (work_dir / "pseudo_labels").glob("*.png")]
     if not labelled:
         raise ValueError(f"{work_dir} holds no pseudo labels")

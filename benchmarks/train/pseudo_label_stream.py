@@ -2,12 +2,12 @@
 
     python benchmarks/train/pseudo_label_stream.py [--output benchmarks/results/pseudo_labels_cpu.json] [--threads 1]
 
-Scores are fp16 logits (19, 128, 256) an image, 1.2 MiB, made from a seed; labels are uint8 (1024, 2048), written one
-raw file an image in every form.  All forms keep, of class c, the share PORTION of its most confident pixels.
+Scores are fp16 logits (19, 128, 256) for each image, 1.2 MiB, made from a seed; labels are uint8 (1024, 2048), written
+as one raw file for each image in every form.  All forms keep the share PORTION of each class's most confident pixels.
 
 stream           ours: a histogram of confidences over all images, then the labels, each straight from the scores
-append_and_sort  the usual form: the upsampled softmax of each image, confidences appended a class, sorted at the end;
-                 the softmax is computed again for the labels
+append_and_sort  the usual form: the upsampled softmax of each image, confidences appended to a list for each class and
+                 sorted at the end; the softmax is computed again for the labels
 maps_on_disk     the usual form of CBST and MLSL: every full-resolution probability map is saved and read back
 
 Each form and number of images runs in a process of its own.  Peak memory is that beyond the process with its imports.
@@ -40,7 +40,7 @@ MIB = 2**20
 
 
 def make_scores(folder: Path, images: int) -> None:
-    """Smooth logits with large and small regions, another one an image."""
+    """Smooth logits with large and small regions, different for each image."""
     for number in range(images):
         generator = torch.Generator().manual_seed(number)
         coarse = torch.randn(1, CLASSES, 8, 16, generator=generator) * 3

@@ -1,13 +1,13 @@
 """Do several processes learn what one does?  ``python benchmarks/train/ranks.py [--ranks 2] [--methods sdca ...]``.
 
 Each method runs a few iterations of every stage on the embedded default task, once in one process and once under
-torchrun on the same global batch; printed are the largest relative difference of a logged loss and, in the order of
-the stages, the difference of mIoU.  Ends with status 1 where a loss differs by more than ``--bound``.
+torchrun with the same global batch.  Printed are the largest relative difference of a logged loss and the difference of
+mIoU after each stage.  Ends with status 1 where a loss differs by more than ``--bound``.
 
-The default takes small steps of plain SGD, so that what is compared is what the processes compute: they differ by
-rounding, and by what it decides.  With ``--own-steps`` they are the task's own, whose AdamW divides a first gradient by
-itself and so turns rounding into steps of full length, and whose labels may fall on the other side of a threshold: the
-bound is then only that of a run against another one whose sums are ordered differently.
+The default takes small steps of plain SGD, so that results differ by rounding alone, and by the decisions that rounding
+changes.  ``--own-steps`` takes the task's optimiser: AdamW divides a first gradient by its own magnitude, which turns
+rounding into steps of full length, and confidences may cross a threshold.  The bound is then no smaller than the
+difference of two runs that sum in different orders.
 """
 
 from __future__ import annotations
@@ -25,13 +25,12 @@ import yaml
 
 METHODS = ("source", "oracle", "sdca", "spcl", "cpsl", "mlsl", "drsl", "drsl+")
 BOUND, BOUND_OWN_STEPS = 1e-5, 0.2
-# Rounding also decides: on which side of a threshold a pixel's confidence lies, which mode and which partner of a
-# triplet is nearest.
+# Rounding also changes decisions: on which side of a threshold a confidence lies, which mode or partner is nearest.
 BOUNDS = dict.fromkeys(("sdca", "spcl", "cpsl", "mlsl", "drsl"), 1e-4) | {"drsl+": 1e-2}
 
 
 def small_task(iterations: int, own_steps: bool = True) -> dict:
-    """The embedded default with few images and iterations, and small steps on request; all else is as it is."""
+    """The embedded default task with few images and iterations, and small steps on request."""
     import fastuda
 
     task = yaml.safe_load((Path(fastuda.__file__).parent / "configs/tasks/streets.yaml").read_text())
@@ -55,7 +54,7 @@ def small_task(iterations: int, own_steps: bool = True) -> dict:
 
 
 def run(ranks: int, work_dir: Path, task: Path, *arguments: str) -> None:
-    """One run, in this process's environment with a thread a process; CalledProcessError where it fails."""
+    """One run with one thread in each process; CalledProcessError where it fails."""
     launch = ["-m", "fastuda.train"]
     if ranks > 1:
         launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), *launch]
@@ -77,7 +76,7 @@ def losses(work_dir: Path) -> dict[tuple[str, int, str], float]:
 
 
 def difference(one: Path, several: Path) -> tuple[float, str]:
-    """The largest relative difference of a loss, and which it is."""
+    """The largest relative difference of a loss, and that loss's name."""
     expected, found = losses(one), losses(several)
     if expected.keys() != found.keys():
         raise ValueError(f"{several} logged other losses than {one}")

@@ -1,4 +1,4 @@
-"""Records of long runs: a JSON list in which each takes the place of an earlier one of the same settings."""
+"""Records of long runs: a JSON list in which a new record replaces an earlier one of the same settings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastuda.train.checkpoint import write_atomically
 
 
 def merged(records: Iterable[dict], new: dict, names: Sequence[str]) -> list[dict]:
-    """The records, without those that ``new`` equals in all of ``names``, and ``new``."""
+    """The records and ``new``, without earlier ones that equal ``new`` in all fields ``names``."""
 
     def settings(record: dict) -> list:
         return [list(value) if isinstance(value, tuple) else value for value in map(record.get, names)]
@@ -25,12 +25,12 @@ def read(path: Path) -> list[dict]:
 
 
 def keep(path: Path, new: dict, names: Sequence[str], order: Callable[[dict], Any] | None = None) -> None:
-    """Put a record into a file, whole or not at all; ``order``: the key that its records are sorted by."""
+    """Put a record into a file, atomically; ``order``: the sort key of its records."""
     records = merged(read(path), new, names)
     write(path, sorted(records, key=order) if order else records)
 
 
 def write(path: Path, records: list[dict]) -> None:
-    """Make these the file's records, all or, where that fails, none."""
+    """Write the records into a file, atomically."""
     text = json.dumps(records, indent=1) + "\n"
     write_atomically(path, lambda file: file.write(text.encode()))

@@ -1,12 +1,12 @@
-"""Train the small tasks with every method and commit what came out.
+"""Train the small tasks with every method and record the results.
 
     python benchmarks/train/run.py --tasks carla_camvid day_dusk --methods sdca spcl --seeds 0 1 \\
         --output benchmarks/results/train_cpu.json
 
-A run gives the rows of its stages: source (the source alone), target_statistics (the control), its own stages, adapted;
-the method oracle is the same network and schedule of supervised training on labelled target images.  One process at a
-time: what is written says how long each run took, on how many threads, and with which command it is repeated.  Methods
-that warm up alike do so once (warm_up.py); its time counts in each of them.
+A run gives one row of scores for each stage: source (the source alone), target_statistics (the control), its own
+stages, adapted; the method oracle trains the same network and schedule on labelled target images.  One run at a time: a
+record holds its time, its number of threads, and the command that repeats it.  Methods with the same warm-up share one
+(warm_up.py); its time counts in each of them.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def keep(path: Path, new: dict) -> None:
-    """Put a record in the place of an earlier one of the same run."""
+    """Put a record into the file in place of an earlier one of the same run."""
 
     def order(item: dict) -> tuple[int, int, int]:
         return TASKS.index(item["task"]), METHODS.index(item["method"]), item["seed"]

@@ -2,9 +2,9 @@
 
     python benchmarks/train/warm_up.py ARGUMENTS        those of fastuda.train, with --work-dir
 
-trains the first stage of that run and leaves its checkpoint; ``hand_over`` starts other runs from there, those of
-other methods with the same warm-up too.  What follows is bit for bit what such a run computes alone: all draws are
-functions of the seed and the position.
+trains the first stage of that run and leaves its checkpoint; ``hand_over`` starts other runs from it, also runs of
+other methods with the same warm-up.  Their results are the same to the bit as without sharing, because all random
+numbers are functions of the seed and the position.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from fastuda.train.signals import Signals
 from fastuda.train.work_dir import choose_work_dir, create_work_dir
 
 SHARED = {"cpsl": "spcl", "mlsl": "spcl", "drsl+": "drsl"}
-"""Methods that warm up as another one does: the same losses of the same network."""
+"""Methods whose warm-up is another one's: the same losses of the same network."""
 
 
 def warm_up(arguments: list[str]) -> None:
-    """Train the first stage of a run, or what is left of it."""
+    """Train the first stage of a run, or the rest of it."""
     config = parse(arguments)
     checkpoint = Path(config.work_dir) / "checkpoint.pt"
     config = replace(config, resume=checkpoint.exists())
@@ -49,7 +49,7 @@ def warm_up(arguments: list[str]) -> None:
 def share(plain: list[str], arguments: list[str], threads: int) -> float:
     """Let the run of ``arguments`` start from the warm-up of ``plain``, trained unless it is there.
 
-    Returns the CPU seconds of a warm-up that an earlier call trained; a run that has begun goes on as it is.
+    Returns the CPU seconds of a warm-up that an earlier call trained; a run that has begun is left alone.
     """
     work_dir, warm = (Path(given[given.index("--work-dir") + 1]) for given in (arguments, plain))
     if any((work_dir / name).exists() for name in ("checkpoint.pt", "result.json")):
@@ -71,7 +71,7 @@ def python(arguments: list[str], threads: int) -> None:
 
 
 def children_seconds() -> float:
-    """Processor time of the processes that this one has waited for: a run that got less than its time had company."""
+    """Processor time of all finished child processes: less than the clock's time where the machine was shared."""
     times = os.times()
     return times.children_user + times.children_system
 
@@ -79,7 +79,7 @@ def children_seconds() -> float:
 def hand_over(warm: Path, arguments: list[str]) -> None:
     """Put the checkpoint of directory ``warm`` into the directory of a run that has not begun.
 
-    Raises ValueError where the two differ in anything but what comes after the warm-up: it might be another.
+    Raises ValueError where the two differ in a setting that may affect the warm-up.
     """
     config = parse(arguments)
     work_dir = Path(config.work_dir)
@@ -98,7 +98,7 @@ def hand_over(warm: Path, arguments: list[str]) -> None:
 
 
 def carried_over(held: Config, memory: dict, config: Config) -> dict:
-    """What a method remembers after another's warm-up: its own beginning with what that changed."""
+    """A method's state after another one's warm-up: its initial state, with the tensors that the warm-up changed."""
     if held.method == config.method:
         return memory
     before, own = fresh(held), fresh(config)
@@ -110,7 +110,7 @@ def carried_over(held: Config, memory: dict, config: Config) -> dict:
 
 
 def fresh(config: Config) -> torch.nn.Module:
-    """A method as a run begins with it."""
+    """A method in the state in which a run begins."""
     torch.manual_seed(config.seed)
     return build_method(config, class_set(config.data.classes).num_classes)
 
