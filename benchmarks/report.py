@@ -55,8 +55,16 @@ def train() -> str:
     header = ["task", "method", "seed", "source-only", "target statistics", "stages", "adapted", "oracle"]
     return (
         f"{_results.table([*header, 'gap closed', 'time'], rows)}\n\n"
-        f"Measured on {machines}; commands and classes in `benchmarks/results/train_cpu.json`."
+        f"Measured on {machines}{commits(records)}; commands and classes in `benchmarks/results/train_cpu.json`."
     )
+
+
+def commits(records: Sequence[dict]) -> str:
+    """Part of a sentence: at which commits records were measured, and how many do not say so."""
+    known = sorted({_results.tree(record) for record in records if "commit" in record})
+    unknown = sum("commit" not in record for record in records)
+    found = f" at {', '.join(known)}" if known else ""
+    return found + (f" ({unknown} of the {len(records)} runs are older than the noting of commits)" if unknown else "")
 
 
 def spent(record: dict) -> str:

@@ -209,7 +209,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--work", type=Path, default=Path("runs/ablations"), help="directory of the runs")
-    parser.add_argument("--output", type=Path, required=True, help="JSON file; records of other runs stay")
+    parser.add_argument("--output", type=records.output, required=True, help="JSON file; records of other runs stay")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     for seed in options.seeds:

@@ -239,7 +239,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=["sdca", "cpsl"])
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=RESULTS / "faults_cpu.json")
+    parser.add_argument("--output", type=records.output, default=str(RESULTS / "faults_cpu.json"))
     options = parser.parse_args()
     torch.set_num_threads(1)
     for method in options.methods:

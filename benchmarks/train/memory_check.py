@@ -192,9 +192,9 @@ def tensor_records(methods=tuple(PAPERS), model: str = "deeplab_resnet18") -> li
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=RESULTS / "memory_check_cpu.json")
+    parser.add_argument("--output", type=records.output, default=str(RESULTS / "memory_check_cpu.json"))
     options = parser.parse_args()
-    rows = [*tensor_records(), *process_records()]
+    rows = [records.stamped(row) for row in (*tensor_records(), *process_records())]
     for row in rows:
         print(row)
     records.write(options.output, rows)

@@ -68,7 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--settings", nargs="+", help='only these, such as "memory 11g"')
-    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--output", type=records.output, default=str(RESULTS))
     options = parser.parse_args()
     for method in options.methods:
         runs = [(name, config, False) for name, config in settings(method).items()]

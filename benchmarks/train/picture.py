@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from warm_up import hand_over, warm_up
 
-from fastuda.evaluate import predict_labels
-from fastuda.predict import colour, save_png
 from fastuda.train.config import parse
 from fastuda.train.loop import train
+from fastuda.train.pictures import colour, save_png
 from fastuda.train.restore import Restored, restore
+from fastuda.train.scoring import predict_labels
 
 ROWS = 3
 GAP = 2  # white pixels between panels

@@ -146,7 +146,7 @@ def run(form: str, folder: Path, images: int, threads: int) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, help="write the records to this JSON list")
+    parser.add_argument("--output", type=records.output, help="write the records to this JSON list")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--most", type=int, default=200, help="no run of more images than this")
     parser.add_argument("--one", nargs=3, metavar=("FORM", "FOLDER", "IMAGES"), help=argparse.SUPPRESS)
@@ -172,7 +172,7 @@ def main() -> None:
                     str(images),
                 ]
                 done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-                rows.append(json.loads(done.stdout))
+                rows.append(records.stamped(json.loads(done.stdout)))
                 print(rows[-1], flush=True)
     if options.output:
         records.write(options.output, rows)

@@ -96,7 +96,7 @@ def main() -> int:
     parser.add_argument("--iterations", type=int, default=8, help="of every stage")
     parser.add_argument("--own-steps", action="store_true", help="the task's own optimiser and learning rates")
     parser.add_argument("--bound", type=float, help="default: BOUND or BOUNDS, with --own-steps BOUND_OWN_STEPS")
-    parser.add_argument("--output", type=Path, help="put the records into this JSON list")
+    parser.add_argument("--output", type=records.output, help="put the records into this JSON list")
     options = parser.parse_args()
     within = True
     for method in options.methods:

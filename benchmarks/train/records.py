@@ -2,21 +2,45 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastuda.train.checkpoint import write_atomically
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import _results  # noqa: E402
+
+from fastuda.train.checkpoint import write_atomically  # noqa: E402
+
+
+def output(text: str) -> Path:
+    """The file that a command line names for its records, refused before the measurement where it must not be written.
+
+    Records in benchmarks/results are published, and say at which commit they can be repeated.
+    """
+    path = Path(text)
+    if path.resolve().is_relative_to(_results.RESULTS.resolve()) and _results.is_uncommitted(_results.commit()):
+        raise argparse.ArgumentTypeError(
+            f"{path} is published, and the tree holds changes that are not committed: commit them, or name another file"
+        )
+    return path
+
+
+def stamped(record: dict) -> dict:
+    """A record with the commit that it is measured at."""
+    return record | {"commit": _results.commit()}
 
 
 def merged(records: Iterable[dict], new: dict, names: Sequence[str]) -> list[dict]:
-    """The records and ``new``, without earlier ones that equal ``new`` in all fields ``names``."""
+    """The records and ``new``, stamped, without earlier ones that equal ``new`` in all fields ``names``."""
 
     def settings(record: dict) -> list:
         return [list(value) if isinstance(value, tuple) else value for value in map(record.get, names)]
 
-    return [*(old for old in records if settings(old) != settings(new)), new]
+    return [*(old for old in records if settings(old) != settings(new)), stamped(new)]
 
 
 def read(path: Path) -> list[dict]:

@@ -19,7 +19,6 @@ import json
 import math
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 import records
@@ -177,7 +176,7 @@ def main() -> None:
     parser.add_argument("--covariance", choices=("full", "diag"), default="diag", help="SDCA's")
     parser.add_argument("--amp", action="store_true")
     parser.add_argument("--checkpointing", action="store_true")
-    parser.add_argument("--output", type=Path, help="put the record into this JSON list")
+    parser.add_argument("--output", type=records.output, help="put the record into this JSON list")
     options = parser.parse_args()
     if options.form == "usual" and options.method != "sdca":
         parser.error("--form usual is of --method sdca alone")

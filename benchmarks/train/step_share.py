@@ -226,7 +226,7 @@ def main() -> None:
     parser.add_argument("--form", choices=("ours", "usual"), default="ours", help="of SDCA's statistics")
     parser.add_argument("--amp", action="store_true")
     parser.add_argument("--steps", type=int, default=3, help="that count; one more is made before them")
-    parser.add_argument("--output", type=Path, help="put the record into this JSON list")
+    parser.add_argument("--output", type=records.output, help="put the record into this JSON list")
     parser.set_defaults(model="deeplab_resnet101", checkpointing=False, covariance="diag")
     options = parser.parse_args()
     seconds = measure(options)

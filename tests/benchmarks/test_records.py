@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 
+import _results
 import pytest
 import records
 
@@ -34,4 +36,21 @@ def test_what_stands_there_stays_where_the_new_cannot_be_written(tmp_path):
     records.keep(path, {"seed": 0}, ("seed",))
     with pytest.raises(TypeError):
         records.keep(path, {"seed": 1, "tensor": object()}, ("seed",))
-    assert json.loads(path.read_text()) == [{"seed": 0}] and list(tmp_path.iterdir()) == [path]
+    assert [record["seed"] for record in json.loads(path.read_text())] == [0] and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_record_holds_the_commit_it_was_measured_at(tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTUDA_COMMIT", "abc")
+    records.keep(tmp_path / "records.json", {"seed": 0}, ("seed",))
+    assert records.read(tmp_path / "records.json") == [{"seed": 0, "commit": "abc"}]
+
+
+def test_published_records_of_an_uncommitted_tree_are_refused_before_they_are_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(_results, "RESULTS", tmp_path)
+    monkeypatch.setenv("FASTUDA_COMMIT", "abc-dirty")
+    with pytest.raises(argparse.ArgumentTypeError, match="records.json is published.* not committed"):
+        records.output(str(tmp_path / "records.json"))
+    elsewhere = tmp_path.parent / "records.json"
+    assert records.output(str(elsewhere)) == elsewhere
+    monkeypatch.setenv("FASTUDA_COMMIT", "abc")
+    assert records.output(str(tmp_path / "records.json")) == tmp_path / "records.json"

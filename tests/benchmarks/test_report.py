@@ -141,6 +141,13 @@ def test_a_run_that_waited_for_the_processor_states_what_it_used():
     assert report.spent({"seconds": None}) == "–"
 
 
+def test_records_say_at_which_commits_they_were_measured():
+    old, clean, changed = {}, {"commit": "abc"}, {"commit": "def-dirty"}
+    assert report.commits([clean, clean]) == " at abc"
+    assert report.commits([clean, changed]) == " at abc, def + changes"
+    assert report.commits([old, clean]) == " at abc (1 of the 2 runs are older than the noting of commits)"
+
+
 def test_forecasts_and_measured_steps_stand_in_their_tables(tmp_path, monkeypatch):
     monkeypatch.setattr(_forecasts, "FORECASTS", tmp_path / "forecast.json")
     monkeypatch.setattr(_forecasts, "STEPS", tmp_path / "steps.json")
