@@ -12,7 +12,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
-#include "cpu/dense_best.h"
+#include "cpu/dense_labels.h"
 
 namespace fastuda {
 namespace {

@@ -8,7 +8,6 @@
 #pragma once
 
 #include "cpu/contrastive_bound_statistics.h"
-#include "cpu/contrastive_bound_pack.h"
 
 namespace fastuda {
 

@@ -1,5 +1,5 @@
-// Lovász-Softmax of bilinearly upsampled scores on a GPU: exact by a sort of the errors (lovasz_softmax_exact.h), or with errors
-// counted in bins (lovasz_softmax_bins.h).
+// Lovász-Softmax of bilinearly upsampled scores on a GPU: exact by a sort of the errors (lovasz_softmax_exact.h), or
+// with errors counted in bins (lovasz_softmax_bins.h).
 #include "cuda/lovasz_softmax_bins.h"
 #include "cuda/lovasz_softmax_exact.h"
 

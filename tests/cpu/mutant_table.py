@@ -5,10 +5,11 @@ from __future__ import annotations
 from planted import Mutant
 
 ROWS, MERGE, PIXELS = "cpu/class_moments_rows.h", "cpu/class_moments.cpp", "cpu/pixels.h"
-FULL, OUTER = "cpu/class_moments_full.h", "cpu/class_moments_outer.h"
-SHARED, TILE, PACK = (f"cpu/contrastive_bound_{name}.h" for name in ("statistics", "tile", "pack"))
-PRODUCTS = "cpu/products.h"
-FORWARD, BACKWARD, BY_ROWS = (f"cpu/contrastive_bound_{name}.h" for name in ("forward", "backward", "rows"))
+FULL, OUTER = "cpu/class_moments_full.h", "cpu/class_moments_full.h"
+SHARED = PACK = "cpu/contrastive_bound_statistics.h"
+TILE, PRODUCTS = "cpu/contrastive_bound_tile.h", "cpu/products.h"
+FORWARD = "cpu/contrastive_bound.cpp"
+BACKWARD = BY_ROWS = "cpu/contrastive_bound_backward.h"
 PLACE, MATH = "cpu/tile.h", "cpu/vector_math.h"
 
 

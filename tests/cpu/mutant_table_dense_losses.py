@@ -6,7 +6,7 @@ from planted import Mutant
 
 UP, TILE, NODES = "cpu/upsample_rows.h", "cpu/upsample_tile.h", "cpu/upsample_nodes.h"
 PIXELS = "cpu/upsample_pixels.h"
-LOSS, ENTROPY = "cpu/upsample_cross_entropy_tile.h", "cpu/upsample_cross_entropy.cpp"
+LOSS, ENTROPY = "cpu/upsample_cross_entropy.cpp", "cpu/upsample_cross_entropy.cpp"
 SORT, LOVASZ = "cpu/lovasz_softmax_sweeps.h", "cpu/lovasz_softmax.cpp"
 
 

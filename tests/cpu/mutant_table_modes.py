@@ -5,7 +5,7 @@ from __future__ import annotations
 from planted import Mutant
 
 FORWARD, BACKWARD, SHARED = "cpu/mode_losses_forward.h", "cpu/mode_losses_backward.h", "cpu/mode_losses_modes.h"
-TILE, MEMBERS = "cpu/mode_losses_tile.h", "cpu/mode_losses_members.h"
+TILE, MEMBERS = "cpu/mode_losses_modes.h", "cpu/mode_losses_members.h"
 
 
 def _forward(name: str, search: str, replace: str, file: str = FORWARD, quick: bool = False) -> Mutant:

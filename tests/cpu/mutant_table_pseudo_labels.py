@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from planted import Mutant
 
-ROWS, BEST = "cpu/dense_rows.h", "cpu/dense_best.h"
+ROWS, BEST = "cpu/dense_labels.h", "cpu/dense_labels.h"
 LABELS, HISTOGRAM = "cpu/pseudo_labels.cpp", "cpu/confidence_histogram.cpp"
 RECTIFY, PATCHES = "cpu/prototype_rectify.cpp", "cpu/aggregate_patches.cpp"
 

@@ -12,7 +12,7 @@ SELECT, ROWS, LOSS = (
 )
 DRAW, LIST, SAMPLE = (
     "cuda/class_balanced_sample_draw.h",
-    "cuda/class_balanced_sample_list.h",
+    "cuda/class_balanced_sample.cu",
     "cuda/class_balanced_sample.cu",
 )
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from planted import Mutant
 
-TILE, SORT, PANELS, MOMENTS = (
-    f"cuda/{name}"
-    for name in ("outer_tile.h", "class_moments_full_sort.h", "class_moments_full_kernels.h", "class_moments_full.cu")
-)
+TILE, PANELS = "cuda/outer_tile.h", "cuda/class_moments_full_kernels.h"
+SORT = MOMENTS = "cuda/class_moments_full.cu"
 MATRIX, BOUND = "cuda/contrastive_bound_full_kernels.h", "cuda/contrastive_bound_full.cu"
 FORWARD, BACKWARD = "cuda/contrastive_bound_forward_kernel.h", "cuda/contrastive_bound_backward_kernel.h"
 
