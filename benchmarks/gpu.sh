@@ -46,7 +46,7 @@ export BOX_BUILD=${BOX_BUILD:-240} BOX_ONCE=${BOX_ONCE:-40} BOX_TESTS=${BOX_TEST
 export BOX_SANITIZER=${BOX_SANITIZER:-60} BOX_TRAINING=${BOX_TRAINING:-60}
 export BOX_ROWS=${BOX_ROWS:-80} BOX_MEMORY=${BOX_MEMORY:-45} BOX_PROFILE=${BOX_PROFILE:-30}
 export ROW_LIMIT=${ROW_LIMIT:-45} # of a row that hangs; the first one of a process imports and compiles much
-SHARDS=${SHARDS:-6} SANITIZER=${SANITIZER:-compute-sanitizer}
+SHARDS=${SHARDS:-6} SHARDED_FILES=${SHARDED_FILES:-8} SANITIZER=${SANITIZER:-compute-sanitizer}
 # Triton looks for libcuda.so.1 in a folder; on a stand-in that is a link to it.
 if [ "$dry" = card ]; then
   FAKE_CARD_STUB=$(dirname "$FAKE_CARD_LIBRARY")
@@ -60,7 +60,7 @@ trap 'rm -rf "$scratch"' EXIT
 site=$PWD/build/gpu/site # outside of $OUT: the libraries are no results
 mkdir -p "$site"
 export command device scale backends dry again site scratch STEPS SHARDS SANITIZER
-export PYTHONUNBUFFERED=1 PYTHONPATH=$PWD:$site${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONUNBUFFERED=1 SHARDED_FILES PYTHONPATH=$PWD:$site${PYTHONPATH:+:$PYTHONPATH}
 # A copy of the tree has no repository: the pack says what it is a copy of, if that still holds.
 if ! git rev-parse --short HEAD >/dev/null 2>&1 && [ -f "$PACK/COMMIT" ] && [ -z "${FASTUDA_COMMIT:-}" ]; then
   FASTUDA_COMMIT=$(cat "$PACK/COMMIT")

@@ -16,7 +16,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 torch.set_num_threads(1)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(trylast=True)  # after -k and -m have chosen
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    keep_one_shard(config, items)
     if torch.cuda.is_available():
         return
     skip = pytest.mark.skip(reason="needs a CUDA device")
@@ -25,6 +27,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         rehearsed = gpu is not None and gpu.MODE == "rehearsal" and "backend" in item.fixturenames
         if "gpu" in item.keywords and not rehearsed:
             item.add_marker(skip)
+
+
+def keep_one_shard(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """FASTUDA_TEST_SHARD=i/n keeps every n-th of the tests, from the i-th on: n processes share a file."""
+    number, of = map(int, os.environ.get("FASTUDA_TEST_SHARD", "0/1").split("/"))
+    if of > 1:
+        config.hook.pytest_deselected(items=[item for i, item in enumerate(items) if i % of != number])
+        items[:] = items[number::of]
 
 
 @pytest.fixture(scope="session")

@@ -106,15 +106,16 @@ once_cuda() { in_shards once_shard; }
 once_triton() { in_shards once_shard; }
 once_cpu() { in_shards once_shard; }
 
-# One test file in a process of its own, so that a kernel's fault ends no other's context. Its report takes its name
-# when the process has come to its end; until then the log says what passed.
+# One test file, or every n-th of its tests (SHARD i/n), in a process of its own, so that a kernel's fault ends no other's
+# context. Its report takes its name when the process has come to its end; until then the log says what passed.
 test_file() {
-  local file=$1 selected=$2 name status
+  local file=$1 selected=$2 shard=$3 name status
   name=${file#tests/} name=${name%.py}_$selected name=${name//[\/ ]/_}
+  [ "$shard" = 0/1 ] || name=${name}_${shard%/*}
   local report=$OUT/tests/$name.xml log=$OUT/tests/$name.log
   [ ! -f "$report" ] || [ -n "$again" ] || { echo "$name: finished before"; return 0; }
-  python -m pytest -m gpu "$file" -k "$selected" -v --tb=short -p no:cacheprovider -o junit_logging=no \
-    --junitxml="$report.partial" >"$log" 2>&1
+  FASTUDA_TEST_SHARD=$shard python -m pytest -m gpu "$file" -k "$selected" -v --tb=short -p no:cacheprovider \
+    -o junit_logging=no --junitxml="$report.partial" >"$log" 2>&1
   status=$?
   [ "$status" -ne 5 ] || status=0 # none of the file is for this backend
   case $status in 0 | 1) mv "$report.partial" "$report" ;; esac
@@ -123,15 +124,20 @@ test_file() {
 }
 
 tests() { # the largest files first; Triton apart, because its kernels are compiled meanwhile
-  local files
+  local files file shard number=0
   # outside of the operators' room the files that name the mark; the room of the kernels simulates them on a CPU
   mapfile -t files < <(
     ls -S tests/ops/test_*.py $(grep -rl 'mark\.gpu' tests --include='test_*.py' | grep -vE '^tests/(ops|kernels|benchmarks)/')
   )
   [ "$device" = cuda ] || files=(tests/ops/test_confusion_matrix.py)
-  for selected in triton "not triton"; do
-    printf '%s\0' "${files[@]}" | sed -z "s/\$/\x00$selected/"
-  done | xargs -0 -n 2 -P "$JOBS" bash -uo pipefail -c 'test_file "$@" || exit 1' _
+  {
+    # One process would compile the Triton kernels of a large file for minutes: it is cut into four.
+    for file in "${files[@]}"; do
+      if [ "$((number += 1))" -gt "$SHARDED_FILES" ]; then printf '%s\0triton\x000/1\0' "$file"
+      else for shard in 0 1 2 3; do printf '%s\0triton\0%s/4\0' "$file" "$shard"; done; fi
+    done
+    printf '%s\0not triton\x000/1\0' "${files[@]}"
+  } | xargs -0 -n 3 -P "$JOBS" bash -uo pipefail -c 'test_file "$@" || exit 1' _
   [ "$?" -eq 0 ] || return 1
 }
 

@@ -66,7 +66,7 @@ def run(tmp_path):
         calls.write_text("")
         path = f"{tools}{os.pathsep}{os.environ['PATH']}"
         settings = {"PATH": path, "CALLS": str(calls), "OUT": str(out), "BREAKS": "nothing", "BREAK": "true"}
-        settings |= {"SHARDS": "2", "JOBS": "2"}
+        settings |= {"SHARDS": "2", "JOBS": "2", "SHARDED_FILES": "1"}
         dropped = ("PYTHON", "TORCH_CUDA_ARCH_LIST", "FAKE_CARD_LIBRARY", "PACK", "RESULTS", "TOTAL")
         kept = {k: v for k, v in os.environ.items() if k not in dropped}
         process = subprocess.run(
@@ -143,13 +143,31 @@ def test_each_test_file_is_a_process_of_its_own_and_its_report_waits_for_its_end
     _, calls, out = run("correct")
     ran = sorted(call.split("--junitxml")[0] for call in calls if "-m gpu" in call)
     files = ("tests/ops/test_sinkhorn.py", "tests/nn/test_sinkhorn.py")
-    assert len(ran) == 4 and [sum(file in call for call in ran) for file in files] == [2, 2]
+    assert len(ran) == 7 and [sum(file in call for call in ran) for file in files] == [2, 5]  # the larger one is cut into 4
     assert sorted(path.name for path in (out / "tests").glob("*.xml")) == [
         "nn_test_sinkhorn_not_triton.xml",
-        "nn_test_sinkhorn_triton.xml",
+        *(f"nn_test_sinkhorn_triton_{shard}.xml" for shard in range(4)),
         "ops_test_sinkhorn_not_triton.xml",
         "ops_test_sinkhorn_triton.xml",
     ]
+
+
+def test_shards_of_a_file_hold_each_of_its_tests_once():
+    command = [sys.executable, "-m", "pytest", "tests/test_rooms.py", "--collect-only", "-q", "-p", "no:cacheprovider"]
+
+    def collected(shard: str) -> list[str]:
+        run = subprocess.run(
+            command,
+            cwd=ROOT,
+            env=os.environ | {"FASTUDA_TEST_SHARD": shard},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return [line for line in run.stdout.splitlines() if "::" in line]
+
+    shards = [collected(f"{i}/3") for i in range(3)]
+    assert sorted(sum(shards, [])) == sorted(collected("0/1")) and min(map(len, shards)) > 0
 
 
 @pytest.mark.parametrize(
@@ -177,10 +195,10 @@ def test_a_second_run_leaves_out_what_passed(run):
     second, calls, _ = run("correct")
     assert second.returncode == 0 and summary(second)["once_cuda"] == summary(second)["training"] == "passed before"
     assert summary(second)["tests"] == "ok"
-    (again,) = [call for call in calls if "-m gpu" in call]  # of the files, the one that had not come to its end
-    assert "nn/test_sinkhorn" in again
+    again = [call for call in calls if "-m gpu" in call]  # the parts of the file that had not come to their end
+    assert len(again) == 4 and all("nn/test_sinkhorn" in call for call in again)
     third, calls, _ = run("correct", "--again")
-    assert "passed before" not in third.stdout and sum("-m gpu" in call for call in calls) == 4
+    assert "passed before" not in third.stdout and sum("-m gpu" in call for call in calls) == 7
 
 
 def test_a_row_that_ends_its_process_is_followed_by_the_others(run):
