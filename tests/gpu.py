@@ -33,6 +33,8 @@ UNSERVED = "does not serve"  # in the message of a backend that was asked for a 
 FLOAT_DTYPES = {"cuda": (torch.float32, torch.float16, torch.bfloat16, torch.float64)}
 FLOAT_DTYPES["triton"] = FLOAT_DTYPES["cuda"][:3]
 
+# For tests of more than our operators: of PyTorch's own kernels and cuBLAS, which a driver that runs nothing lacks.
+runs_kernels = pytest.mark.skipif(MODE == "launches", reason="a driver that runs no kernel has no cuBLAS")
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
 each_backend_and_dtype = pytest.mark.parametrize("backend, dtype", [(b, d) for b in BACKENDS for d in FLOAT_DTYPES[b]])
 

@@ -143,7 +143,10 @@ def test_each_test_file_is_a_process_of_its_own_and_its_report_waits_for_its_end
     _, calls, out = run("correct")
     ran = sorted(call.split("--junitxml")[0] for call in calls if "-m gpu" in call)
     files = ("tests/ops/test_sinkhorn.py", "tests/nn/test_sinkhorn.py")
-    assert len(ran) == 7 and [sum(file in call for call in ran) for file in files] == [2, 5]  # the larger one is cut into 4
+    assert len(ran) == 7 and [sum(file in call for call in ran) for file in files] == [
+        2,
+        5,
+    ]  # the larger one is cut into 4
     assert sorted(path.name for path in (out / "tests").glob("*.xml")) == [
         "nn_test_sinkhorn_not_triton.xml",
         *(f"nn_test_sinkhorn_triton_{shard}.xml" for shard in range(4)),

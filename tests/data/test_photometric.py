@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 
+import gpu
 import numpy as np
 import pytest
 import torch
@@ -138,7 +139,7 @@ def test_tiny_images(shape):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@gpu.runs_kernels
 def test_the_device_gives_what_the_cpu_gives_without_waiting():
     x, photometric = images(), Photometric(Augment(brightness=0.5, contrast=0.5, hue=0.2, greyscale=0.2, blur=0.7))
     on_device = x.cuda()

@@ -8,6 +8,7 @@ import re
 import sys
 from dataclasses import replace
 
+import gpu
 import pytest
 import torch
 
@@ -202,7 +203,7 @@ def test_measuring_needs_a_gpu():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@gpu.runs_kernels
 def test_measured_on_a_gpu(tmp_path):
     given = config("source", "--amp")
     phases = measure(given, "", tmp_path / "snapshot.pickle")
