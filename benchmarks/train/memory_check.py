@@ -30,7 +30,7 @@ from fastuda.data.config import Augment
 from fastuda.methods.protocol import Stage
 from fastuda.train.config import Config, task_config
 from fastuda.train.memory.bundle import split_batches
-from fastuda.train.memory.trace import MemoryTrace, tracing
+from fastuda.train.memory.trace import MemoryTrace, Watcher, tracing
 from fastuda.train.memory.walk import Walk
 from fastuda.train.precision import Precision
 
@@ -38,19 +38,6 @@ RESULTS = Path(__file__).resolve().parents[1] / "results"
 MIB = 2**20
 SMALL = (256, 512)
 CPU = torch.device("cpu")
-
-
-class Nobody:
-    """A watcher that does not care."""
-
-    def phase(self, phase) -> None:
-        pass
-
-    def name(self, root) -> None:
-        pass
-
-    def mark(self, kind, tensors, name="") -> None:
-        pass
 
 
 def setting(method: str, model: str, source, target, checkpointing=False, covariance="diag", amp=False) -> Config:
@@ -94,7 +81,7 @@ def images_bytes(config: Config) -> int:
 def measured_growth(config: Config, stage: str) -> tuple[int, int]:
     """The same as ``forecast_growth`` of a real step: without and with the scratch of convolutions."""
     torch.manual_seed(0)
-    walk = Walk(config, CPU, precision(config), Nobody())
+    walk = Walk(config, CPU, precision(config), Watcher())
     if config.method == "mlsl":
         walk.method.presence = torch.ones(1, walk.num_classes, dtype=torch.bool)  # as the stage's preparation leaves it
     return most_allocated(lambda: walk.steps(stage_of(walk, stage), 1))

@@ -35,7 +35,9 @@ from fastuda.methods.protocol import Method, Stage
 from fastuda.nn.losses import resize_labels
 from fastuda.ops.class_moments import Moments
 from fastuda.train.config import task_config
+from fastuda.train.optimisers import Optimisers
 from fastuda.train.precision import Precision, choose_precision
+from fastuda.train.step import StepListener, TrainingStep
 
 CLASSES = 19
 # Records that agree in these are of the same measurement.
@@ -112,23 +114,23 @@ def prepare(method: Method, recipe: Recipe, target: Batch) -> Batch:
     return target
 
 
+class Losses(StepListener):
+    """Keeps the losses of a step as numbers."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, float] = {}
+
+    def computed(self, losses: dict[str, dict[str, Tensor]]) -> None:
+        for terms in losses.values():
+            self.values |= {name: round(loss.item(), 5) for name, loss in terms.items()}
+
+
 def step(stage: Stage, precision: Precision, source: Batch, target: Batch) -> dict[str, float]:
-    """One step as the trainer makes it; its losses."""
-    optimisers, losses = stage.optimisers(), {}
-    parts = stage.step(source, target)
-    while True:
-        with precision.autocast():
-            part = next(parts, None)
-        if part is None:
-            break
-        for terms in part.values():
-            sum(terms.values()).backward()
-            losses |= {name: round(loss.item(), 5) for name, loss in terms.items()}
-    for optimiser in optimisers.values():
-        optimiser.step()
-    if stage.after_step:
-        stage.after_step()
-    return losses
+    """The first step of a stage, as the trainer takes it; its losses."""
+    losses = Losses()
+    taken = TrainingStep(stage, Optimisers(stage, precision, {}), precision, listener=losses)
+    taken.take(0, iter([(source, target)]))
+    return losses.values
 
 
 def measure(recipe: Recipe, sizes: Measured, precision: Precision, usual: bool = False) -> dict:

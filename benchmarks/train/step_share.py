@@ -70,6 +70,16 @@ class Clock:
 
         return call
 
+    def timed_block(self, block: Callable, name: str) -> Callable:
+        """The context manager ``block``, inside which time counts for ``name``."""
+
+        @contextmanager
+        def call(*arguments):
+            with self.part(name), block(*arguments):
+                yield
+
+        return call
+
     def watch(self, network: torch.nn.Module) -> None:
         """Time a network's forward passes, and note when gradients first reach an output of it."""
         forward = network.forward
@@ -200,7 +210,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
         patched = (
             mock.patch.object(Optimisers, "backward", clock.backward(Optimisers.backward)),
             mock.patch.object(Optimisers, "step", clock.timed(Optimisers.step, "optimiser")),
-            mock.patch.object(Meter, "waiting", clock.timed(Meter.waiting, "data: waiting")),
+            mock.patch.object(Meter, "waiting", clock.timed_block(Meter.waiting, "data: waiting")),
             mock.patch.object(Inputs, "on_device", clock.timed(Inputs.on_device, "data: augmentation")),
         )
         with patched[0], patched[1], patched[2], patched[3], Signals() as signals:

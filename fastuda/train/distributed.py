@@ -136,7 +136,7 @@ def _end_together(error: Exception | None, tell: bool) -> None:
         raise error if tell else SystemExit(1)
 
 
-def largest(number: int) -> int:
+def all_reduce_max(number: int) -> int:
     """The largest of the ranks' numbers, on all of them, without waiting for a device."""
     if world() == 1:
         return number
@@ -147,7 +147,7 @@ def largest(number: int) -> int:
 
 def wait() -> None:
     """Until all ranks are here: what another one wrote before is on disk."""
-    largest(0)
+    all_reduce_max(0)
 
 
 class _Announced(nn.Module):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from fastuda.methods.protocol import Stage, View
 from fastuda.ranks import rank, world
 from fastuda.train.checkpoint import write_atomically
 from fastuda.train.config import Config
+from fastuda.train.step import Batches
 
 DOMAINS = ("source", "target")
 
@@ -66,9 +68,29 @@ class Inputs:
             "data.validation.ids does not fit them"
         )
 
-    def loaders(self, stage: Stage, number: int, start: int) -> tuple[Iterator[Batch] | None, Iterator[Batch] | None]:
-        """Source and target batches of a stage from iteration ``start`` on; None for a domain it does not look at."""
-        return self._loader("source", stage, number, start), self._loader("target", stage, number, start)
+    def batches(
+        self,
+        stage: Stage,
+        number: int,
+        start: int,
+        waiting: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> Iterator[Batches]:
+        """The batches of a run's stage ``number`` from iteration ``start`` on, as its networks see them.
+
+        Each is a function of the seed and its place alone: a second iterator gives the same.  waiting: a context that
+        is entered while the next images are waited for.
+        """
+        loaders = [self._loader(domain, stage, number, start) for domain in DOMAINS]
+        return self._batches(stage, number, start, loaders, waiting)
+
+    def _batches(self, stage, number, start, loaders, waiting) -> Iterator[Batches]:
+        views = (stage.source, stage.target)
+        accumulate = self.config.accumulate
+        for place in range(start * accumulate, stage.iterations * accumulate):
+            with waiting():
+                loaded = [next(loader) if loader else None for loader in loaders]
+            keys = [(number, place, domain) for domain in range(len(DOMAINS))]
+            yield tuple(map(self.on_device, loaded, views, keys))
 
     def _loader(self, domain: str, stage: Stage, number: int, start: int) -> Iterator[Batch] | None:
         view: View | None = getattr(stage, domain)

@@ -23,16 +23,17 @@ from fastuda.train.config import Config, difference, to_dict
 from fastuda.train.inputs import Inputs
 from fastuda.train.memory.measure import out_of_memory, record_history
 from fastuda.train.meter import LiveLine, Log, Meter, one_line, peak_mib
-from fastuda.train.nonfinite import Batches, Taken, Watch, fail
+from fastuda.train.nonfinite import Watch, fail
 from fastuda.train.optimisers import Optimisers, draw_seed
 from fastuda.train.passes import DataPasses
 from fastuda.train.pictures import save_comparison
 from fastuda.train.precision import choose_device, choose_precision
 from fastuda.train.scoring import evaluate, predict_labels
 from fastuda.train.signals import Interrupted, Signals
+from fastuda.train.step import Batches, StepListener, TrainingStep, losses_of
 from fastuda.train.work_dir import after_restart, choose_work_dir, create_work_dir
 
-NOT_FINITE = 1 << 16  # what ranks tell each other in a signal's place; larger than all of them
+NOT_FINITE = 1 << 16  # exchanged between ranks in place of a signal's number, which is always smaller
 
 
 @dataclass
@@ -81,6 +82,21 @@ def train(config: Config, console: Console | None = None) -> Result:
         while run.position.stage < len(stages):
             run.stage(stages[run.position.stage])
         return run.finish()
+
+
+class Sums(StepListener):
+    """Adds the images and losses of each step to the meter and the watch."""
+
+    def __init__(self, meter: Meter, watch: Watch) -> None:
+        self.meter, self.watch = meter, watch
+
+    def started(self, batches: Batches) -> None:
+        self.meter.count(sum(len(batch.images) for batch in batches if batch is not None))
+
+    def computed(self, losses: Losses) -> None:
+        for terms in losses.values():
+            self.meter.add(terms)
+            self.watch.losses(terms)
 
 
 class Run:
@@ -165,8 +181,9 @@ class Run:
         optimisers = Optimisers(stage, self.precision, self.optimisers_state)
         self.optimisers_state = {}
         meter, watch = Meter(stage.name, self.device), Watch()
-        loaders = self.inputs.loaders(stage, position.stage, position.iteration)
-        averaging = distributed.Averaging(self.method)
+        batches = self.inputs.batches(stage, position.stage, position.iteration, meter.waiting)
+        averaging, sums = distributed.Averaging(self.method), Sums(meter, watch)
+        step = TrainingStep(stage, optimisers, self.precision, config.accumulate, averaging, sums)
         self.method.train()
         with (
             compiled(self.method, config.compile),
@@ -175,22 +192,9 @@ class Run:
             for iteration in range(position.iteration, stage.iterations):
                 # Dropout and every other draw follow from the position, so a resumed run draws the same.
                 torch.manual_seed(draw_seed(config.seed, position.stage, iteration))
-                optimisers.set_learning_rate(iteration)
                 watch.begin(iteration + 1)
-                for part in range(config.accumulate):
-                    batches = [meter.waiting(loader) if loader else None for loader in loaders]
-                    watch.batches(iteration * config.accumulate + part, batches)
-                    with averaging.local(until_later=part + 1 < config.accumulate):
-                        for losses in self.losses(stage, *watch.steps[-1].batches[-1]):
-                            for terms in losses.values():
-                                meter.add(terms)
-                                watch.losses(terms)
-                            optimisers.backward(averaging(losses), 1 / config.accumulate)
-                    meter.count(sum(len(batch.images) for batch in batches if batch is not None))
-                meter.skipped += optimisers.step()
+                meter.skipped += step.take(iteration, batches)
                 watch.end(optimisers.scale.broken)
-                if stage.after_step:
-                    stage.after_step()
                 position.iteration = iteration + 1
                 asked = self.agree(stage, watch, position.iteration % config.checkpoint_every == 0)
                 self.report(line, meter, optimisers)
@@ -200,23 +204,6 @@ class Run:
         # The evaluation that follows can be long: what was learnt is safe before it starts.
         self.save()
 
-    def losses(self, stage: Stage, draw: int, batches: Batches) -> Iterator[Losses]:
-        """The losses of one batch of each domain, one part after the other."""
-        parts = stage.step(*self.on_device(stage, draw, batches))
-        while True:
-            with self.precision.autocast():
-                losses = next(parts, None)
-            if losses is None:
-                return
-            yield losses
-
-    def on_device(self, stage: Stage, draw: int, batches: Batches) -> Batches:
-        """Source and target as the network sees them."""
-        return [
-            self.inputs.on_device(batch, view, (self.position.stage, draw, domain))
-            for domain, (batch, view) in enumerate(zip(batches, (stage.source, stage.target), strict=True))
-        ]
-
     def agree(self, stage: Stage, watch: Watch, saves: bool) -> int:
         """The signal that one of the ranks received, or 0; ends on a loss of one of them that is not finite.
 
@@ -224,20 +211,26 @@ class Run:
         """
         iteration = self.position.iteration
         wait = saves or iteration % self.config.log_every == 0 or iteration == stage.iterations
-        asked = distributed.largest(NOT_FINITE if watch.first_bad(wait) else self.signals.received or 0)
+        asked = distributed.all_reduce_max(NOT_FINITE if watch.first_bad(wait) else self.signals.received or 0)
         if asked and not wait:
-            asked = distributed.largest(NOT_FINITE if watch.first_bad(wait=True) else asked)
+            asked = distributed.all_reduce_max(NOT_FINITE if watch.first_bad(wait=True) else asked)
         if asked == NOT_FINITE:
             about = {"stage": stage.name, "seed": self.config.seed, "precision": self.precision.reason}
-            fail(watch, about, partial(self.on_device, stage), partial(self.again, stage), self.checkpoint)
+            fail(watch, about, partial(self.batches_of, stage), partial(self.recompute, stage), self.checkpoint)
         return asked
 
+    def batches_of(self, stage: Stage, iteration: int) -> Iterator[tuple[int, Batches]]:
+        """The batches of an iteration, counted from 1, loaded once more; each with its number in the stage."""
+        draws = range((iteration - 1) * self.config.accumulate, iteration * self.config.accumulate)
+        return zip(draws, self.inputs.batches(stage, self.position.stage, iteration - 1), strict=False)
+
     @torch.no_grad()
-    def again(self, stage: Stage, step: Taken) -> None:
-        """Take a step once more, with the same draws, but for the gradients."""
-        torch.manual_seed(draw_seed(self.config.seed, self.position.stage, step.iteration - 1))
-        for draw, batches in step.batches:
-            for _ in self.losses(stage, draw, batches):
+    def recompute(self, stage: Stage, iteration: int, batches: list[Batches]) -> None:
+        """Compute the losses of an iteration, counted from 1, again: with its random numbers, without gradients."""
+        torch.manual_seed(draw_seed(self.config.seed, self.position.stage, iteration - 1))
+        for batch in batches:
+            source, target = (domain and domain.to(self.device) for domain in batch)
+            for _ in losses_of(stage, source, target, self.precision):
                 pass
 
     def report(self, line: LiveLine, meter: Meter, optimisers: Optimisers) -> None:

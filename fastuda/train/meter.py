@@ -7,6 +7,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -92,12 +93,12 @@ class Meter:
             loss = loss.detach().float()
             self.losses[name] = self.losses[name] + loss if name in self.losses else loss
 
-    def waiting(self, loader: Iterator) -> Any:
-        """The loader's next item; the time it took counts as waiting for data."""
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """The time inside the block counts as waiting for data."""
         start = time.perf_counter()
-        item = next(loader)
+        yield
         self.waited += time.perf_counter() - start
-        return item
 
     def values(self) -> dict[str, float]:
         """The summed losses, the mean over the ranks, as numbers."""

@@ -1,14 +1,16 @@
-"""The first loss that is not finite: seen without a wait in every step, and left in a file that tells where it is from.
+"""The first loss that is not finite: noticed without waiting for the device, and written to a file with its inputs.
 
-The device holds a flag, ``LossScale.broken``, that no step outlives: from a bad loss on the weights stay as they were.
-A step's flag travels to the host behind the step and is looked at once it is there, a step or so later.
+The device holds a flag, ``LossScale.broken``: once a loss is not finite, all later updates are skipped and the weights
+stay as they were.  A copy of the flag is sent to the host after each step and read when it has arrived, usually one
+step later.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,45 +24,41 @@ from fastuda.ranks import rank, total, world
 from fastuda.train import distributed
 from fastuda.train.checkpoint import write_atomically
 from fastuda.train.meter import NonFiniteLoss
+from fastuda.train.step import Batches
 
 FILE = "nonfinite.pt"
-KEPT = 4  # steps whose flag may be under way; the next one waits for the first of them
-MOST = 2**30  # bytes of operators' inputs in the file
+PENDING = 4  # steps whose flag may not have arrived yet; one more step waits for the oldest of them
+MAX_BYTES = 2**30  # of operators' inputs in the file
 
-Batches = list[Batch | None]
-See = Callable[[int, Batches], Batches]  # the batches of a draw as the network sees them
+Load = Callable[[int], Iterable[tuple[int, Batches]]]
+"""Loads the batches of an iteration once more, each with the number that its augmentation is drawn from."""
+
+Recompute = Callable[[int, list[Batches]], None]
+"""Computes the losses of an iteration once more, from its batches on the host and without gradients."""
 
 
 @dataclass
-class Taken:
-    """A step: what the loaders gave for it, part by part of an accumulated batch, and what came of it.
+class StepRecord:
+    """The losses of a step, summed over its accumulated batches, and its flag.
 
-    bad: the flag on the host, ``ready`` when it is there.
+    iteration: counted from 1.  bad: the flag's copy on the host; it may be read once the event ``arrived`` has passed.
     """
 
     iteration: int
-    batches: list[tuple[int, Batches]] = field(default_factory=list)
     losses: dict[str, Tensor] = field(default_factory=dict)
     bad: Tensor | None = None
-    ready: Any = None
+    arrived: Any = None
 
 
 class Watch:
-    """The last steps of a stage, until their flags are known.
-
-    What it keeps is on the host, as the loaders made it: it costs the device nothing but a number a loss.
-    """
+    """The last steps of a stage whose flags may not have arrived; a scalar for each loss is all that they hold."""
 
     def __init__(self) -> None:
-        self.steps: deque[Taken] = deque(maxlen=KEPT)
+        self.steps: deque[StepRecord] = deque(maxlen=PENDING)
 
     def begin(self, iteration: int) -> None:
-        """A step follows, the one that makes it ``iteration`` iterations."""
-        self.steps.append(Taken(iteration))
-
-    def batches(self, draw: int, batches: Batches) -> None:
-        """What a part of the step is about to see; draw: the number that its augmentation follows from."""
-        self.steps[-1].batches.append((draw, batches))
+        """Step ``iteration``, counted from 1, follows."""
+        self.steps.append(StepRecord(iteration))
 
     def losses(self, losses: Mapping[str, Tensor]) -> None:
         summed = self.steps[-1].losses
@@ -69,37 +67,37 @@ class Watch:
             summed[name] = summed[name] + loss if name in summed else loss
 
     def end(self, broken: Tensor) -> None:
-        """The step is over; broken: its flag on the device."""
+        """The step has been taken; broken: its flag on the device."""
         step = self.steps[-1]
         if broken.device.type == "cuda":
             step.bad = torch.empty((), dtype=broken.dtype, pin_memory=True).copy_(broken, non_blocking=True)
-            step.ready = torch.cuda.Event()
-            step.ready.record()
+            step.arrived = torch.cuda.Event()
+            step.arrived.record()
         else:
             step.bad = broken.clone()
 
-    def first_bad(self, wait: bool) -> Taken | None:
-        """The first step that is known to be bad; wait: until the flags of all are here."""
-        # The oldest is about to be forgotten.
-        if len(self.steps) == KEPT:
-            self._known(self.steps[0], wait=True)
-        return next((step for step in self.steps if self._known(step, wait) and step.bad), None)
+    def first_bad(self, wait: bool) -> StepRecord | None:
+        """The first step with a loss that is not finite, of those whose flag has arrived; wait: for all flags."""
+        # The next step pushes the oldest one out, so that one must be read now.
+        if len(self.steps) == PENDING:
+            self._has_arrived(self.steps[0], wait=True)
+        return next((step for step in self.steps if self._has_arrived(step, wait) and step.bad), None)
 
     @staticmethod
-    def _known(step: Taken, wait: bool) -> bool:
+    def _has_arrived(step: StepRecord, wait: bool) -> bool:
         if step.bad is None:
             return False
-        if step.ready is not None and wait:
-            step.ready.synchronize()
-        return step.ready is None or step.ready.query()
+        if step.arrived is not None and wait:
+            step.arrived.synchronize()
+        return step.arrived is None or step.arrived.query()
 
 
 class Recorder(TorchDispatchMode):
-    """Copies what goes into the operators of this package, up to the first that takes in or gives out a bad number."""
+    """Copies the inputs of this package's operators, up to the first call with a number that is not finite."""
 
-    def __init__(self, most: int = MOST) -> None:
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         super().__init__()
-        self.left, self.over = most, False
+        self.left, self.over = max_bytes, False
         self.calls: list[dict[str, Any]] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -108,7 +106,7 @@ class Recorder(TorchDispatchMode):
             return func(*args, **kwargs)
         names = [argument.name for argument in func._schema.arguments]
         given = dict(zip(names, args, strict=False)) | kwargs
-        call = {"operator": func._opname, "inputs": {name: self._kept(value) for name, value in given.items()}}
+        call = {"operator": func._opname, "inputs": {name: self._copy(value) for name, value in given.items()}}
         self.calls.append(call)
         call["finite_inputs"] = all(map(_finite, tree_leaves(given)))
         out = func(*args, **kwargs)
@@ -116,10 +114,10 @@ class Recorder(TorchDispatchMode):
         self.over = not (call["finite_inputs"] and call["finite_outputs"])
         return out
 
-    def _kept(self, value: Any) -> Any:
-        return tree_map(self._kept_leaf, value)
+    def _copy(self, value: Any) -> Any:
+        return tree_map(self._copy_leaf, value)
 
-    def _kept_leaf(self, value: Any) -> Any:
+    def _copy_leaf(self, value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value if isinstance(value, int | float | str | None) else str(value)
         size = value.numel() * value.element_size()
@@ -129,8 +127,8 @@ class Recorder(TorchDispatchMode):
         return value.detach().to("cpu", copy=True)
 
 
-def _bad(value: float) -> bool:
-    return not abs(value) < float("inf")
+def _is_bad(value: float) -> bool:
+    return not math.isfinite(value)
 
 
 def _finite(value: Any) -> bool:
@@ -138,63 +136,71 @@ def _finite(value: Any) -> bool:
     return not floating or bool(value.isfinite().all())
 
 
-def fail(watch: Watch, about: Mapping[str, Any], see: See, again: Callable[[Taken], None], checkpoint: Path) -> None:
-    """End the run: write the first bad step down beside the checkpoint and raise NonFiniteLoss, on all ranks.
+def fail(
+    watch: Watch,
+    about: Mapping[str, Any],
+    load: Load,
+    recompute: Recompute,
+    checkpoint: Path,
+) -> None:
+    """End the run: write the first bad step to a file beside the checkpoint and raise NonFiniteLoss, on all ranks.
 
-    about: what else the file tells, "stage" among it; again: takes a step once more, without gradient.
+    about: further entries of the file, "stage" among them.
     """
     bad = watch.first_bad(wait=True)
-    iteration = -distributed.largest(-(bad.iteration if bad else watch.steps[-1].iteration))
+    iteration = -distributed.all_reduce_max(-(bad.iteration if bad else watch.steps[-1].iteration))
     step = next(step for step in watch.steps if step.iteration == iteration)
-    values, own = _values(step), _own(step)
-    # A term over the images of all ranks is bad on all of them: it is where most terms are that the bad image is.
-    knows = world() * sum(map(_bad, own.values())) + world() - 1 - rank()
-    tells = knows == distributed.largest(knows)
-    # Ranks talk to each other inside a step: all of them take it again, and one of them writes.
-    content = {**about, "iteration": iteration, "losses": own, **_taken_again(step, see, again)}
+    mean, own = _mean_over_ranks(step), {name: loss.item() for name, loss in step.losses.items()}
+    # A loss over all ranks' images is NaN on every rank; the rank with the most such losses holds the bad image, so it
+    # writes the file. Of several, the first one does.
+    score = world() * sum(map(_is_bad, own.values())) + world() - 1 - rank()
+    writes = score == distributed.all_reduce_max(score)
+    # The losses may need sums over the ranks, so that all of them compute them again.
+    content = {**about, "iteration": iteration, "losses": own, **_inputs_of(iteration, load, recompute)}
     path = checkpoint.with_name(FILE)
-    told = f"the batch, the losses and what went into the operators are in {path}"
-    if tells:
+    where = f"the batch, the losses and the inputs of the operators are in {path}"
+    if writes:
         try:
             write_atomically(path, lambda file: torch.save(content, file))
         except OSError as error:
-            told = str(error)
-    name = next((name for name, value in values.items() if _bad(value)), "sum")
+            where = str(error)
+    name = next((name for name, value in mean.items() if _is_bad(value)), "sum")
     raise NonFiniteLoss(
-        f"the loss '{name}' is {values.get(name, sum(values.values()))} in stage {about['stage']} at iteration "
-        f"{iteration}; the last good state is in {checkpoint}; {told}"
+        f"the loss '{name}' is {mean.get(name, sum(mean.values()))} in stage {about['stage']} at iteration "
+        f"{iteration}; the last good state is in {checkpoint}; {where}"
     )
 
 
-def _taken_again(step: Taken, see: See, again: Callable[[Taken], None]) -> dict[str, Any]:
-    """What the step saw and what went into its operators; "error": why it could not be taken to its end again."""
-    recorder, found = Recorder(), {"batches": [], "error": ""}
+def _inputs_of(iteration: int, load: Load, recompute: Recompute) -> dict[str, Any]:
+    """The batches of a step and the inputs of its operators; "error": why they could not all be had again."""
+    recorder, found, loaded = Recorder(), {"batches": [], "error": ""}, []
     try:
-        for draw, batches in step.batches:
-            shown = zip(("source", "target"), see(draw, batches), strict=True)
-            found["batches"].append({"draw": draw} | {domain: _plain(batch) for domain, batch in shown})
+        for draw, batches in load(iteration):
+            loaded.append(tuple(map(_on_host, batches)))
+            source, target = map(_as_dict, loaded[-1])
+            found["batches"].append({"draw": draw, "source": source, "target": target})
         with recorder:
-            again(step)
+            recompute(iteration, loaded)
     except Exception as error:
         # Whatever else is wrong with this batch, the loss is what the user has to hear of.
         found["error"] = f"{type(error).__name__}: {error}"
     return found | {"operators": recorder.calls}
 
 
-def _plain(batch: Batch | None) -> dict[str, Tensor] | None:
+def _as_dict(batch: Batch | None) -> dict[str, Tensor] | None:
     if batch is None:
         return None
     parts = {item.name: getattr(batch, item.name) for item in fields(batch)}
-    return {name: part.to("cpu", copy=True) for name, part in parts.items() if part is not None}
+    return {name: part for name, part in parts.items() if part is not None}
 
 
-def _own(step: Taken) -> dict[str, float]:
-    return {name: loss.item() for name, loss in step.losses.items()}
+def _on_host(batch: Batch | None) -> Batch | None:
+    # Not Batch.to, which does not wait for the copies to arrive.
+    return batch and replace(batch, **{name: part.to("cpu", copy=True) for name, part in _as_dict(batch).items()})
 
 
-def _values(step: Taken) -> dict[str, float]:
-    """The losses of the step, the mean over the ranks."""
-    if world() == 1 or not step.losses:
-        return _own(step)
+def _mean_over_ranks(step: StepRecord) -> dict[str, float]:
+    if not step.losses:
+        return {}
     summed = total(torch.stack([*step.losses.values()])) / world()
     return dict(zip(step.losses, summed.tolist(), strict=True))

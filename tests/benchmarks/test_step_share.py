@@ -34,6 +34,7 @@ def test_parts_add_up_to_the_step(small, method):
     seconds = step_share.measure(small(method))
     step = seconds.pop("step")
     assert seconds.keys() >= {"network forward", "network backward", "losses backward", "optimiser", "log"}
+    assert min(seconds["data: waiting"], seconds["data: augmentation"]) > 0
     assert all(value >= 0 for value in seconds.values()) and sum(seconds.values()) == pytest.approx(step)
 
 

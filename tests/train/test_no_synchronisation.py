@@ -18,6 +18,7 @@ import fastuda.methods.source
 from fastuda.cli import memory
 from fastuda.methods import METHODS
 from fastuda.train.config import Config
+from fastuda.train.memory.trace import Watcher
 from fastuda.train.memory.walk import Walk, walked_stages
 from fastuda.train.memory.workspaces import inside
 from fastuda.train.precision import Precision
@@ -76,19 +77,6 @@ class NoWaiting(TorchDispatchMode):
         return torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags
 
 
-class Nobody:
-    """fastuda.train.memory.walk.Watcher that looks at nothing."""
-
-    def phase(self, phase):
-        pass
-
-    def name(self, root):
-        pass
-
-    def mark(self, kind, tensors, name=""):
-        pass
-
-
 @pytest.fixture(autouse=True)
 def as_on_a_gpu(monkeypatch):
     """Optimisers may be fused there, and autocast be switched off."""
@@ -106,7 +94,7 @@ def config(method: str, *options: str) -> Config:
 
 def take_steps(config: Config) -> list[str]:
     """Two steps of every kind of stage, whose names are returned."""
-    walk = Walk(config, DEVICE, Precision("meta", None, True, "fp16's loss scale, whatever is scaled"), Nobody())
+    walk = Walk(config, DEVICE, Precision("meta", None, True, "fp16's loss scale, whatever is scaled"), Watcher())
     if config.method == "mlsl":
         walk.method.presence = torch.ones(1, walk.num_classes, dtype=torch.bool, device=DEVICE)
     taken = [stage for stage in walked_stages(walk.method.stages()) if stage.iterations]

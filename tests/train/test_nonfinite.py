@@ -20,7 +20,7 @@ from fastuda.train.config import parse
 from fastuda.train.inputs import Inputs
 from fastuda.train.loop import Run, train
 from fastuda.train.meter import NonFiniteLoss
-from fastuda.train.nonfinite import KEPT, Recorder, Watch, fail
+from fastuda.train.nonfinite import PENDING, Recorder, Watch, fail
 from fastuda.train.signals import Signals
 
 OPTIONS = ["--method", "source", "--model.norm", "frozen"]
@@ -108,16 +108,28 @@ def test_a_full_disk_hides_no_loss(run, tmp_path, monkeypatch):
     assert not (tmp_path / "run" / "nonfinite.pt").exists()
 
 
-def test_a_step_that_cannot_be_taken_again_hides_no_loss(run, tmp_path, monkeypatch):
-    def gone(stage, step):
+def test_losses_that_cannot_be_computed_again_hide_no_loss(run, tmp_path, monkeypatch):
+    def gone(stage, iteration, batches):
         raise RuntimeError("gone")
 
-    monkeypatch.setattr(run, "again", gone)
+    monkeypatch.setattr(run, "recompute", gone)
     run.method.network.classifier.weight.data[0] = float("inf")
     with pytest.raises(NonFiniteLoss, match="iteration 1"):
         run.steps(run.method.stages()[0])
     found = dumped(tmp_path)
     assert found["error"] == "RuntimeError: gone" and found["operators"] == [] and len(found["batches"]) == 1
+
+
+def test_a_batch_that_cannot_be_loaded_again_hides_no_loss(run, tmp_path, monkeypatch):
+    def gone(stage, iteration):
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(run, "batches_of", gone)
+    run.method.network.classifier.weight.data[0] = float("inf")
+    with pytest.raises(NonFiniteLoss, match="iteration 1"):
+        run.steps(run.method.stages()[0])
+    found = dumped(tmp_path)
+    assert found["error"] == "OSError: the disk is gone" and found["operators"] == [] and found["batches"] == []
 
 
 def test_accumulated_batches_are_all_there(arguments, tmp_path):
@@ -141,7 +153,7 @@ def test_the_recorder_stops_at_the_first_bad_number_and_at_its_size():
     assert names == {"upsample_cross_entropy"} and len(recorder.calls) == 2
     assert [call["finite_inputs"] for call in recorder.calls] == [True, False]
     assert torch.equal(recorder.calls[1]["inputs"]["logits"], bad)
-    with Recorder(most=100) as recorder:
+    with Recorder(max_bytes=100) as recorder:
         upsample_cross_entropy(good, labels)
     inputs = recorder.calls[0]["inputs"]
     assert inputs["logits"] == "left out: torch.float32 (1, 3, 4, 4), 192 bytes" and torch.equal(
@@ -164,13 +176,13 @@ class Event:
 
 def test_a_flag_under_way_is_not_waited_for_until_its_step_would_be_forgotten():
     watch, events = Watch(), []
-    for iteration in range(1, KEPT + 1):
+    for iteration in range(1, PENDING + 1):
         watch.begin(iteration)
         watch.end(torch.tensor(float(iteration > 1)))
         events.append(Event())
-        watch.steps[-1].ready = events[-1]
+        watch.steps[-1].arrived = events[-1]
         assert watch.first_bad(wait=False) is None
-    assert [event.waited for event in events] == [1] + [0] * (KEPT - 1)
+    assert [event.waited for event in events] == [1] + [0] * (PENDING - 1)
     events[1].done = True
     assert watch.first_bad(wait=False).iteration == 2
     events[1].done = False
@@ -185,14 +197,19 @@ def rank_with_a_bad_loss(rank: int, directory) -> None:
         for iteration in (1, 2):
             bad = float(rank == 1 and iteration == 2)
             watch.begin(iteration)
-            watch.batches(iteration, [Batch(torch.full((1,), rank), None, torch.zeros(1)), None])
             watch.losses({"ce": torch.tensor(float("nan") if bad else 1.0)})
             # Of the images of both.
             watch.losses({"lovasz": torch.tensor(float("nan") if iteration == 2 else 1.0)})
             watch.end(torch.tensor(float(iteration == 2)))
         try:
-            see, again = (lambda draw, batches: batches), (lambda step: None)
-            fail(watch, {"stage": "adapt"}, see, again, directory / "run" / "checkpoint.pt")
+            batch = Batch(torch.full((1,), rank), None, torch.zeros(1))
+            fail(
+                watch,
+                {"stage": "adapt"},
+                lambda iteration: [(iteration, (batch, None))],
+                lambda iteration, batches: None,
+                directory / "run" / "checkpoint.pt",
+            )
         except NonFiniteLoss as error:
             (directory / f"{rank}.txt").write_text(str(error))
     distributed.destroy_process_group()

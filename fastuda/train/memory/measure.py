@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +11,11 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
 
 from fastuda.ranks import world
 from fastuda.train.config import Config
 from fastuda.train.memory.forecast import CONTEXT, card_bytes, forecast, remedies
-from fastuda.train.memory.trace import Phase
+from fastuda.train.memory.trace import Phase, Watcher
 from fastuda.train.memory.walk import Walk
 from fastuda.train.precision import choose_device, choose_precision
 
@@ -42,7 +41,7 @@ class Measured:
     retries: int
 
 
-class Allocator:
+class Allocator(Watcher):
     """A walk's watcher that reads the allocator's statistics at each change of phase."""
 
     def __init__(self, device: torch.device) -> None:
@@ -77,12 +76,6 @@ class Allocator:
             )
         )  # fmt: skip
         self._retries, self.now = retries, None
-
-    def name(self, root: nn.Module) -> None:
-        """Modules have no part in what the allocator tells."""
-
-    def mark(self, kind: str, tensors: Iterable[Tensor], name: str = "") -> None:
-        """Nor have kinds."""
 
 
 def measure(config: Config, card: str = "", snapshot: Path | None = None) -> list[Measured]:

@@ -29,7 +29,7 @@ KINDS = (
     "activation gradients", "operator workspaces", "temporaries",
 )  # fmt: skip
 _ROOT = Path(__file__).resolve().parents[2]
-_OWN = tuple(str(Path(__file__).with_name(f"{name}.py")) for name in ("trace", "walk", "forecast"))
+_OWN = (__file__, *(str(_ROOT / "train" / name) for name in ("memory/walk.py", "memory/forecast.py", "step.py")))
 
 
 class Phase(NamedTuple):
@@ -66,11 +66,24 @@ class Peak:
     alive: list[Storage] = field(repr=False)
 
 
+class Watcher:
+    """Called as the walk goes on.  Every method does nothing: override those of interest."""
+
+    def phase(self, phase: Phase) -> None:
+        """What follows belongs to ``phase``."""
+
+    def name(self, root: nn.Module) -> None:
+        """The modules below ``root`` are the walk's."""
+
+    def mark(self, kind: str, tensors: Iterable[Tensor], name: str = "") -> None:
+        """These tensors are of that kind, and belong to what ``name`` names."""
+
+
 # Given an operator call, its workspace in bytes; or a function that does in PyTorch what the call will do.
 Inside = Callable[[str, tuple], int | Callable]
 
 
-class MemoryTrace(TorchDispatchMode):
+class MemoryTrace(Watcher, TorchDispatchMode):
     """Records what lives when, as ``with FakeTensorMode(), MemoryTrace() as trace: ...; trace.peaks()``.
 
     block: bytes that each storage is rounded up to.

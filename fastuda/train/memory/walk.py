@@ -1,32 +1,32 @@
 """Every stage of a method once over images that need not exist: the steps, passes and evaluations of a run.
 
-What runs is the trainer's: the stage's own generator of losses, ``Optimisers``, ``Photometric``, ``predict_labels``.
-Only the images are made up, in the sizes that the configuration gives.
+What runs is the trainer's: ``TrainingStep``, ``Photometric``, ``predict_labels``.  Only the images are made up, in the
+sizes that the configuration gives.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastuda.data.batch import Batch
 from fastuda.data.classes import class_set
 from fastuda.data.config import DatasetConfig
 from fastuda.data.photometric import Photometric, standardise
 from fastuda.methods import build_method
-from fastuda.methods.protocol import Method, Stage, View
+from fastuda.methods.protocol import Losses, Method, Stage, View
 from fastuda.metrics.confusion import ConfusionMatrix
 from fastuda.train.config import Config
-from fastuda.train.memory.trace import Phase
+from fastuda.train.memory.trace import Phase, Watcher
 from fastuda.train.optimisers import Optimisers
 from fastuda.train.precision import Precision
 from fastuda.train.scoring import predict_labels
+from fastuda.train.step import Batches, StepListener, TrainingStep
 
 Size = tuple[int, int]
 NATIVE: dict[str, Size] = {
@@ -34,19 +34,6 @@ NATIVE: dict[str, Size] = {
     "synthia": (760, 1280), "synscapes": (720, 1440),
 }  # fmt: skip
 STEPS = 2  # of each stage: the first allocates the optimiser's state, the second has it
-
-
-class Watcher(Protocol):
-    """What is told how the walk goes on."""
-
-    def phase(self, phase: Phase) -> None:
-        """What follows belongs to ``phase``."""
-
-    def name(self, root: nn.Module) -> None:
-        """The modules below ``root`` are the walk's."""
-
-    def mark(self, kind: str, tensors: Iterable[Tensor], name: str = "") -> None:
-        """These tensors are of that kind, and belong to what ``name`` names."""
 
 
 def image_size(data: DatasetConfig) -> Size:
@@ -139,51 +126,19 @@ class Walk:
         """The first ``count`` steps of a stage."""
         self.watcher.phase(Phase(stage.name, "build"))
         optimisers = Optimisers(stage, self.precision, {})
+        phases = _StepPhases(self.watcher, self.method, optimisers, stage)
+        step = TrainingStep(stage, optimisers, self.precision, self.config.accumulate, listener=phases)
+        batches = self._batches(stage, phases)
         self.method.train()
-        for step in range(1, count + 1):
-            optimisers.set_learning_rate(0)
+        for phases.step in range(1, count + 1):
             # Of the batches that are accumulated the second one meets the gradients of the first: once is enough.
-            for _ in range(min(self.config.accumulate, 2) if step == count else 1):
-                self._backward(stage, step, optimisers)
-            self.watcher.phase(Phase(stage.name, "optimizer", step))
-            optimisers.step()
-            for optimiser in optimisers.optimisers.values():
-                state = optimiser.state.values()
-                self.watcher.mark("optimizer", (v for s in state for v in s.values() if isinstance(v, Tensor)))
-            if stage.after_step:
-                self.watcher.phase(Phase(stage.name, "after step", step))
-                stage.after_step()
+            step.take(0, batches, min(self.config.accumulate, 2) if phases.step == count else 1)
             self._mark_state()
 
-    def _backward(self, stage: Stage, step: int, optimisers: Optimisers) -> None:
-        self.watcher.phase(Phase(stage.name, "inputs", step))
-        source, target = (self._batch(stage, domain) for domain in ("source", "target"))
-        parts = stage.step(source, target)
+    def _batches(self, stage: Stage, phases: _StepPhases) -> Iterator[Batches]:
         while True:
-            self.watcher.phase(Phase(stage.name, "losses", step))
-            with self._network_is_forward(stage, step), self.precision.autocast():
-                losses = next(parts, None)
-            if losses is None:
-                return
-            self.watcher.phase(Phase(stage.name, "backward", step))
-            optimisers.backward(losses, 1 / self.config.accumulate)
-            self.watcher.mark("gradients", (p.grad for p in self.method.parameters() if p.grad is not None))
-
-    @contextmanager
-    def _network_is_forward(self, stage: Stage, step: int) -> Iterator[None]:
-        """Calls of the networks are the phase "forward", what is around them "losses"."""
-        networks = [m for name, m in self.method.named_children() if name in ("network", "teacher")]
-        watcher = self.watcher
-        hooks = []
-        for network in networks:
-            begin, end = Phase(stage.name, "forward", step), Phase(stage.name, "losses", step)
-            hooks.append(network.register_forward_pre_hook(lambda *_, begin=begin: watcher.phase(begin)))
-            hooks.append(network.register_forward_hook(lambda *_, end=end: watcher.phase(end), always_call=True))
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
+            phases.now("inputs")
+            yield self._batch(stage, "source"), self._batch(stage, "target")
 
     def _batch(self, stage: Stage, domain: str) -> Batch | None:
         view: View | None = getattr(stage, domain)
@@ -222,6 +177,47 @@ class Walk:
 
     def _layout(self, images: Tensor) -> Tensor:
         return images.contiguous(memory_format=torch.channels_last) if self.config.model.channels_last else images
+
+
+class _StepPhases(StepListener):
+    """Reports the phases of step ``step`` of a stage to the watcher, and what kind of tensors each of them leaves."""
+
+    def __init__(self, watcher: Watcher, method: Method, optimisers: Optimisers, stage: Stage) -> None:
+        self.watcher, self.method, self.optimisers, self.stage = watcher, method, optimisers, stage
+        self.step = 0
+
+    def now(self, part: str) -> None:
+        self.watcher.phase(Phase(self.stage.name, part, self.step))
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Calls of the networks are the phase "forward", what is around them "losses"."""
+        self.now("losses")
+        hooks = []
+        for network in (m for name, m in self.method.named_children() if name in ("network", "teacher")):
+            hooks.append(network.register_forward_pre_hook(lambda *_: self.now("forward")))
+            hooks.append(network.register_forward_hook(lambda *_: self.now("losses"), always_call=True))
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def computed(self, losses: Losses) -> None:
+        self.now("backward")
+
+    def differentiated(self) -> None:
+        self.watcher.mark("gradients", (p.grad for p in self.method.parameters() if p.grad is not None))
+
+    def updating(self) -> None:
+        self.now("optimizer")
+
+    def updated(self) -> None:
+        for optimiser in self.optimisers.optimisers.values():
+            state = optimiser.state.values()
+            self.watcher.mark("optimizer", (v for s in state for v in s.values() if isinstance(v, Tensor)))
+        if self.stage.after_step:
+            self.now("after step")
 
 
 class _Passes:
