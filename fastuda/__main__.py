@@ -1,4 +1,4 @@
-"""One command in front of all: ``fastuda train|predict|evaluate|analyse|export|memory|data ...``."""
+"""The command ``fastuda COMMAND ...``, which hands over to ``fastuda.cli.COMMAND``."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ COMMANDS = {
     "analyse": "distances, entropies and pseudo labels of a run",
     "export": "a run's network as one file of weights",
     "memory": "forecast the memory of a run, or measure it on a GPU",
-    "data": "look at the data of a task before a run does",
+    "data": "check the data of a task before a run",
 }
 USAGE = "usage: fastuda COMMAND ...\n\ncommands:\n" + "".join(f"  {name:10}{what}\n" for name, what in COMMANDS.items())
 USAGE += "\noptions:\n  --version, --list-methods, --list-tasks\n\nfastuda COMMAND --help says more\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; the exit status where no command ends it itself."""
+    """The command line; returns the exit status, unless a command raises SystemExit."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     first = given[0] if given else "--help"
     if first in COMMANDS:

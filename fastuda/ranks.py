@@ -1,4 +1,4 @@
-"""What the processes of a run share of a batch that is split over them: rows, sums and the divisors of means."""
+"""A batch that is split over the processes of a run: sums, gathered rows and the divisors of means."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def global_batch() -> Iterator[None]:
     "mean" losses are then divided by the pixels that count in all processes, so that the average over the processes,
     of losses and of gradients, is the loss and the gradient of the whole batch, and ``fastuda.models.norm.BatchNorm``
     trains on the statistics of all.  Every process must therefore compute the same losses in the same order.  Without
-    a process group the block changes nothing.  Off by default: elsewhere no operator talks to another process.
+    a process group the block changes nothing.  Outside the block no operator communicates with another process.
     """
     global _split
     before, _split = _split, distributed.is_available() and distributed.is_initialized()
@@ -36,12 +36,12 @@ def world() -> int:
 
 
 def rank() -> int:
-    """Which of them this process is."""
+    """The number of this process among them, from 0: 0 outside ``global_batch``."""
     return distributed.get_rank() if _split else 0
 
 
 def total(value: Tensor) -> Tensor:
-    """The sum of a tensor over the processes, on each of them; without a gradient.  Alone: the tensor itself."""
+    """The sum of a tensor over the processes (all-reduce), without a gradient; the tensor itself where there is one."""
     if world() == 1:
         return value
     value = value.detach().clone(memory_format=torch.contiguous_format)
@@ -50,45 +50,46 @@ def total(value: Tensor) -> Tensor:
 
 
 def divisor(weight: Tensor) -> Tensor:
-    """What to divide a process's sum of losses by: its valid pixels, or their mean over the processes; never 0.
+    """The divisor of this process's sum of losses with which the average over the processes is the global mean.
 
-    With ``weight`` () the pixels that count here, the average over the processes of sum / divisor is the mean over all
-    pixels that count anywhere.
+    weight: scalar, the valid pixels of this process or the sum of their weights.  The result is the mean of ``weight``
+    over the processes; it is positive also where no process has a valid pixel.
     """
-    everywhere = total(weight)
-    everywhere = everywhere.where(everywhere > 0, 1)
-    return everywhere if world() == 1 else everywhere.double() / world()
+    global_weight = total(weight)
+    global_weight = global_weight.where(global_weight > 0, 1)
+    return global_weight if world() == 1 else global_weight.double() / world()
 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx, rows):
-        ctx.own = slice(rank() * len(rows), (rank() + 1) * len(rows))
+        ctx.local_rows = slice(rank() * len(rows), (rank() + 1) * len(rows))
         ctx.world = world()
         rows = rows.contiguous()
-        # Bits are all that travels, and not every backend knows every type.
+        # Not every backend supports every type: those it lacks are sent as the bits of another one.
         sent = rows.view(_BITS.get(rows.dtype, rows.dtype))
-        everyone = [torch.empty_like(sent) for _ in range(ctx.world)]
-        distributed.all_gather(everyone, sent)
-        return torch.cat(everyone).view(rows.dtype)
+        received = [torch.empty_like(sent) for _ in range(ctx.world)]
+        distributed.all_gather(received, sent)
+        return torch.cat(received).view(rows.dtype)
 
     @staticmethod
     def backward(ctx, grad):
-        # Every process computes the same loss of all rows and the average over them is taken afterwards.
-        return grad[ctx.own] * ctx.world
+        # Every process computes the same loss of all rows, and gradients are averaged over the processes afterwards.
+        return grad[ctx.local_rows] * ctx.world
 
 
 def gather(rows: Tensor) -> Tensor:
-    """The rows of all processes, in their order: the global batch; each must bring equally many.
+    """The rows of all processes, in the order of their ranks; every process must pass equally many.
 
-    For what is computed of the whole batch on every process alike.  The gradient reaches a process's own rows, times
-    the number of processes: averaged over them it is that of the one loss.  Alone: the tensor itself.
+    For losses that every process computes of the whole batch.  The gradient of the rows of this process is multiplied
+    by the number of processes, so that its average over them is the gradient of that loss.  Returns the tensor itself
+    where there is one process.
     """
     return rows if world() == 1 else _Gather.apply(rows)
 
 
 def share(rows: Tensor) -> Tensor:
-    """This process's part of what ``gather`` put together."""
+    """The rows of this process among those that ``gather`` returned."""
     if world() == 1:
         return rows
     return rows.tensor_split(world())[rank()]

@@ -1,4 +1,4 @@
-"""What the papers report of a trained run: ``python -m fastuda.analyse WORK_DIR``."""
+"""The figures that the papers report, of a trained run: ``python -m fastuda.analyse WORK_DIR``."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ from fastuda.train.meter import LiveLine
 from fastuda.train.restore import Restored, one_sentence, restore
 
 SEED = 0  # of the pixels that t-SNE shows, and of t-SNE
-FEWEST = 4  # pixels that t-SNE has anything to say about
+MIN_PIXELS = 4  # that t-SNE needs
 
 
 @torch.no_grad()
 def analyse_validation(
     restored: Restored, quantile: float, cap: float, console: Console, sample: PixelSample | None = None
 ) -> dict[str, Any]:
-    """The target's validation split against its truth, in two passes: plain values, ready for JSON.
+    """Compare predictions on the target's validation split with its labels, in two passes; plain values for JSON.
 
     Scores of the predictions at each label's own size (IoU, MPA: CPSL Eq. 16), their self-entropy and class
-    distribution; CCD (SPCL Eq. 10) and PDD (SDCA Eq. 25) of the pixel features under the truth at their resolution; and
-    the pseudo labels of the rule of SDCA's Eq. 19, with the ``quantile`` of each class's confidence on this split as
-    its threshold, at most ``cap``.  sample: is shown every labelled pixel feature.  Memory does not depend on the
-    number of images.  Raises ValueError for an unlabelled split or one without a labelled pixel.
+    distribution; CCD (SPCL Eq. 10) and PDD (SDCA Eq. 25) of the pixel features, with the labels at the features'
+    resolution; and scores of pseudo labels by SDCA's Eq. 19: the threshold of a class is the ``quantile`` of its
+    confidence on this split, at most ``cap``.  sample: updated with every labelled pixel feature.  Memory does not
+    depend on the number of images.  Raises ValueError for an unlabelled split or one without a labelled pixel.
     """
     classes, device, channels = restored.classes, restored.device, restored.method.network.feature_channels
     number = classes.num_classes
@@ -68,11 +68,11 @@ def analyse_validation(
             sample.update(output.features, labels)
 
     thresholds = confidence.quantile(quantile).clamp(max=cap)
-    discrimination, kept_entropy = PixelDiscrimination(statistics.mean), SelfEntropy().to(device)
-    kept = PseudoLabelScores(number).to(device)
+    discrimination, confident_entropy = PixelDiscrimination(statistics.mean), SelfEntropy().to(device)
+    confident = PseudoLabelScores(number).to(device)
     for truth, output in _validation(restored, "validation 2/2", console):
-        kept.update(pseudo_labels(output.logits, size=truth.shape[-2:], threshold=thresholds), truth)
-        kept_entropy.update(output.logits, pseudo_labels(output.logits, threshold=thresholds))
+        confident.update(pseudo_labels(output.logits, size=truth.shape[-2:], threshold=thresholds), truth)
+        confident_entropy.update(output.logits, pseudo_labels(output.logits, threshold=thresholds))
         discrimination.update(output.features, resize_labels(truth, output.features.shape[-2:]))
 
     ccd = class_center_distance(Moments(statistics.count, statistics.mean, statistics.m2))
@@ -91,30 +91,30 @@ def analyse_validation(
             "quantile": quantile,
             "cap": cap,
             "thresholds": _by_class(thresholds, classes),
-            **kept.quality(classes).row(),
-            "self_entropy": _number(kept_entropy.compute()),
+            **confident.quality(classes).row(),
+            "self_entropy": _number(confident_entropy.compute()),
         },
     }
 
 
 @torch.no_grad()
 def analyse_target(restored: Restored, kind: str, truth: Dataset | None, console: Console) -> dict[str, Any]:
-    """The labels that the run saved of its target training images: plain values, ready for JSON.
+    """Analyse the pseudo labels that the run saved of its target training images; plain values for JSON.
 
     Their class distribution and coverage (of soft labels: of the most likely class), and the self-entropy (DRSL, Table
-    7) of the trained network's predictions on all pixels and on those that carry a label, or of the soft labels.
-    kind: of ``saved_kind``.  truth: the target training images with their labels, for mIoU, coverage and
-    distribution against these; None opens none of them.  Memory does not depend on the number of images.  Raises
-    ValueError for files that cannot be read or do not fit the run's target images.
+    7) of the trained network's predictions on all pixels and on the labelled ones, or of the soft labels.
+    kind: as returned by ``saved_kind``.  truth: the target training images with their labels, to score the pseudo
+    labels; None: these labels are not opened.  Memory does not depend on the number of images.  Raises ValueError for
+    files that cannot be read or do not fit the run's target images.
     """
     inputs, device = restored.inputs, restored.device
     number = inputs.classes.num_classes
     distribution, quality = ClassDistribution(number).to(device), PseudoLabelScores(number).to(device)
-    entropy, kept = SelfEntropy().to(device), SelfEntropy().to(device)
+    entropy, labelled_entropy = SelfEntropy().to(device), SelfEntropy().to(device)
     for index, labels, logits in _saved(restored, kind, console):
         distribution.update(labels)
         entropy.update(logits)
-        kept.update(logits, resize_labels(labels, logits.shape[-2:]))
+        labelled_entropy.update(logits, resize_labels(labels, logits.shape[-2:]))
         if truth is not None:
             true = resize_label(truth.label(index), tuple(labels.shape[-2:]))
             quality.update(labels, torch.from_numpy(np.array(true))[None].to(device))
@@ -128,14 +128,14 @@ def analyse_target(restored: Restored, kind: str, truth: Dataset | None, console
         **found,
         **({} if truth is None else quality.quality(inputs.classes).row()),
         "self_entropy": _number(entropy.compute()),
-        "self_entropy_labelled": _number(kept.compute()),
+        "self_entropy_labelled": _number(labelled_entropy.compute()),
     }
 
 
 def saved_kind(inputs: Inputs) -> Literal["labels", "scores", ""]:
     """Whether the run saved labels or scores (soft labels) of its target images; "" for neither.
 
-    Raises ValueError where they are of some of the images only, or of others.
+    Raises ValueError if the files are not exactly one for each target image.
     """
     images = len(inputs.datasets["target"])
     for kind, suffix in (("labels", ".png"), ("scores", ".npy")):
@@ -149,39 +149,42 @@ def saved_kind(inputs: Inputs) -> Literal["labels", "scores", ""]:
     return ""
 
 
-def look(restored: Restored, images: Tensor) -> Output:
+def predict_output(restored: Restored, images: Tensor) -> Output:
     """The logits (N, K, h, w) that the method predicts of standardised images, and the features they come from."""
-    seen: list[Output] = []
+    outputs: list[Output] = []
     method = restored.method
-    # Only ``predict`` knows which domain's batch statistics the method predicts with.
-    handle = method.network.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    # Features are hooked while ``predict`` runs, since it selects the domain's batch statistics.
+    handle = method.network.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     try:
         with restored.precision.autocast():
             logits = method.predict(images.contiguous(memory_format=torch.channels_last))
     finally:
         handle.remove()
-    return Output(seen[-1].features, logits)
+    return Output(outputs[-1].features, logits)
 
 
 def _validation(restored: Restored, name: str, console: Console) -> Iterator[tuple[Tensor, Output]]:
-    """Each validation image's truth (1, H, W) at its own size and what the network makes of the image."""
+    """The labels (1, H, W) of each validation image, at their own size, and the network's output."""
     stream = restored.inputs.validation_stream()
     with LiveLine(console, name, len(stream)) as line:
         for number in range(len(stream)):
             batch = stream[number].to(restored.device)
             if batch.labels is None:
                 raise DataError("the run's validation split is unlabelled, so there is no truth to analyse it against")
-            yield batch.labels, look(restored, standardise(batch.images))
+            yield batch.labels, predict_output(restored, standardise(batch.images))
             line.update(number + 1, f"{number + 1} images")
 
 
 def _saved(restored: Restored, kind: str, console: Console) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """(index, labels (1, H, W) uint8, logits (1, K, h, w)) of each target training image; of soft labels, their log."""
+    """(index, labels (1, H, W) uint8, logits (1, K, h, w)) of each target training image.
+
+    The logits are the network's, or for kind "scores" the logarithm of the saved soft labels.
+    """
     inputs, device, done = restored.inputs, restored.device, 0
     with LiveLine(console, "target training images", len(inputs.datasets["target"])) as line:
         for batch in inputs.plain("target"):
             size = tuple(batch.images.shape[-2:])
-            logits = look(restored, batch.images).logits if kind == "labels" else None
+            logits = predict_output(restored, batch.images).logits if kind == "labels" else None
             for slot, index in enumerate(batch.index.tolist()):
                 if logits is None:
                     scores = torch.from_numpy(inputs.read_scores(index)).to(device).float()[None]
@@ -194,7 +197,7 @@ def _saved(restored: Restored, kind: str, console: Console) -> Iterator[tuple[in
 
 
 def _number(value: Tensor | float) -> float | None:
-    """A plain number; None for what JSON cannot say: NaN of nothing, infinity of a division by zero."""
+    """A plain number; None for NaN and infinity, which JSON does not have."""
     value = float(value)
     return value if math.isfinite(value) else None
 
@@ -217,14 +220,16 @@ def require_tsne() -> None:
 
 
 def tsne(features: Tensor) -> np.ndarray:
-    """Places (n, 2) float32 of pixel features (n, A) on a plane (van der Maaten and Hinton 2008); a fixed seed.
+    """Positions (n, 2) float32 of pixel features (n, A) by t-SNE (van der Maaten and Hinton 2008), with a fixed seed.
 
     Raises ValueError for fewer than 4 pixels or features that are not finite.
     """
     from sklearn.manifold import TSNE
 
-    if len(features) < FEWEST:
-        raise ValueError(f"--tsne needs at least {FEWEST} labelled pixels, the validation split gave {len(features)}")
+    if len(features) < MIN_PIXELS:
+        raise ValueError(
+            f"--tsne needs at least {MIN_PIXELS} labelled pixels, the validation split has {len(features)}"
+        )
     if not features.isfinite().all():
         raise ValueError("--tsne: the pixel features are not finite")
     perplexity = min(30.0, (len(features) - 1) / 3)
@@ -232,7 +237,7 @@ def tsne(features: Tensor) -> np.ndarray:
 
 
 def save_tsne(path: Path, places: np.ndarray, labels: np.ndarray, classes: ClassSet) -> None:
-    """Places (n, 2) of pixels of classes ``labels`` (n,), in the class set's colours, as PNG."""
+    """Draw pixels at ``places`` (n, 2) in the colours of their classes ``labels`` (n,), as PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 6), layout="constrained")
@@ -244,7 +249,7 @@ def save_tsne(path: Path, places: np.ndarray, labels: np.ndarray, classes: Class
 
 
 def tables(report: dict[str, Any]) -> Iterator[Table]:
-    """The report for people: IoU, the figures of each class, the class distributions."""
+    """The report as tables: IoU, the figures of each class, the class distributions."""
     validation, target = report["validation"], report["target"] or {}
     stages = [{"name": "prediction", **validation}, {"name": "confident", **validation["pseudo_labels"]}]
     if "miou" in target:
@@ -264,12 +269,12 @@ def _percent(values: dict[str, float | None]) -> dict[str, float | None]:
 
 
 def lines(report: dict[str, Any]) -> Iterator[str]:
-    """The figures of whole splits, a line each."""
+    """The figures of whole splits as lines of text."""
     validation, target = report["validation"], report["target"]
     confident = validation["pseudo_labels"]
 
-    def say(part: dict[str, Any], **shown: str) -> str:
-        """The fields of ``part`` that it holds, under the names to show them by; fractions in per cent."""
+    def text(part: dict[str, Any], **shown: str) -> str:
+        """The given fields of ``part``, if it has them, under the given names; fractions in per cent."""
         percent = {"miou", "accuracy", "mean_accuracy", "coverage"}
         texts = []
         for key, name in shown.items():
@@ -278,15 +283,15 @@ def lines(report: dict[str, Any]) -> Iterator[str]:
                 texts.append(f"{name} {value}{' %' if key in percent else ''}")
         return ", ".join(texts)
 
-    yield "validation: " + say(validation, mean_accuracy="MPA", accuracy="accuracy", self_entropy="self-entropy")
-    yield "validation: " + say(validation, mean_pdd="mean PDD", mean_ccd="mean CCD")
-    yield "validation, confident pixels: " + say(
+    yield "validation: " + text(validation, mean_accuracy="MPA", accuracy="accuracy", self_entropy="self-entropy")
+    yield "validation: " + text(validation, mean_pdd="mean PDD", mean_ccd="mean CCD")
+    yield "validation, confident pixels: " + text(
         confident, miou="mIoU", coverage="coverage", self_entropy="self-entropy"
     )
     if target is None:
         yield "target training images: the run saved no pseudo labels"
         return
-    yield "target training images, pseudo labels: " + say(
+    yield "target training images, pseudo labels: " + text(
         target,
         miou="mIoU",
         coverage="coverage",
@@ -304,11 +309,12 @@ def analyse(
     sample: PixelSample | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """{method, preset, task, seed, validation, target}: ``analyse_validation`` and, or None, ``analyse_target``.
+    """Analyse a run: {method, preset, task, seed, validation, target}, plain values for JSON.
 
-    quantile, cap: of the confident pixels of the validation split; by default those of the run's self-training, or of
-    SDCA's where it has none.  train_labels: read the labels of the target training images, which nothing else does.
-    Raises ValueError in one sentence for whatever the run lacks.
+    "validation" is from ``analyse_validation``, "target" from ``analyse_target``, or None if no labels were saved.
+    quantile, cap: define the confident pixels of the validation split; by default as in the run's self-training, or as
+    in SDCA's if it has none.  train_labels: read the labels of the target training images, which no other code does.
+    Raises ValueError if the run lacks what is needed.
     """
     console, inputs, config = console or Console(quiet=True), restored.inputs, restored.inputs.config
     own = getattr(restored.method, "labelling", SelfTrainingConfig())
@@ -317,7 +323,7 @@ def analyse(
     for name, value in (("--quantile", quantile), ("--cap", cap)):
         if not 0 <= value <= 1:
             raise ValueError(f"{name} must be between 0 and 1, got {value}")
-    # Whatever is wrong with the run's files shows before the long passes.
+    # Errors in the run's files are raised before the long passes.
     kind, truth = saved_kind(inputs), None
     if train_labels:
         if not kind:
@@ -374,8 +380,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="score the run's pseudo labels against the labels of the target training images, which are otherwise "
         "never opened",
     )
-    parser.add_argument("--quantile", type=float, help="validation: confident pixels are above this quantile by class")
-    parser.add_argument("--cap", type=float, help="validation: and this confidence is always enough")
+    parser.add_argument(
+        "--quantile", type=float, help="validation: quantile of each class's confidence above which pixels count"
+    )
+    parser.add_argument("--cap", type=float, help="validation: a confidence that always suffices")
     parser.add_argument("--tsne", type=Path, metavar="FILE", help="PNG of the pixel features on a plane by t-SNE")
     parser.add_argument("--tsne-pixels", type=int, default=200, help="pixels of each class that it shows")
     return parser.parse_args(arguments)

@@ -14,12 +14,13 @@ from fastuda.train.scoring import evaluate
 
 
 def add_window(parser: argparse.ArgumentParser) -> None:
+    """Add the option --window."""
     parser.add_argument(
         "--window",
         type=int,
         nargs=2,
         metavar=("HEIGHT", "WIDTH"),
-        help="show the network overlapping windows of this many pixels instead of whole images: less memory",
+        help="predict overlapping windows of this many pixels instead of whole images: less memory",
     )
 
 

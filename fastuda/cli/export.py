@@ -16,9 +16,9 @@ def export(restored: Restored, path: Path) -> None:
     """Write the network that predicts as safetensors, which ``model.weights`` and other libraries read.
 
     The metadata, all text: ``fastuda``, the version of this format; ``method``; ``classes``, a JSON list of names in
-    the order of the outputs; ``network``, the settings that build it, as JSON; ``domain``, whose running statistics
-    predict where batch norm keeps them for each domain: "target", or "source" for a run that never saw the target.
-    Raises ValueError for a path of another suffix and OSError where it cannot be written; what was there then stays.
+    the order of the outputs; ``network``, the settings that build it, as JSON; ``domain``, the one whose running
+    statistics predict if batch norm has one set for each domain: "target", or "source" for a run without a target.
+    Raises ValueError for a path of another suffix and OSError if it cannot be written; an existing file is then kept.
     """
     if path.suffix != ".safetensors":
         raise ValueError(f"--output must be a file named *.safetensors, not {path}")

@@ -24,7 +24,7 @@ from fastuda.train.restore import one_sentence
 
 
 def arguments(given: Sequence[str] | None = None) -> tuple[argparse.Namespace, Config]:
-    """The command's own options and the configuration that the others make."""
+    """This command's own options, and the configuration of the run from all others."""
     parser = argparse.ArgumentParser(
         prog="python -m fastuda.memory",
         description=__doc__,
@@ -36,11 +36,11 @@ def arguments(given: Sequence[str] | None = None) -> tuple[argparse.Namespace, C
         "--batch",
         type=int,
         default=1,
-        help="images of each domain at once, the recipe's batch being accumulated from them; 0 = the recipe's own",
+        help="images of each domain in a batch; more are accumulated to the recipe's batch. 0 = the recipe's batch",
     )
     parser.add_argument("--json", type=Path, help="write the figures to this file")
-    parser.add_argument("--png", type=Path, help="write the course of a forecast to this picture")
-    parser.add_argument("--no-remedies", action="store_true", help="do not forecast what each remedy would save")
+    parser.add_argument("--png", type=Path, help="draw the forecast memory over time to this picture")
+    parser.add_argument("--no-remedies", action="store_true", help="skip the forecasts of what each remedy would save")
     parser.add_argument("--measure", action="store_true", help="run on this machine's GPU, with no more than --card")
     parser.add_argument("--snapshot", type=Path, help="with --measure: write the allocator's history to this file")
     own, others = parser.parse_known_args(given)
@@ -49,9 +49,9 @@ def arguments(given: Sequence[str] | None = None) -> tuple[argparse.Namespace, C
     if own.batch < 0:
         raise ValueError(f"--batch must be at least 1, or 0 for the recipe's, not {own.batch}")
     if own.snapshot and not own.measure:
-        raise ValueError("--snapshot is of --measure: a forecast allocates nothing")
+        raise ValueError("--snapshot needs --measure: a forecast allocates nothing")
     if own.png and own.measure:
-        raise ValueError("--png is of a forecast; pytorch.org/memory_viz draws a --snapshot")
+        raise ValueError("--png draws a forecast, not --measure: pytorch.org/memory_viz draws a --snapshot")
     card_bytes(own.card)
     config = bundled(parse(others))
     return own, split_batches(config, own.batch) if own.batch and not config.memory else config

@@ -37,7 +37,7 @@ FOLDERS = ("ids", "colour", "confidence")  # of the output
 
 
 class Photo(NamedTuple):
-    """One input and where its results go, below the output's folders and without a suffix."""
+    """An input image, and the path of its results below each of the output's folders, without a suffix."""
 
     path: Path
     name: str
@@ -56,11 +56,11 @@ def legend(classes: ClassSet) -> np.ndarray:
 
 
 def find_photos(given: Sequence[str], output: Path) -> list[Photo]:
-    """The images that paths, directories and patterns name, each with a name of its own.
+    """The images that paths, directories and patterns name, each with a unique name for its results.
 
-    A directory's images keep their place below it; where two of one name come from different places, the names of the
-    directories above tell them apart.  Results of earlier calls are no input.  Raises DataError for a path, directory
-    or pattern without an image.
+    The name is the image's path below the given directory; if two are equal, suffixes and then the names of directories
+    above are added until they differ.  Results of earlier calls below ``output`` are skipped.  Raises DataError for a
+    path, directory or pattern without an image.
     """
     results = tuple((output / folder).resolve() for folder in FOLDERS)
     found: dict[Path, Path] = {}  # real path -> path below what was given
@@ -90,7 +90,7 @@ def _named(found: dict[Path, Path]) -> list[Photo]:
         twins = [path for paths in taken.values() if len(paths) > 1 for path in paths]
         if not twins:
             break
-        for path in twins:  # first the suffix, then one directory more, until they differ
+        for path in twins:  # first the suffix is added, then one more directory each time
             names[path] = Path(*path.parts[1:][-longer:]).as_posix()
     return [Photo(path, names[path]) for path in found]
 
@@ -100,7 +100,7 @@ def predict_photos(
 ) -> None:
     """Write label maps, overlays and, on request, confidences of all photos, and a manifest of them.
 
-    Raises OSError for an output that already holds results: nothing is ever written over.
+    Raises OSError if ``output`` already holds results: nothing is overwritten.
     """
     classes, size = restored.classes, restored.image_size
     manifest: dict[str, Any] = {
@@ -111,31 +111,31 @@ def predict_photos(
         "images": [],
     }
     if held := [name for name in (*FOLDERS, "legend.png", "manifest.json") if (output / name).exists()]:
-        raise OSError(f"{output} already holds {held[0]}, which would be written over: choose another --output")
+        raise OSError(f"{output} already holds {held[0]}, which would be overwritten: choose another --output")
     output.mkdir(parents=True, exist_ok=True)
     folders = FOLDERS if confidence else FOLDERS[:2]
     for photo in _progress(photos):
         pixels = read_image(photo.path)
         images = torch.from_numpy(resize_image(pixels, size).transpose(2, 0, 1).copy())[None].to(restored.device)
-        labels, sure = predict_labels(
+        labels, confidences = predict_labels(
             restored.method, images, pixels.shape[:2], restored.precision, window, confidence=True
         )
-        labels, places = labels[0].cpu().numpy(), {}
+        labels, files = labels[0].cpu().numpy(), {}
         blend = (1 - OVERLAY) * pixels + OVERLAY * colour(labels, classes)
         pictures = {"ids": labels, "colour": blend.round().astype(np.uint8)}
         if confidence:
-            pictures["confidence"] = (sure[0].float().clamp(0, 1) * 255).round().byte().cpu().numpy()
+            pictures["confidence"] = (confidences[0].float().clamp(0, 1) * 255).round().byte().cpu().numpy()
         for folder in folders:
-            places[folder] = f"{folder}/{photo.name}.png"
-            (output / places[folder]).parent.mkdir(parents=True, exist_ok=True)
-            save_png(output / places[folder], pictures[folder])
+            files[folder] = f"{folder}/{photo.name}.png"
+            (output / files[folder]).parent.mkdir(parents=True, exist_ok=True)
+            save_png(output / files[folder], pictures[folder])
         shares = np.bincount(labels.ravel(), minlength=256)[: classes.num_classes] / labels.size
         manifest["images"].append(
             {
                 "image": str(photo.path),
                 "size": list(labels.shape),
-                **places,
-                "mean_confidence": round(float(sure.float().mean()), 4),
+                **files,
+                "mean_confidence": round(float(confidences.float().mean()), 4),
                 "shares": {name: round(float(share), 4) for name, share in zip(classes.names, shares, strict=True)},
             }
         )

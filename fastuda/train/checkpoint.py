@@ -1,4 +1,4 @@
-"""Checkpoints and results that are either whole or not there."""
+"""Files of a run that are either complete or absent: checkpoints and results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import nn
 
 FORMAT = 1
 _UNFINISHED = ".tmp"
-_OF_A_RUN = ("checkpoint.pt", "config.yaml", "result.json", "nonfinite.pt", "pseudo_labels/*", "predictions/*")
+_RUN_FILES = ("checkpoint.pt", "config.yaml", "result.json", "nonfinite.pt", "pseudo_labels/*", "predictions/*")
 
 
 class CheckpointError(ValueError):
@@ -23,10 +23,10 @@ class CheckpointError(ValueError):
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Write through a temporary file in the same directory, fsync, rename: ``path`` is old or new, never half.
+    """Write to a temporary file in the same directory, fsync, rename: ``path`` holds the old or the new content.
 
-    Raises OSError naming ``path``; what was there before is then intact and nothing is left behind.  Only a killed
-    process leaves something: ``remove_unfinished`` finds it.
+    Raises OSError naming ``path``; its old content is then intact and the temporary file is removed.  Only a killed
+    process leaves one behind, which ``remove_unfinished`` deletes.
     """
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_UNFINISHED, dir=path.parent)
@@ -58,8 +58,8 @@ def _cannot_write(path: Path, error: OSError | RuntimeError) -> OSError:
 
 
 def remove_unfinished(directory: Path) -> None:
-    """Delete what a run that was killed had begun to write of its own files in ``directory``, and nothing else."""
-    for name in _OF_A_RUN:
+    """Delete the temporary files that a killed run left in ``directory``, and nothing else."""
+    for name in _RUN_FILES:
         folder, _, file = name.rpartition("/")
         for path in (directory / folder).glob(f".{file}.*{_UNFINISHED}"):
             path.unlink()
@@ -76,7 +76,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises CheckpointError naming the file when it is missing, truncated, changed in a single bit or something else.
     """
     try:
-        # torch.load does not look at the archive's checksums: weights that the disk corrupted would go unnoticed.
+        # torch.load ignores the archive's checksums: weights that the disk corrupted would go unnoticed.
         with zipfile.ZipFile(path) as archive:
             if member := archive.testzip():
                 raise zipfile.BadZipFile(f"checksum of {member}")
@@ -84,7 +84,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise CheckpointError(f"there is no checkpoint {path}") from None
     except Exception as error:
-        # torch.load reports a damaged file by at least five unrelated exception types.
+        # torch.load raises one of at least five unrelated exceptions for a damaged file.
         raise CheckpointError(f"{path} is damaged or no checkpoint of fastuda ({type(error).__name__})") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path} is no checkpoint of this version of fastuda")
@@ -92,7 +92,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def load_run(path: Path) -> dict[str, Any]:
-    """``load_checkpoint`` of what a training run saved; CheckpointError also where a part of that is missing."""
+    """``load_checkpoint`` of a training run; CheckpointError also where a part of it is missing."""
     state = load_checkpoint(path)
     if missing := sorted({"config", "method", "position", "optimisers"} - state.keys()):
         raise CheckpointError(f"{path} is no checkpoint of a training run: it lacks {', '.join(missing)}")
@@ -100,7 +100,7 @@ def load_run(path: Path) -> dict[str, Any]:
 
 
 def fill_method(method: nn.Module, state: dict[str, Any], path: Path) -> None:
-    """Load the method's state that ``path`` holds; CheckpointError where it is that of another method or version."""
+    """Load ``state``, read from ``path``, into a method; CheckpointError if it is of another method or version."""
     try:
         method.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:

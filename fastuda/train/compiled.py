@@ -1,4 +1,4 @@
-"""``--compile``: the networks of a step by torch.compile."""
+"""``--compile``: torch.compile of the networks during training steps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from fastuda.methods.protocol import Method
 
 NETWORKS = ("network", "teacher")
-VARIANTS = 64  # of a network: domains, modes of batch norm, image sizes; torch's own limit is 8
+VARIANTS = 64  # compilations of a network (domains, modes of batch norm, image sizes); torch's own limit is 8
 
 
 def check_compile(mode: str, device: torch.device) -> None:
@@ -20,7 +20,7 @@ def check_compile(mode: str, device: torch.device) -> None:
     if not mode:
         return
     if mode == "reduce-overhead" and device.type != "cuda":
-        raise ValueError("--compile reduce-overhead is of CUDA graphs, which a CPU has none of: take --compile default")
+        raise ValueError("--compile reduce-overhead needs CUDA graphs, which no CPU has: use --compile default")
     if device.type == "cuda" and find_spec("triton") is None:
         raise ValueError("--compile needs Triton on a GPU: pip install triton")
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < (7, 0):
@@ -33,10 +33,10 @@ def check_compile(mode: str, device: torch.device) -> None:
 
 @contextmanager
 def compiled(method: Method, mode: str, backend: str = "inductor") -> Iterator[None]:
-    """Inside the block the method's networks run compiled; "" changes nothing, "reduce-overhead" is by CUDA graphs.
+    """Inside the block the method's networks run compiled; "" changes nothing, "reduce-overhead" uses CUDA graphs.
 
-    For steps alone: preparations record statistics from inside the network, and evaluations see images of many sizes.
-    The names in the state dict stay.
+    For training steps alone: preparations hook modules inside the network, and evaluations have images of many sizes.
+    The names in the state dict do not change.
     """
     if not mode:
         yield
@@ -51,5 +51,5 @@ def compiled(method: Method, mode: str, backend: str = "inductor") -> Iterator[N
         yield
     finally:
         for network in networks:
-            # What nn.Module.compile sets; torch has no way back.
+            # The attribute that nn.Module.compile sets; torch has no method to undo it.
             network._compiled_call_impl = None

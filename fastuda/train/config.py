@@ -27,14 +27,15 @@ class Config(Recipe):
     amp: bool = False  # mixed precision: bf16 where the machine computes it, fp16 with a loss scale on older GPUs
     pass_batch: int = 4  # images at a time in passes without gradient (statistics, pseudo labels)
 
-    # Batches whose gradients are averaged before a step: the large batch's gradient where each has as many valid pixels
-    # and no term looks at a batch as a whole, as batch norm, Lovász, moving statistics and a batch's medians do.
+    # Batches whose gradients are averaged before an update. The result is the gradient of one large batch if each batch
+    # has the same number of valid pixels and no loss depends on its batch as a whole, as with batch norm that is not
+    # frozen, the Lovász loss, moving statistics and medians of a batch.
     accumulate: int = 1
 
-    # Settings for a card of so many GiB, of the same effective batch (fastuda/train/memory/bundle.py); "" = none.
+    # Settings that fit a card of so many GiB and keep the effective batch (fastuda/train/memory/bundle.py); "" = none.
     memory: Literal["", "8g", "11g", "16g", "24g"] = ""
 
-    # Networks by torch.compile, other in rounding: "reduce-overhead" runs them as CUDA graphs; "" = as they are.
+    # Compile the networks by torch.compile, which changes rounding; "reduce-overhead" uses CUDA graphs; "" = do not.
     compile: Literal["", "default", "reduce-overhead"] = ""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -57,7 +58,7 @@ class Config(Recipe):
 RUNTIME_FIELDS = frozenset(
     {"work_dir", "resume", "log_every", "checkpoint_every", "predictions", "tensorboard", "device", "compile"}
 )
-"""Fields that may change when a run is resumed: they do not decide what is learnt."""
+"""Fields that may change when a run is resumed, because the trained weights do not depend on them."""
 
 
 def parse(arguments: Sequence[str] | None = None) -> Config:
@@ -121,7 +122,7 @@ def config_from_dict(values: Mapping, where: str) -> Config:
 
 
 def difference(saved: Mapping, now: Mapping, prefix: str = "") -> str:
-    """The first field, dotted, in which two ``to_dict`` mappings differ in what is learnt; "" if none does."""
+    """The first difference of two ``to_dict`` mappings that would change the trained weights, in words; "" if none."""
     for key in sorted(saved.keys() | now.keys()):
         if not prefix and key in RUNTIME_FIELDS or prefix == "data." and key in ("cache_mib", "workers"):
             continue

@@ -1,16 +1,16 @@
 """Several processes, one run: ``torchrun --nproc-per-node N -m fastuda.train ...``, over NCCL on GPUs, gloo on CPUs.
 
-A schedule's batch is that of the run: each process, a rank, takes its part of it and draws what a single process would
-draw for that part, so N ranks learn what one does, up to rounding.  Only the first rank writes checkpoint, log and
-result, and they are those of any number of ranks; pseudo labels are written by the rank that makes them, into a
-directory that all must see.
+A schedule's batch size counts the images of all processes (ranks) together.  Each rank loads its part of a batch and
+augments it as a single process would, so N ranks learn what one does, up to rounding.  Only the first rank writes
+checkpoint, log and result, whose form does not depend on the number of ranks.  Pseudo labels are written by the rank
+that computes them, into a directory that all ranks must be able to read.
 
-Gradients are averaged by DistributedDataParallel.  It wraps the losses instead of the network: a step runs a network
-several times, under several domains, between several calls of backward, and a method owns more than one network,
-while one forward pass of DistributedDataParallel is to be followed by one backward pass.  All that it does in a
-forward pass (buffers apart, which are equal anyway) is to find, from the outputs, which parameters the next backward
-pass reaches, and the losses of a part tell it just that.  So each part of a step is averaged while it is
-differentiated, and an accumulated batch stays local until the last one.
+Gradients are averaged by DistributedDataParallel.  It wraps the losses instead of the network, because it expects one
+backward pass after each forward pass, while a step runs a network several times between several backward passes and a
+method may train more than one network.  In a forward pass DistributedDataParallel only finds out, from the outputs,
+which parameters the next backward pass will reach (it also synchronises buffers, which are equal here), and the losses
+of one part of a step show just that.  So the gradients of each part are averaged during its backward pass; those of
+accumulated batches stay local until the last batch.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class LostRank(RuntimeError):
 def ranks(device: str) -> Iterator[None]:
     """Inside the block, the processes that torchrun started are one run on ``device`` ("auto", "cpu", "cuda").
 
-    Without torchrun it changes nothing.  Raises ValueError for more processes than GPUs, and LostRank in place of
-    whatever the communication reports when another process has ended.
+    Without torchrun it changes nothing.  Raises ValueError for more processes than GPUs, and LostRank instead of the
+    errors of gloo or NCCL when another process has ended.
     """
     if not (distributed.is_available() and distributed.is_torchelastic_launched()):
         yield
@@ -57,12 +57,12 @@ def ranks(device: str) -> Iterator[None]:
             raise ValueError(f"process {local + 1} of this machine finds no GPU of its own: there are {found}")
         torch.cuda.set_device(local)
     try:
-        # What the hosts tell each other never waits for a device.
-        _meet("cpu:gloo,cuda:nccl" if cuda else "gloo")
+        # Tensors on the host are sent by gloo, so that exchanging a number never waits for a GPU.
+        _init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
         with global_batch():
             yield
     except NonFiniteLoss:
-        # All ranks raise it: one tells.
+        # All ranks raise it: one reports it.
         if distributed.get_rank() == 0:
             raise
         raise SystemExit(1) from None
@@ -75,8 +75,8 @@ def ranks(device: str) -> Iterator[None]:
     distributed.destroy_process_group()
 
 
-def _meet(backend: str) -> None:
-    # torchrun may keep one store over all restarts, in which the addresses of processes that are gone still stand.
+def _init_process_group(backend: str) -> None:
+    # torchrun may keep one store over all restarts: without a prefix it still holds the addresses of ended processes.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     store, number, count = next(rendezvous("env://", timeout=TIMEOUT))
     store = distributed.PrefixStore(f"attempt_{attempt}", store)
@@ -84,17 +84,20 @@ def _meet(backend: str) -> None:
 
 
 def is_communication(error: BaseException) -> bool:
-    """Whether an error is what gloo or NCCL says of a peer that is gone; gloo has no exception type of its own."""
+    """Whether an error of gloo or NCCL means that another process is gone; gloo has no exception type of its own."""
     return isinstance(error, distributed.DistError) or any(name in str(error) for name in ("gloo", "NCCL"))
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes."""
+    """Whether this process writes the files of the run."""
     return rank() == 0
 
 
 def first_decides(decide: Callable[[], T]) -> T:
-    """What ``decide`` returns on the first rank, on all; its ValueError or OSError ends all, with one message."""
+    """Call ``decide`` on the first rank and return its result on all; its ValueError or OSError ends all ranks.
+
+    One rank raises the error, the others SystemExit.
+    """
     outcome: list = [None, None]
     if is_first():
         try:
@@ -110,9 +113,10 @@ def first_decides(decide: Callable[[], T]) -> T:
 
 
 def together(build: Callable[[], T]) -> T:
-    """What ``build`` returns here, once it succeeded on all ranks; its ValueError or OSError ends all, told once.
+    """Call ``build`` on every rank and return its result once all have succeeded.
 
-    For what opens files and networks: ``build`` must not communicate.
+    A ValueError or OSError on any rank ends all of them: one rank raises it, the others SystemExit.  ``build`` opens
+    files or networks and must not communicate, since another rank may have failed already.
     """
     if world() == 1:
         return build()
@@ -124,20 +128,20 @@ def together(build: Callable[[], T]) -> T:
     failed = torch.full((world(),), world())
     failed[rank()] = world() if error is None else rank()
     distributed.all_reduce(failed, distributed.ReduceOp.MIN)
-    teller = int(failed.min())
-    _end_together(error if rank() == teller else None, rank() == teller)
-    if teller < world():
+    first_failed = int(failed.min())
+    _end_together(error if rank() == first_failed else None, rank() == first_failed)
+    if first_failed < world():
         raise SystemExit(1)
     return result
 
 
-def _end_together(error: Exception | None, tell: bool) -> None:
+def _end_together(error: Exception | None, report: bool) -> None:
     if error is not None:
-        raise error if tell else SystemExit(1)
+        raise error if report else SystemExit(1)
 
 
 def all_reduce_max(number: int) -> int:
-    """The largest of the ranks' numbers, on all of them, without waiting for a device."""
+    """The largest of the ranks' numbers, on every rank, without waiting for a device."""
     if world() == 1:
         return number
     value = torch.tensor(number)
@@ -146,12 +150,12 @@ def all_reduce_max(number: int) -> int:
 
 
 def wait() -> None:
-    """Until all ranks are here: what another one wrote before is on disk."""
+    """Block until all ranks have called this: files that another rank wrote before are then complete."""
     all_reduce_max(0)
 
 
-class _Announced(nn.Module):
-    """The parameters of a method, and a forward pass that is over before it began."""
+class _PassLosses(nn.Module):
+    """The parameters of a method with a forward pass that returns the losses unchanged (see the module's docstring)."""
 
     def __init__(self, method: Method) -> None:
         super().__init__()
@@ -162,9 +166,9 @@ class _Announced(nn.Module):
 
 
 class Averaging:
-    """Has the gradients of losses averaged over the ranks while they are computed; alone it does nothing.
+    """Averages gradients over the ranks while they are computed; with one process it does nothing.
 
-    Made once a stage, when it is known which parameters train.
+    Build it once for each stage, after the stage has set which parameters require gradients.
     """
 
     def __init__(self, method: Method) -> None:
@@ -173,13 +177,13 @@ class Averaging:
             # The former name is deprecated from torch 2.13 on, and the only one before.
             new = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
             options = {"forward_sync_buffers" if new else "broadcast_buffers": False}
-            self.parallel = DistributedDataParallel(_Announced(method), find_unused_parameters=True, **options)
+            self.parallel = DistributedDataParallel(_PassLosses(method), find_unused_parameters=True, **options)
 
     def __call__(self, losses: Losses) -> Losses:
-        """The losses of one part of a step, whose backward pass must be the next."""
+        """The losses of one part of a step, unchanged; their backward pass must follow before the next call."""
         trains = any(loss.requires_grad for terms in losses.values() for loss in terms.values())
         return self.parallel(losses) if self.parallel is not None and trains else losses
 
     def local(self, until_later: bool) -> AbstractContextManager:
-        """Inside the block, gradients stay this rank's if ``until_later``: a later part's average takes them along."""
+        """Inside the block, if ``until_later``, gradients are only summed: a later backward pass averages them too."""
         return self.parallel.no_sync() if self.parallel is not None and until_later else nullcontext()

@@ -1,4 +1,4 @@
-"""A run's data sets and the batches that its stages see of them."""
+"""A run's data sets, and the batches of them that its stages train on."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Inputs:
         return "validation" in self.datasets
 
     def _check_validation(self) -> None:
-        """DataError unless some pixel of the validation split is labelled; ends at the first image that has one."""
+        """Raises DataError if no pixel of the validation split is labelled; stops at the first that is."""
         dataset = self.datasets["validation"]
         for index in range(len(dataset)):
             if (dataset.label(index) != IGNORE).any():
@@ -195,7 +195,7 @@ class Inputs:
             scores = np.load(path, allow_pickle=False)
         except FileNotFoundError:
             raise UnreadableFile(f"the scores {path} do not exist") from None
-        except Exception as error:  # NumPy parses the header as Python, and raises whatever a damaged one makes of it
+        except Exception as error:  # NumPy parses the header as Python: a damaged one can raise any exception
             raise UnreadableFile(f"the scores {path} cannot be read: {' '.join(str(error).split())}") from error
         classes = self.classes.num_classes
         if scores.ndim != 3 or len(scores) != classes or scores.dtype != np.float16:
@@ -211,22 +211,22 @@ class Inputs:
         return scores
 
     def check_prepared(self, stage: Stage) -> None:
-        """Read all that ``stage`` wants of what its preparation saved, before a resumed run goes on with it.
+        """Read all labels or scores that ``stage``'s preparation saved, before a resumed run continues the stage.
 
         DataError names the first file that is missing, damaged or of another data set.
         """
         view: View | None = stage.target
         images = len(self.datasets["target"])
-        kept = {self._pseudo_label: self.read_pseudo_labels} if view and view.labels == "pseudo" else {}
-        kept |= {self._scores: self.read_scores} if view and view.scores else {}
-        for path, read in kept.items():
+        readers = {self._pseudo_label: self.read_pseudo_labels} if view and view.labels == "pseudo" else {}
+        readers |= {self._scores: self.read_scores} if view and view.scores else {}
+        for path, read in readers.items():
             if path(images).exists():
                 raise DataError(
                     f"{path(images)} is of another data set: the target has {images} images, numbered from 0"
                 )
             shape = read(0).shape
             for index in range(1, images):
-                # Labels have their image's size; of scores at one image size it is the network that decides.
+                # Labels have the size of their image. Scores of images of one size have the network's resolution.
                 if (other := read(index).shape) != shape and self.caches["target"].size != (0, 0):
                     raise DataError(f"{path(index)} is of another network: {other} where {path(0)} is {shape}")
 
@@ -242,11 +242,11 @@ class Inputs:
 
 
 class _InOrder:
-    """This rank's batches of the cache's data set in its own order; the last one may be smaller."""
+    """This rank's batches of a data set in the data set's order; the last one may be smaller."""
 
     def __init__(self, cache: ImageCache, batch: int) -> None:
         self.cache = cache
-        # Images of native size need not agree in size, so they cannot share a batch.
+        # Images of native size may differ in size, so they cannot share a batch.
         self.batch = 1 if cache.size == (0, 0) else batch
         self.numbers = range(rank(), -(-len(cache.dataset) // self.batch), world())
 

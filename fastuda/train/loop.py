@@ -1,4 +1,4 @@
-"""The training loop: stages of a method, in order, each prepared, stepped, evaluated and saved."""
+"""The training loop: each stage of a method in turn is prepared, trained, evaluated and saved."""
 
 from __future__ import annotations
 
@@ -63,8 +63,9 @@ class Result:
 def train(config: Config, console: Console | None = None) -> Result:
     """Run, or resume, what ``config`` describes and leave everything in its working directory.
 
-    Raises ValueError for bad input, NonFiniteLoss for NaN, OSError when the directory cannot be written, LostRank when
-    another process of the run ended, and Interrupted after a signal; the last checkpoint is then intact.
+    Raises ValueError for bad input, NonFiniteLoss for a loss that is NaN or infinite, OSError when the directory cannot
+    be written, LostRank when another process of the run ended, and Interrupted after a signal; the last checkpoint is
+    intact after each of them.
     """
     with distributed.ranks(config.device), Signals() as signals:
         console = (console or Console()) if distributed.is_first() else Console(quiet=True)
@@ -115,7 +116,7 @@ class Run:
         self.inputs.check_split(self.method.stages())
         self.checkpoint = work_dir / "checkpoint.pt"
         self.position, self.optimisers_state = Position(), {}
-        # Whatever is wrong with the data or the network has shown by now: a mistake leaves no directory behind.
+        # Errors in the data or the network have been raised above, so that they leave no directory behind.
         if config.resume:
             self.restore()
         elif distributed.is_first():
@@ -150,23 +151,23 @@ class Run:
             if stage.row:
                 self.evaluate(stage.row)
         position.stage, position.iteration, position.prepared = position.stage + 1, 0, False
-        # A run that was left after the last step of a stage has restored them, and no step took them.
+        # A run that is resumed after the last step of a stage has restored a state that no step used.
         self.optimisers_state = {}
         self.save()
 
     def phase(self, stage: Stage) -> str:
-        """What a stage is at, for a sentence."""
+        """The current phase of a stage, as part of a sentence."""
         if not self.position.prepared:
             return f"the preparation of stage {stage.name}"
         iteration = self.position.iteration
-        at = f"at iteration {iteration + 1}" if iteration < stage.iterations else "while it is evaluated"
-        return f"stage {stage.name} {at}"
+        doing = f"at iteration {iteration + 1}" if iteration < stage.iterations else "while it is evaluated"
+        return f"stage {stage.name} {doing}"
 
     def prepare(self, stage: Stage) -> None:
         self.method.eval()
         if stage.prepare:
             passes = DataPasses(self.inputs, stage.name, self.console, self.leave_if_asked)
-            # A student that starts afresh here starts the same in a run that is resumed here; steps count from 0.
+            # Weights that are initialised here are the same in a resumed run. Iteration -1, since steps count from 0.
             torch.manual_seed(draw_seed(self.config.seed, self.position.stage, -1))
             with torch.no_grad(), self.precision.autocast():
                 stage.prepare(passes)
@@ -190,7 +191,7 @@ class Run:
             LiveLine(self.console, stage.name, stage.iterations, position.iteration) as line,
         ):
             for iteration in range(position.iteration, stage.iterations):
-                # Dropout and every other draw follow from the position, so a resumed run draws the same.
+                # Dropout and all other random numbers follow from the position: a resumed run repeats them.
                 torch.manual_seed(draw_seed(config.seed, position.stage, iteration))
                 watch.begin(iteration + 1)
                 meter.skipped += step.take(iteration, batches)
@@ -201,13 +202,14 @@ class Run:
                 if asked or position.iteration % config.checkpoint_every == 0:
                     self.save(optimisers.state())
                 self.leave_if_asked(asked)
-        # The evaluation that follows can be long: what was learnt is safe before it starts.
+        # The evaluation that follows can be long: save the trained weights first.
         self.save()
 
     def agree(self, stage: Stage, watch: Watch, saves: bool) -> int:
-        """The signal that one of the ranks received, or 0; ends on a loss of one of them that is not finite.
+        """The number of a signal that any rank received, or 0; ends the run if any rank has a loss that is not finite.
 
-        saves: a checkpoint follows.  Ranks that left at different iterations would wait for each other.
+        All ranks must leave at the same iteration, or some would wait for the others for ever.  saves: a checkpoint
+        follows, which must not hold a bad step.
         """
         iteration = self.position.iteration
         wait = saves or iteration % self.config.log_every == 0 or iteration == stage.iterations
@@ -234,7 +236,7 @@ class Run:
                 pass
 
     def report(self, line: LiveLine, meter: Meter, optimisers: Optimisers) -> None:
-        """Every so often, log the losses and redraw the live line."""
+        """Redraw the live line, and log the losses every ``log_every`` iterations."""
         iteration = self.position.iteration
         if iteration % self.config.log_every == 0 or iteration == line.total:
             row = meter.read(iteration) | {"learning_rate": optimisers.learning_rate()}
@@ -245,7 +247,10 @@ class Run:
             line.update(iteration)
 
     def leave_if_asked(self, asked: int | None = None) -> None:
-        """End on a signal: ``asked``, on which the ranks agree, or between two collectives whatever came here."""
+        """Raise Interrupted if a signal was received.
+
+        asked: its number or 0, agreed on by all ranks; None: use what this rank received, where no other rank waits.
+        """
         number = self.signals.received if asked is None else asked
         if number:
             if asked:

@@ -1,4 +1,4 @@
-"""The loss scale of fp16 and which steps are left out, both decided on the device: no step waits for the host."""
+"""The loss scale of fp16, and which updates are skipped: both are decided on the device, without the host."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ FIRST, GROWTH, BACKOFF, INTERVAL = 65536.0, 2.0, 0.5, 2000  # as torch.amp.GradS
 
 
 class LossScale:
-    """What losses are multiplied by before they are differentiated, and whether their gradients are fit for a step.
+    """The factor of losses before their backward pass, and whether an update must be skipped.
 
-    The scale moves as that of ``torch.amp.GradScaler``.  That one lets the host read whether a step is to be left out,
-    wherever an optimiser is not fused, leaves it out for fp16 alone, and optimiser by optimiser; here a step is taken
-    by all optimisers or by none, in every precision, and weights stay free of NaN until somebody looks.
+    The scale changes by the rule of ``torch.amp.GradScaler``, which differs otherwise: it skips updates in fp16 only,
+    one optimiser at a time, and makes the host wait for optimisers that are not fused.  Here all optimisers update or
+    none does, in every precision, so that no NaN reaches the weights before the host has seen it.
 
-    scaled: without it the scale is 1 and stays so.
-    broken: 1 from the first loss on that is not finite, else 0.  No step follows such a loss.
-    in_a_row: how many steps were left out since the last one that was taken.
+    scaled: if False, the scale is always 1.
+    broken: scalar on the device, 1 once any loss was not finite, else 0.  All later updates are skipped.
+    in_a_row: scalar on the device, the updates skipped since the last one that was not.
     """
 
     def __init__(self, device: str, scaled: bool) -> None:
@@ -27,16 +27,16 @@ class LossScale:
         self._growth = torch.zeros((), dtype=torch.int32, device=device)
 
     def watch(self, loss: Tensor) -> None:
-        """One of the losses of this step."""
+        """Add a loss to those that must be finite for this step's update."""
         self._losses = self._losses + loss.detach()
 
     def scale(self, loss: Tensor) -> Tensor:
-        """The number to differentiate for ``loss``."""
+        """``loss`` times the scale, for the backward pass."""
         return loss * self.value if self.scaled else loss
 
     @torch.no_grad()
     def unscale(self, gradients: list[Tensor]) -> Tensor:
-        """Divide the gradients by the scale, in place; 1.0 where the step must be left out, else 0.0, on the device."""
+        """Divide the gradients by the scale, in place; a scalar on the device: 1.0 if the update must be skipped."""
         found = torch.zeros_like(self._found)
         torch._amp_foreach_non_finite_check_and_unscale_(gradients, found, self.value.double().reciprocal().float())
         self.broken = torch.maximum(self.broken, (~self._losses.isfinite()).float())
@@ -45,7 +45,7 @@ class LossScale:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move the scale after a step, taken or not."""
+        """Adapt the scale after a step, skipped or not."""
         if self.scaled:
             torch._amp_update_scale_(self.value, self._growth, self._found, GROWTH, BACKOFF, INTERVAL)
         self.in_a_row = (self.in_a_row + 1) * self._found

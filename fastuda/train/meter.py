@@ -1,4 +1,4 @@
-"""What a run tells while it runs: the live line, log.jsonl and, on request, TensorBoard."""
+"""Progress of a run: the live line, log.jsonl and, on request, TensorBoard."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Log:
 class Meter:
     """Losses and timings of one stage between two log lines.
 
-    Losses and left-out steps are summed on the device, so a step never waits for the host; ``read`` does.
+    Losses and skipped steps are summed on the device, so that only ``read`` makes the host wait for it.
     """
 
     def __init__(self, stage: str, device: torch.device) -> None:
@@ -84,11 +84,12 @@ class Meter:
         self.start = time.perf_counter()
 
     def count(self, images: int) -> None:
-        """A batch of ``images`` images is about to be differentiated."""
+        """Count one more batch, of ``images`` images of both domains."""
         self.steps += 1
         self.images += images
 
     def add(self, losses: Mapping[str, Tensor]) -> None:
+        """Add the losses of one optimiser to the sums."""
         for name, loss in losses.items():
             loss = loss.detach().float()
             self.losses[name] = self.losses[name] + loss if name in self.losses else loss
@@ -101,14 +102,14 @@ class Meter:
         self.waited += time.perf_counter() - start
 
     def values(self) -> dict[str, float]:
-        """The summed losses, the mean over the ranks, as numbers."""
+        """The summed losses as numbers, averaged over the ranks."""
         losses = self.losses
         if losses and world() > 1:
             losses = dict(zip(losses, (total(torch.stack([*losses.values()])) / world()).unbind(), strict=True))
         return {name: loss.item() for name, loss in losses.items()}
 
     def read(self, iteration: int) -> dict[str, Any]:
-        """Mean losses and rates since the last reset, which follows."""
+        """The row of the log: mean losses and rates since the last call; starts anew."""
         values = self.values()
         seconds = max(time.perf_counter() - self.start, 1e-9)
         row = {
@@ -133,7 +134,7 @@ def one_line(row: Mapping[str, Any]) -> str:
 
 
 class _WithNote(Progress):
-    """The losses stand in lines of their own: beside the bar they would squeeze its counter and times away."""
+    """A progress bar with the losses on a line of their own: beside the bar they would hide its counter and times."""
 
     def get_renderables(self) -> Iterator[RenderableType]:
         yield from super().get_renderables()
@@ -143,7 +144,7 @@ class _WithNote(Progress):
 
 
 class LiveLine:
-    """A progress bar above the last losses on a terminal; plain lines now and then elsewhere."""
+    """A progress bar above the last losses on a terminal; elsewhere a plain line every 15 s."""
 
     def __init__(self, console: Console, name: str, total: int, start: int = 0) -> None:
         self.console, self.name, self.total = console, name, total

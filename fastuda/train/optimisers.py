@@ -14,11 +14,11 @@ from fastuda.methods.protocol import Losses, Stage
 from fastuda.train.meter import NonFiniteLoss
 from fastuda.train.precision import Precision
 
-HOPELESS = 100  # steps in a row that were left out; no loss scale needs as many to come down
+MAX_SKIPPED = 100  # steps in a row; no loss scale needs as many to come down
 
 
 class Optimisers:
-    """Differentiates losses, steps, schedules; ``saved`` is an earlier ``state()`` to continue from."""
+    """Backward passes, updates and learning rates of a stage; ``saved`` is an earlier ``state()`` to continue from."""
 
     def __init__(self, stage: Stage, precision: Precision, saved: dict[str, Any]) -> None:
         self.factor = stage.learning_rate
@@ -40,11 +40,11 @@ class Optimisers:
                 group["lr"] = rate * self.factor(iteration)
 
     def learning_rate(self) -> float:
-        """That of the first group of the first optimiser."""
+        """The current rate of the first group of the first optimiser."""
         return next(iter(self.optimisers.values())).param_groups[0]["lr"]
 
     def backward(self, losses: Losses, factor: float) -> None:
-        """Add the gradients of ``factor`` times the losses; a part without any term that needs one adds none."""
+        """Add the gradients of ``factor`` times the losses; losses that depend on no parameter add none."""
         for terms in losses.values():
             total = sum(terms.values())
             self.scale.watch(total)
@@ -52,34 +52,39 @@ class Optimisers:
                 self.scale.scale(total * factor).backward()
 
     def step(self) -> Tensor:
-        """Update the parameters; 1.0 if a loss or a gradient that is not finite forbade it, else 0.0, on the device."""
+        """Update the parameters and clear the gradients.
+
+        Returns a scalar on the device: 1.0 if the update was skipped because of a loss or a gradient that is not
+        finite, else 0.0.
+        """
         parameters = [p for o in self.optimisers.values() for g in o.param_groups for p in g["params"]]
         _lay_out_gradients(parameters)
-        left_out = self.scale.unscale([p.grad for p in parameters if p.grad is not None])
+        skip = self.scale.unscale([p.grad for p in parameters if p.grad is not None])
         for optimiser in self.optimisers.values():
             if all(group.get("fused") for group in optimiser.param_groups):
                 _begin_momentum(optimiser)
-                optimiser.found_inf = left_out
+                optimiser.found_inf = skip
                 optimiser.step()
-            # Only a fused optimiser decides on the device.
-            elif not left_out.item():
+            # Only a fused optimiser can decide on the device: for another the host waits for the number.
+            elif not skip.item():
                 optimiser.step()
         self.scale.update()
         for optimiser in self.optimisers.values():
             optimiser.zero_grad(set_to_none=True)
-        return left_out
+        return skip
 
     def check(self, stage: str, iteration: int, checkpoint: Path) -> None:
-        """End a run that only leaves its steps out; reads a number off the device."""
-        if (left_out := int(self.scale.in_a_row)) >= HOPELESS:
+        """Raise NonFiniteLoss if the last ``MAX_SKIPPED`` updates were skipped; waits for a number from the device."""
+        if (skipped := int(self.scale.in_a_row)) >= MAX_SKIPPED:
             raise NonFiniteLoss(
-                f"the gradients of the last {left_out} steps are not finite in stage {stage} at iteration {iteration}; "
+                f"the gradients of the last {skipped} steps are not finite in stage {stage} at iteration {iteration}; "
                 f"the last good state is in {checkpoint}"
             )
 
 
-# Fused optimisers of torch 2.13 walk through parameter, gradient and state in the order of memory on the CPU: of two
-# layouts they silently make wrong weights. Autograd gives a gradient its parameter's layout; nothing else need do so.
+# On the CPU, fused optimisers of torch 2.13 go through parameter, gradient and state in the order of memory: if their
+# layouts differ, the weights become silently wrong. Autograd gives a gradient its parameter's layout; custom operators
+# and checkpoints may not.
 
 
 def _lay_out_gradients(parameters: list[Tensor]) -> None:
@@ -96,9 +101,9 @@ def _lay_out_state(optimiser: Optimizer) -> None:
 
 
 def _begin_momentum(optimiser: Optimizer) -> None:
-    """Momentum 0 wherever there is a gradient but no momentum yet, which is what a first step makes of none.
+    """Create missing momentum buffers as zeros, which gives the first step that torch defines.
 
-    A fused SGD whose first step is left out would go on with whatever its new buffers hold.
+    A fused SGD whose first update is skipped would otherwise continue with an uninitialised buffer.
     """
     for group in optimiser.param_groups:
         for parameter in group["params"] if group.get("momentum") else ():
@@ -107,7 +112,7 @@ def _begin_momentum(optimiser: Optimizer) -> None:
 
 
 def _as_built(saved: dict[str, Any], optimiser: Optimizer) -> dict[str, Any]:
-    """A saved state whose groups are computed as ``optimiser`` computes them, not as they were on another machine."""
+    """The saved state with ``optimiser``'s own choice of fused and foreach, which differs between machines."""
     groups = [
         old | {key: now[key] for key in ("fused", "foreach") if key in now}
         for old, now in zip(saved["param_groups"], optimiser.param_groups, strict=True)
@@ -116,5 +121,5 @@ def _as_built(saved: dict[str, Any], optimiser: Optimizer) -> dict[str, Any]:
 
 
 def draw_seed(*position: int) -> int:
-    """A seed for torch's generator that no other (seed, stage, iteration) shares in practice."""
+    """A seed for torch's generator: a hash of (seed, stage, iteration)."""
     return int.from_bytes(hashlib.blake2b(repr(position).encode(), digest_size=8).digest(), "little") >> 1

@@ -43,6 +43,6 @@ class DataPasses:
             for batch in self.inputs.plain(domain):
                 self.poll()
                 yield batch
-                # The other ranks have come about as far.
+                # The other ranks are assumed to be about as far.
                 seen = min(seen + len(batch.index) * world(), total)
                 line.update(seen, f"{seen} images")

@@ -1,4 +1,4 @@
-"""Label maps as coloured pictures, written whole or not at all."""
+"""Label maps as coloured pictures, and PNG files that are either complete or absent."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def colour(labels: np.ndarray, classes: ClassSet) -> np.ndarray:
 
 
 def save_comparison(path: Path, image: np.ndarray, panels: list[np.ndarray], classes: ClassSet) -> None:
-    """The image (h, w, 3) beside label maps (H, W), each at the maps' size, as one PNG."""
+    """Write one PNG: the image (h, w, 3), resized to the size of the label maps (H, W), and the maps to its right."""
     height, width = panels[0].shape
     photo = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
     save_png(path, np.concatenate([photo, *(colour(panel, classes) for panel in panels)], axis=1))
 
 
 def save_png(path: Path, pixels: np.ndarray) -> None:
-    """Write (H, W) or (H, W, 3) uint8 as a PNG, whole or not at all."""
+    """Write (H, W) or (H, W, 3) uint8 as a PNG, completely or not at all."""
     write_atomically(path, lambda file: Image.fromarray(pixels).save(file, "png"))

@@ -1,4 +1,4 @@
-"""Which number format a run computes in, and the loss scale that fp16 needs."""
+"""The device of a run, the number format that it computes in, and the loss scale that fp16 needs."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def cpu_computes_bf16() -> bool:
 
 
 def runs_on(cards: str, capability: tuple[int, int]) -> bool:
-    """Whether kernels compiled for ``cards`` run on a card; also where the list names no numbers, as "native" does.
+    """Whether kernels compiled for ``cards`` run on a card of this compute capability.
 
-    cards: such as "6.1_9.0+PTX".  Binary code runs on cards of its major version that are not older; PTX on all newer
-    cards.
+    cards: such as "6.1_9.0+PTX"; True for a list without numbers, such as "native".  Binary code runs on cards of the
+    same major version that are not older; PTX on all newer cards.
     """
     found = re.findall(r"(\d+)\.(\d+)a?(\+PTX)?", cards)
     for major, minor, ptx in found:
@@ -66,7 +66,10 @@ def runs_on(cards: str, capability: tuple[int, int]) -> bool:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device called ``name``; "auto" takes a usable GPU and says why one cannot be used."""
+    """The device called ``name``; "auto" is the GPU where there is one.
+
+    Raises ValueError for a GPU that this torch or this build of fastuda has no code for.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":

@@ -1,4 +1,4 @@
-"""A finished or interrupted run, opened for use."""
+"""A finished or interrupted run, restored from its checkpoint, and errors as single sentences."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from fastuda.train.signals import Interrupted
 
 @dataclass
 class Restored:
-    """The method of a run in evaluation mode on its device, and how the run was configured.
+    """The method of a run in evaluation mode on its device, and the run's configuration.
 
-    ``inputs`` opens the run's data sets when it is first asked for: whatever needs none works where they are not.
+    ``inputs`` opens the run's data sets on first access, so that everything else works on machines without them.
     """
 
     method: Method
@@ -47,7 +47,7 @@ class Restored:
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """(height, width) in pixels at which the network was scored, or trained where it was not; (0, 0) = native."""
+        """(height, width) in pixels of the images that were scored, or trained on if none were; (0, 0) = native."""
         data = self.config.data
         return data.target.size if data.validation.kind == "none" else data.validation.size
 
@@ -58,12 +58,12 @@ class Restored:
 
 
 def restore(run: Path) -> Restored:
-    """Open a checkpoint: of a run's directory, or the file itself. ValueError says what is wrong with it."""
+    """Open the checkpoint of a run's directory, or the file itself; ValueError if it is missing or damaged."""
     work_dir = run.parent if run.is_file() else run
     path = run if run.is_file() else run / "checkpoint.pt"
     state = load_run(path)
     config = config_from_dict(state["config"], str(path))
-    # The checkpoint holds the weights: the file that the run started from need not be there any more.
+    # The checkpoint holds all weights: the file of initial weights may be gone.
     config = replace(config, model=replace(config.model, weights=""))
     device, classes = choose_device(config.device), class_set(config.data.classes)
     method = build_method(config, classes.num_classes)
@@ -73,7 +73,7 @@ def restore(run: Path) -> Restored:
 
 @contextmanager
 def one_sentence() -> Iterator[None]:
-    """End a command line with one sentence and a non-zero status on whatever the user or the machine got wrong."""
+    """Inside the block, errors of the user or the machine end the process with one sentence and a non-zero status."""
     try:
         yield
         sys.stdout.flush()
@@ -84,12 +84,12 @@ def one_sentence() -> Iterator[None]:
         print("interrupted", file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None
     except BrokenPipeError:
-        # Whoever read the output has gone; Python would complain once more while it flushes at its end.
+        # The reader of the output has gone. Python would report the error again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(128 + signal.SIGPIPE) from None
     except Exception as error:
         if lost := is_lost_worker(error):
-            # torch's handler would report the same worker once more, in a traceback out of the exit.
+            # torch's handler would report the same worker again, with a traceback during exit.
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         elif not isinstance(error, (ValueError, OSError, NonFiniteLoss, LostRank)):
             raise

@@ -33,9 +33,9 @@ def predict_labels(
 ) -> Tensor | PseudoLabels:
     """Class indices (N, *size) uint8 of uint8 RGB images (N, 3, H, W) on the method's device.
 
-    confidence: return ``PseudoLabels``, with the probability of each pixel's class beside it.  window: (height, width)
-    of overlapping windows that the network sees one after another, instead of whole images.  The logits are upsampled
-    to ``size`` on their way to the labels, never stored there.
+    confidence: return ``PseudoLabels``: also the probability of each pixel's class.  window: (height, width) of
+    overlapping windows that are predicted one after another instead of whole images.  Logits are upsampled to ``size``
+    while the labels are computed; they are never stored at that size.
     """
 
     def predict(part: Tensor) -> Tensor:
@@ -59,9 +59,9 @@ def evaluate(
 ) -> Scores:
     """IoU per class over every image of ``stream``, each at its label's own size.
 
-    Inside ``fastuda.ops.global_batch`` each process takes a share of the images; the scores are those of all.
-    window: as of ``predict_labels``.  The method's training flag is restored.  ``poll`` is called before each image and
-    may raise to stop.
+    Inside ``fastuda.ops.global_batch`` the images are divided among the processes; the scores are those of all images.
+    poll: called before each image; may raise to stop.  window: as in ``predict_labels``.  The method's training flag is
+    restored afterwards.
     """
     training = method.training
     method.eval()

@@ -1,4 +1,4 @@
-"""Signals that ask a run to save and leave; a second one leaves at once."""
+"""Signals that make a run save its state and end; a second one ends it at once."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import signal
 import threading
 from types import FrameType
 
-# Ctrl-C, kill, a terminal that closes, and what Slurm sends before a job's time is over (--signal=USR1@60).
-ASKING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
+# Ctrl-C, kill, a closed terminal, and the signal of Slurm before a job's time is over (--signal=USR1@60).
+HANDLED = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
 
 
 class Interrupted(SystemExit):
@@ -29,15 +29,15 @@ class Signals:
         self.previous: dict[int, object] = {}
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        # A closing terminal sends SIGHUP more than once, and whoever asks to leave at once uses one of the others.
+        # A closing terminal sends SIGHUP more than once, so only a second SIGINT or SIGTERM ends the run at once.
         if self.received is not None and number in (signal.SIGINT, signal.SIGTERM):
             raise KeyboardInterrupt
         self.received = self.received or number
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():
-            for number in ASKING:
-                # nohup makes a process ignore SIGHUP: what was ignored stays so.
+            for number in HANDLED:
+                # nohup makes a process ignore SIGHUP: signals that are ignored stay ignored.
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     self.previous[number] = signal.signal(number, self._remember)
         return self

@@ -1,4 +1,4 @@
-"""The directory that a run leaves its results in."""
+"""The directory of a run's results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fastuda.train.config import Config, to_dict
 
 
 def choose_work_dir(config: Config) -> Path:
-    """The working directory of a run, which is not touched yet: only what a killed run left half written is removed.
+    """The working directory of a run; only the temporary files of a killed run are removed from it yet.
 
     Raises ValueError when it holds another run that would be overwritten, or nothing to resume.
     """
@@ -28,9 +28,9 @@ def choose_work_dir(config: Config) -> Path:
 
 
 def after_restart(config: Config) -> Config:
-    """The configuration with ``resume`` set where ``torchrun --max-restarts`` has restarted the run and it was saved.
+    """The configuration, with ``resume`` set if ``torchrun --max-restarts`` restarted a run that had been saved.
 
-    Raises ValueError where restarts are allowed but no directory is named: the restarted run could not find it.
+    Raises ValueError if restarts are allowed but no directory is named: a restarted run could not find its checkpoint.
     """
     if os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0" and not config.work_dir:
         raise ValueError("torchrun --max-restarts needs --work-dir: the directory that a restarted run continues in")

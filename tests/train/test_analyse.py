@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 
 from fastuda.cli import analyse as room
-from fastuda.cli.analyse import look, main
+from fastuda.cli.analyse import main, predict_output
 from fastuda.methods import build_method
 from fastuda.train.checkpoint import save_checkpoint
 from fastuda.train.config import parse, to_dict
@@ -223,7 +223,9 @@ def test_training_labels_are_scored_on_request_alone(run, capsys):
 
     restored = restore(run.work_dir)
     with torch.no_grad():
-        batches = [look(restored, batch.images).logits.double().numpy() for batch in restored.inputs.plain("target")]
+        batches = [
+            predict_output(restored, batch.images).logits.double().numpy() for batch in restored.inputs.plain("target")
+        ]
     p = np.concatenate([softmax(logits) for batch in batches for logits in batch.reshape(len(batch), K, -1)], 1)
     near = labels[:, ::2, ::2].ravel()
     for of in (without, found):

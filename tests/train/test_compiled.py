@@ -88,7 +88,7 @@ def test_a_run_goes_on_without_the_compiler_that_it_began_with(tiny, tmp_path, m
 def test_what_cannot_work_is_one_sentence(monkeypatch):
     check_compile("", torch.device("cpu"))
     check_compile("default", torch.device("cpu"))
-    with pytest.raises(ValueError, match="--compile reduce-overhead is of CUDA graphs"):
+    with pytest.raises(ValueError, match="--compile reduce-overhead needs CUDA graphs"):
         check_compile("reduce-overhead", torch.device("cpu"))
     monkeypatch.setattr(module.shutil, "which", lambda name: None)
     with pytest.raises(ValueError, match="--compile needs a C.. compiler: install g.., or name one"):

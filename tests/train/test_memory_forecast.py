@@ -176,8 +176,8 @@ def test_a_picture_without_matplotlib_is_refused_in_a_sentence(tmp_path, monkeyp
     [
         (["--card", "huge"], "--card must be a number of GiB"),
         (["--batch", "-1"], "--batch must be at least 1"),
-        (["--snapshot", "x.pickle"], "--snapshot is of --measure"),
-        (["--measure", "--png", "x.png"], "--png is of a forecast"),
+        (["--snapshot", "x.pickle"], "--snapshot needs --measure"),
+        (["--measure", "--png", "x.png"], "--png draws a forecast"),
         (["--method", "nonsense"], "nonsense"),
     ],
 )

@@ -13,7 +13,7 @@ from fastuda.methods.protocol import Stage
 from fastuda.train import loss_scale
 from fastuda.train.loss_scale import LossScale
 from fastuda.train.meter import Meter, NonFiniteLoss
-from fastuda.train.optimisers import HOPELESS, Optimisers
+from fastuda.train.optimisers import MAX_SKIPPED, Optimisers
 from fastuda.train.precision import Precision
 
 FULL = Precision("cpu", None, False, "fp32")
@@ -124,13 +124,13 @@ def test_the_scale_moves_as_torchs(monkeypatch):
 def test_left_out_steps_are_counted_and_too_many_end_the_run(tmp_path):
     weight = nn.Parameter(torch.ones(2))
     own, meter = optimisers_of(FULL, torch.optim.SGD([weight], lr=1.0, fused=True)), Meter("s", torch.device("cpu"))
-    for step in range(HOPELESS + 1):
+    for step in range(MAX_SKIPPED + 1):
         own.check("s", step, Path("checkpoint.pt"))
         own.backward({"number 0": {"a": weight.sum() if step == 0 else (weight * 0).sqrt().sum()}}, 1.0)
         meter.skipped += own.step()
-    assert meter.read(1)["skipped_steps"] == HOPELESS and meter.read(2)["skipped_steps"] == 0
-    with pytest.raises(NonFiniteLoss, match=f"last {HOPELESS} steps are not finite in stage s .*checkpoint.pt"):
-        own.check("s", HOPELESS + 1, Path("checkpoint.pt"))
+    assert meter.read(1)["skipped_steps"] == MAX_SKIPPED and meter.read(2)["skipped_steps"] == 0
+    with pytest.raises(NonFiniteLoss, match=f"last {MAX_SKIPPED} steps are not finite in stage s .*checkpoint.pt"):
+        own.check("s", MAX_SKIPPED + 1, Path("checkpoint.pt"))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,4 +1,4 @@
-"""Settings that fit a recipe into a card, and leave its effective batch as it is: ``--memory 8g|11g|16g|24g``."""
+"""``--memory 8g|11g|16g|24g``: settings with which a recipe fits a card, without changing its effective batch."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from fastuda.train.config import Config
 
 @dataclass(frozen=True)
 class Bundle:
-    """What ``--memory`` sets.  The rest of the recipe, and images a step times accumulated batches, stay."""
+    """What ``--memory`` sets; the rest of the recipe and the images of an update stay the same."""
 
-    amp: bool  # half the activations; fp16 with a loss scale before compute capability 8.0, bf16 from there on
-    checkpointing: bool  # activations recomputed in backward: about a third more time
-    images: int  # of a domain at once, at most; more are accumulated
-    pass_batch: int  # images at a time in passes without gradient
+    amp: bool  # activations of half the size: bf16 from compute capability 8.0 on, else fp16 with a loss scale
+    checkpointing: bool  # activations are recomputed in the backward pass: about a third more time
+    images: int  # of each domain in a batch, at most; larger batches are split and accumulated
+    pass_batch: int  # images in a batch of passes without gradient
 
 
-# Forecast to fit, with a quarter of the card to spare, for every method at the sizes of gta5_cityscapes with
-# ResNet-101: benchmarks/results/memory_forecast.json.
+# By the forecast in benchmarks/results/memory_forecast.json, every method fits with ResNet-101 at the sizes of
+# gta5_cityscapes and leaves a quarter of the card free.
 BUNDLES: dict[str, Bundle] = {
     "8g": Bundle(amp=True, checkpointing=True, images=1, pass_batch=1),
     "11g": Bundle(amp=True, checkpointing=False, images=1, pass_batch=2),
@@ -31,13 +31,13 @@ BUNDLES: dict[str, Bundle] = {
 
 
 def bundled(config: Config) -> Config:
-    """``config`` with the bundle of ``config.memory``; itself where that is "".  Applied twice it changes nothing more.
+    """``config`` with the bundle of ``config.memory``; ``config`` itself if that is "".
 
-    Smaller batches are accumulated so that every stage of the method sees as many images a step as before: batches
-    are divided by one number, a divisor of them all.  Losses are means over the valid pixels of a batch, so they weigh
-    images with few labels a little differently, and batch norm that is not frozen sees the smaller batch.  CPSL keeps
-    two images, of which CutMix makes one.  UNet has no checkpointing.  Passes without gradient see fewer images at a
-    time, which batch-norm statistics gathered over batches notice.
+    All batches are divided by one common divisor and as many are accumulated, so that every update of the method uses
+    as many images as before.  Results differ slightly: losses are means over the valid pixels of a batch, so that
+    images with few labels get another weight, batch norm that is not frozen has the smaller batch, and batch-norm
+    statistics that are averaged over batches of a pass come from smaller ones.  CPSL keeps two images a batch where
+    CutMix mixes them.  UNet has no checkpointing.  Applying a bundle twice equals applying it once.
     """
     if not config.memory:
         return config
@@ -49,7 +49,7 @@ def bundled(config: Config) -> Config:
 
 
 def split_batches(config: Config, images: int) -> Config:
-    """Batches of at most ``images`` where the recipe's can be divided so, and as many accumulated as make up for it."""
+    """``config`` with batches of at most ``images``, if a common divisor allows it, and more of them accumulated."""
     common = gcd(*batches(config))
     divisors = [d for d in range(1, common + 1) if common % d == 0]
     parts = next((d for d in divisors if max(batches(config)) // d <= images), common)
@@ -57,12 +57,12 @@ def split_batches(config: Config, images: int) -> Config:
 
 
 def batches(config: Config) -> list[int]:
-    """Images of each domain at once, of every schedule that the method follows."""
+    """The batch size of each schedule that the method uses: images of each domain."""
     return [schedule.batch for schedule in _schedules(config)]
 
 
 def _owners(config: Config) -> tuple[str, ...]:
-    """The fields of a recipe whose schedules the method follows."""
+    """The fields of a recipe that hold the method's schedules."""
     own = config.method.removesuffix("+")
     return ("warm_up",) if own in ("source", "oracle") else ("warm_up", own)
 
@@ -83,7 +83,7 @@ def _schedules(config: Config) -> list[Schedule]:
 
 
 def _divided(value, parts: int, only: tuple[str, ...] = ()):
-    """A dataclass with the batch of every schedule in it divided; only: of these fields alone."""
+    """A dataclass with the batch of every schedule in it divided by ``parts``; only: in these fields, or in all."""
     if isinstance(value, Schedule):
         return replace(value, batch=value.batch // parts)
     if not dataclasses.is_dataclass(value):

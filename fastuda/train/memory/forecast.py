@@ -1,4 +1,4 @@
-"""The peak memory of a run, told without a GPU: every stage on fake tensors, and what would lower the peak."""
+"""The peak memory of a run, forecast without a GPU by running every stage on fake tensors, and how to lower it."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from fastuda.train.memory.workspaces import inside
 from fastuda.train.precision import Precision
 
 GIB = 2**30
-# What a card must hold beside the tensors; no GPU has confirmed these shares yet.
-CONTEXT = GIB // 2  # CUDA's own, and the code of its libraries
+# What a card must hold beside the tensors; not measured on a GPU yet.
+CONTEXT = GIB // 2  # the CUDA context, with the code of its libraries
 LIBRARIES = GIB // 4  # workspaces of cuBLAS and cuDNN
-FRAGMENTATION = 0.05  # of the peak, between the allocator's blocks
+FRAGMENTATION = 0.05  # of the peak: gaps between the allocator's blocks
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What lives when: peaks by phase, the course of bytes alive, and the lines that read numbers off the device."""
+    """Peaks by phase, the bytes allocated over time, and the lines of code that wait for a number from the device."""
 
     peaks: dict[Phase, Peak]
     timeline: list[tuple[Phase, list[int]]] = field(repr=False)
@@ -33,7 +33,7 @@ class Forecast:
 
     @property
     def owner(self) -> Peak:
-        """The phase that owns the peak of the run."""
+        """The peak of the run, that is, of the phase with the largest one."""
         return max(self.peaks.values(), key=lambda peak: peak.bytes)
 
     def of_stage(self, stage: str) -> int:
@@ -43,7 +43,7 @@ class Forecast:
 
 @dataclass(frozen=True)
 class Remedy:
-    """A change of settings, the peak of the stage that owned the peak after it, and what it costs."""
+    """A change of settings, its cost, and the peak with it of the stage that had the run's peak without it."""
 
     name: str
     options: str
@@ -57,14 +57,14 @@ def forecast(
     operators: Inside = inside,
     prepare_method: Callable[[Method], None] = lambda method: None,
 ) -> Forecast:
-    """Walk every stage of ``config`` on fake tensors, as on a GPU; stage: only the one of that name.
+    """Forecast every stage of ``config`` on a GPU, or only the stage named ``stage``.
 
-    operators: what calls of torch.ops.fastuda take, see ``MemoryTrace``.
+    operators: the memory of calls of torch.ops.fastuda, see ``MemoryTrace``.
     prepare_method: may change the method before its first stage.
 
-    Tensors claim to be on the CPU, whose autocast computes the same operators in 16 bits; blocks, optimisers and the
-    operators' workspaces are those of a GPU.  Not counted: workspaces of cuBLAS and cuDNN, see ``needed``.
-    Raises ValueError where a configuration makes no network, or a data set's image size is not known.
+    The fake tensors are on the CPU, whose autocast computes the same operators in 16 bits; the sizes of blocks, the
+    optimisers and the operators' workspaces are those of a GPU.  Workspaces of cuBLAS and cuDNN are not included, see
+    ``needed``.  Raises ValueError if the configuration is of no valid network or an image size is not known.
     """
     precision = Precision("cpu", torch.bfloat16 if config.amp else None, False, "forecast")
     trace = MemoryTrace(CUDA_BLOCK, operators)
@@ -82,12 +82,12 @@ def card_bytes(name: str) -> int:
 
 
 def needed(peak: int) -> int:
-    """Bytes of a card that a peak of tensors needs, with the reserve for context, libraries and fragmentation."""
+    """Bytes that a card needs for a peak of tensors: with CUDA's context, libraries and fragmentation."""
     return round(peak * (1 + FRAGMENTATION)) + CONTEXT + LIBRARIES
 
 
 def verdict(peak: int, card: str) -> str:
-    """Whether a peak of tensors fits into a card."""
+    """Whether a peak of tensors fits into a card, as part of a sentence."""
     left = (card_bytes(card) - needed(peak)) / GIB
     return (
         f"fits into {card}, {left:.1f} GiB left" if left >= 0 else f"does not fit into {card}, short by {-left:.1f} GiB"
@@ -95,7 +95,7 @@ def verdict(peak: int, card: str) -> str:
 
 
 def remedies(config: Config, owner: Peak) -> list[Remedy]:
-    """What each single change makes of the peak of the stage that owns it, found by forecasting that stage."""
+    """The peak of ``owner``'s stage with each single change of the settings, by forecasting that stage."""
     found = []
     for name, options, changed, cost in _changes(config):
         peak = forecast(changed, stage=owner.phase.stage).of_stage(owner.phase.stage)
@@ -104,7 +104,7 @@ def remedies(config: Config, owner: Peak) -> list[Remedy]:
 
 
 def _changes(config: Config) -> list[tuple[str, str, Config, str]]:
-    """(name, options of the command line, configuration, cost) of each change that the configuration leaves."""
+    """(name, options of the command line, configuration, cost) of each change that is not yet made."""
     changes = []
     if not config.model.checkpointing and config.model.name != "unet":
         changed = replace(config, model=replace(config.model, checkpointing=True))
@@ -123,7 +123,7 @@ def _changes(config: Config) -> list[tuple[str, str, Config, str]]:
 
 
 def _cropped(config: Config) -> tuple[Config, str]:
-    """Crops of half the pixels in every view of training images."""
+    """The configuration with crops of half the pixels in every view of training images, and its options."""
     views, options = config.views, []
     for view, data in (("source", "source"), ("target", "target"), ("self_training", "target")):
         augment = getattr(views, view)

@@ -1,4 +1,4 @@
-"""The walk of ``walk.py`` on a GPU, watched through CUDA's caching allocator."""
+"""The peak memory of a run measured on a GPU: ``walk.py`` with the statistics of CUDA's caching allocator."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from fastuda.train.memory.walk import Walk
 from fastuda.train.precision import choose_device, choose_precision
 
 MIB = 2**20
-HISTORY = 200_000  # allocations and releases that a snapshot tells
+HISTORY = 200_000  # allocations and releases in a snapshot, at most
 
 
 @dataclass(frozen=True)
 class Measured:
     """Peaks of one phase in bytes.
 
-    allocated: of tensors; active: with blocks that wait for other streams; reserved: what the allocator holds;
-    card: used on the whole card when the phase ended, by everyone; fragmentation: share of the reserved bytes that lay
-    in free pieces of split blocks; retries: times that the cache was emptied to find room.
+    allocated: of tensors; active: also of freed blocks that other streams may still use; reserved: of all memory that
+    the allocator holds; card: used on the card by all processes at the end of the phase; fragmentation: the share of
+    reserved bytes in free parts of split blocks; retries: how often the cache was emptied to make room.
     """
 
     phase: Phase
@@ -42,7 +42,7 @@ class Measured:
 
 
 class Allocator(Watcher):
-    """A walk's watcher that reads the allocator's statistics at each change of phase."""
+    """Reads the allocator's statistics at each change of phase."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -51,17 +51,17 @@ class Allocator(Watcher):
         self._retries = 0
 
     def phase(self, phase: Phase) -> None:
-        """Note the peaks of the phase that ends; the next one starts from what lives now."""
+        """Record the peaks of the phase that ends and reset them."""
         self.close()
         self.now = phase
         torch.cuda.reset_peak_memory_stats(self.device)
 
     def where(self) -> str:
-        """The phase that is under way, for a sentence."""
+        """The current phase, as part of a sentence."""
         return f" in stage {self.now.stage}, {self.now.part}" if self.now else ""
 
     def close(self) -> None:
-        """Note the peaks of the last phase."""
+        """Record the peaks of the current phase, if there is one."""
         if self.now is None:
             return
         torch.cuda.synchronize(self.device)
@@ -79,12 +79,11 @@ class Allocator(Watcher):
 
 
 def measure(config: Config, card: str = "", snapshot: Path | None = None) -> list[Measured]:
-    """Walk every stage on the GPU.
+    """Walk through every stage on the GPU.
 
-    card: the allocator may take no more than such a card has beside the context, which proves a fit on a larger one.
-    snapshot: write the allocator's history there, for pytorch.org/memory_viz; out of memory it is always written.
-    Raises ValueError without a usable GPU, for a card larger than the one that is there, and, with advice, out of
-    memory.
+    card: limit the allocator to what such a card has left beside the context, so that a larger card can show what fits.
+    snapshot: file of the allocator's history, for pytorch.org/memory_viz; if memory runs out, one is always written.
+    Raises ValueError without a usable GPU, for a card larger than this one, and, with advice, if memory runs out.
     """
     device = choose_device("cuda")
     if card:
@@ -106,8 +105,8 @@ def measure(config: Config, card: str = "", snapshot: Path | None = None) -> lis
 
 
 def record_history() -> None:
-    """From here on the allocator remembers what it gave to whom, for a snapshot."""
-    # Python's frames alone: those of C++ cost a step more than what it is about.
+    """Make the allocator record its allocations and where they were made, for a snapshot."""
+    # Python's frames alone: recording those of C++ would slow a step down too much.
     torch.cuda.memory._record_memory_history(max_entries=HISTORY, stacks="python")
 
 
@@ -115,17 +114,17 @@ def record_history() -> None:
 def out_of_memory(
     config: Config, where: Callable[[], str] = str, snapshot: Path | None = None, saved: Path | None = None
 ) -> Iterator[None]:
-    """Turn CUDA's out-of-memory error into a ValueError that says where it was, what is left and what would help.
+    """Turn CUDA's out-of-memory error into a ValueError that says where it was raised and what would help.
 
-    where: asked when it has happened; snapshot: where the allocator's goes; saved: the last checkpoint.
+    where: returns the current phase; snapshot: file of the allocator's snapshot; saved: the last checkpoint.
     """
     try:
         yield
     except torch.OutOfMemoryError as error:
-        told = [f"out of GPU memory{where()}: {str(error).splitlines()[0].rstrip('.')}"]
-        told += [f"the last good state is in {saved}"] if saved else []
-        told += [_write_snapshot(snapshot)] if snapshot else []
-        raise ValueError(f"{'; '.join(told)}. {advice(config)}") from error
+        parts = [f"out of GPU memory{where()}: {str(error).splitlines()[0].rstrip('.')}"]
+        parts += [f"the last good state is in {saved}"] if saved else []
+        parts += [_write_snapshot(snapshot)] if snapshot else []
+        raise ValueError(f"{'; '.join(parts)}. {advice(config)}") from error
 
 
 def _write_snapshot(path: Path) -> str:
@@ -137,7 +136,7 @@ def _write_snapshot(path: Path) -> str:
 
 
 def advice(config: Config) -> str:
-    """What would lower the peak, and by how much where that can be forecast; the least first."""
+    """What would lower the peak and, where that can be forecast, to how much; the lowest first."""
     bundles = "one of --memory 8g, 11g, 16g, 24g"
     try:
         if world() > 1:
@@ -150,12 +149,12 @@ def advice(config: Config) -> str:
             f"or {bundles} (no forecast: {error})"
         )
     stage = found.owner.phase.stage
-    told = "; ".join(f"{r.name} ({r.options}): {r.bytes / MIB:,.0f} MiB" for r in best)
-    return f"Forecast peak of stage {stage}: {found.of_stage(stage) / MIB:,.0f} MiB. {told}; or {bundles}"
+    changes = "; ".join(f"{r.name} ({r.options}): {r.bytes / MIB:,.0f} MiB" for r in best)
+    return f"Forecast peak of stage {stage}: {found.of_stage(stage) / MIB:,.0f} MiB. {changes}; or {bundles}"
 
 
 def print_measured(console: Console, phases: list[Measured]) -> None:
-    """The measurement as a table: first steps are those with step 1, the steady state has step 2."""
+    """The measurement as a table; step 1 allocates the optimiser's state, step 2 stands for all later ones."""
     table = Table(
         "stage", "part", "step", "allocated", "active", "reserved", "card", "fragmentation", "retries",
         title="measured peaks, MiB",

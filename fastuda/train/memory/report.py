@@ -1,4 +1,4 @@
-"""A forecast or a measurement of memory as text, JSON and a picture of its course."""
+"""A forecast of memory as tables, JSON and a picture of its course."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from fastuda.train.memory.trace import Peak, Phase
 from fastuda.train.memory.walk import image_size
 
 MIB = 2**20
-LARGEST = 10  # tensors that are told
-_POINTS = 2000  # of a stage's course in the picture
+LARGEST = 10  # tensors that are listed
+_POINTS = 2000  # of each phase in the picture, at most
 
 
 def headline(config: Config) -> str:
-    """What is walked, in a line."""
+    """The configuration in one line."""
     source, target = (image_size(getattr(config.data, name)) for name in ("source", "target"))
     most, model = max(batches(config)), config.model
     extras = [f"accumulated {config.accumulate} times"] * (config.accumulate > 1)
@@ -83,7 +83,7 @@ def print_forecast(console: Console, config: Config, found: Forecast, card: str,
             saved = found.of_stage(owner.phase.stage) - r.bytes
             table.add_row(r.name, _mib(r.bytes), _mib(saved), r.cost)
         console.print(table)
-        for r in remedies:  # below the table, where no column cuts them: they are there to be copied
+        for r in remedies:  # below the table, where no column truncates them, so that they can be copied
             console.print(f"{r.name}: {r.options}", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -120,7 +120,7 @@ def as_json(config: Config, found: Forecast, card: str, remedies: Sequence[Remed
 
 
 def save_png(path: Path, found: Forecast, card: str, title: str) -> None:
-    """The bytes alive from event to event, stage after stage; ValueError without matplotlib."""
+    """Draw the allocated bytes over all allocations and releases; ValueError without matplotlib."""
     try:
         import matplotlib
     except ImportError:

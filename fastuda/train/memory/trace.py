@@ -1,7 +1,7 @@
-"""Births and deaths of storages while code runs on fake tensors: what the peak will be, and who owns it.
+"""Allocations and releases of code that runs on fake tensors: the peak of memory, and the tensors alive at it.
 
-A dispatch mode above ``FakeTensorMode`` sees every operator call.  A result whose storage is new is born there; a weak
-reference says when it dies.  Nothing is computed and nothing is allocated.
+A dispatch mode above ``FakeTensorMode`` is called for every operator.  A result with a new storage counts as an
+allocation, and a weak reference to the storage reports its release.  Nothing is computed and no memory is allocated.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _OWN = (__file__, *(str(_ROOT / "train" / name) for name in ("memory/walk.py", "
 
 
 class Phase(NamedTuple):
-    """Where a step is: the stage's name, the part of it, and which of the walked steps, 0 outside steps."""
+    """The stage's name, the part of it that runs, and the number of the step, from 1; 0 outside steps."""
 
     stage: str
     part: str
@@ -42,7 +42,7 @@ class Phase(NamedTuple):
 
 @dataclass
 class Storage:
-    """One allocation: born and died are numbers of events, ``died`` None while it lives."""
+    """One allocation; ``born`` and ``died`` number the events, allocations and releases; None: not released."""
 
     bytes: int
     kind: str
@@ -58,7 +58,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class Peak:
-    """The most bytes that live at once in one phase, by kind, and the storages that are alive then, largest first."""
+    """The most bytes allocated at once in one phase, by kind, and the storages of that moment, largest first."""
 
     phase: Phase
     bytes: int
@@ -67,29 +67,29 @@ class Peak:
 
 
 class Watcher:
-    """Called as the walk goes on.  Every method does nothing: override those of interest."""
+    """Called as a walk (walk.py) goes on.  Every method does nothing: override those of interest."""
 
     def phase(self, phase: Phase) -> None:
-        """What follows belongs to ``phase``."""
+        """``phase`` begins."""
 
     def name(self, root: nn.Module) -> None:
-        """The modules below ``root`` are the walk's."""
+        """``root`` has been built: its modules are called by their paths below it."""
 
     def mark(self, kind: str, tensors: Iterable[Tensor], name: str = "") -> None:
-        """These tensors are of that kind, and belong to what ``name`` names."""
+        """The storages of ``tensors`` are of that kind; name: the parameter or buffer that they belong to, if any."""
 
 
-# Given an operator call, its workspace in bytes; or a function that does in PyTorch what the call will do.
+# From an operator's name and arguments: the bytes of its workspace, or a PyTorch function that replaces the call.
 Inside = Callable[[str, tuple], int | Callable]
 
 
 class MemoryTrace(Watcher, TorchDispatchMode):
-    """Records what lives when, as ``with FakeTensorMode(), MemoryTrace() as trace: ...; trace.peaks()``.
+    """Records allocations and releases: ``with FakeTensorMode(), MemoryTrace() as trace: ...; trace.peaks()``.
 
-    block: bytes that each storage is rounded up to.
-    inside: (name, arguments) of a call of torch.ops.fastuda → bytes that its kernel takes and gives back, or the
-    PyTorch function that runs in its place.
-    Reads of a number off the device are answered by 0, 0.5 or True and kept in ``reads``.
+    block: each storage is rounded up to a multiple of so many bytes.
+    inside: called with name and arguments of a call of torch.ops.fastuda; returns the bytes that its kernel allocates
+    and frees before it returns, or a PyTorch function that runs instead of it.
+    Where code reads a number from the device, it gets 0, 0.5 or True, and the line is added to ``reads``.
     """
 
     def __init__(self, block: int = CUDA_BLOCK, inside: Inside = lambda name, arguments: 0) -> None:
@@ -106,12 +106,12 @@ class MemoryTrace(Watcher, TorchDispatchMode):
         self._nodes: dict[int, tuple[str, str]] = {}
 
     def phase(self, phase: Phase) -> None:
-        """What follows belongs to ``phase``."""
+        """All events from here on belong to ``phase``."""
         self.now = phase
         self._phases.append((len(self._totals), phase))
 
     def name(self, root: nn.Module) -> None:
-        """Know the modules below ``root`` by their paths."""
+        """Name the modules below ``root`` by their paths."""
         self._names |= {module: path for path, module in root.named_modules()}
 
     def enter(self, module: nn.Module) -> None:
@@ -121,17 +121,17 @@ class MemoryTrace(Watcher, TorchDispatchMode):
         self._modules.pop()
 
     def mark(self, kind: str, tensors: Iterable[Tensor], name: str = "") -> None:
-        """Call the storages of ``tensors`` of that kind from their birth on; name: what they belong to, if known."""
+        """Set the kind of the storages of ``tensors``, also for the past; name: what they belong to, if known."""
         for tensor in tensors:
             if found := self._live.get(tensor.untyped_storage()._cdata):
                 found[0].kind, found[0].module = kind, name or found[0].module
 
     def alive(self) -> int:
-        """Bytes that live now."""
+        """Bytes that are allocated now."""
         return self._totals[-1] if self._totals else 0
 
     def timeline(self) -> list[tuple[Phase, list[int]]]:
-        """The bytes alive after each event, phase after phase in the order they came."""
+        """The phases in their order, each with the bytes allocated after each of its events."""
         starts = [start for start, _ in self._phases] + [len(self._totals)]
         spans = zip(self._phases, starts[1:], strict=True)
         return [(phase, self._totals[start:end]) for (start, phase), end in spans if end > start]
@@ -145,21 +145,21 @@ class MemoryTrace(Watcher, TorchDispatchMode):
             if phase not in best or most > best[phase][0]:
                 best[phase] = most, event + totals.index(most)
             event += len(totals)
-        return {phase: self._peak(phase, most, at) for phase, (most, at) in best.items()}
+        return {phase: self._peak(phase, most, first) for phase, (most, first) in best.items()}
 
-    def _peak(self, phase: Phase, most: int, at: int) -> Peak:
-        alive = [s for s in self.storages if s.born <= at and (s.died is None or s.died > at)]
+    def _peak(self, phase: Phase, most: int, event: int) -> Peak:
+        alive = [s for s in self.storages if s.born <= event and (s.died is None or s.died > event)]
         alive.sort(key=lambda storage: -storage.bytes)
         kinds = {kind: sum(s.bytes for s in alive if s.kind == kind) for kind in KINDS}
         return Peak(phase, most, {kind: size for kind, size in kinds.items() if size}, alive)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        # A number that came from the host is known: it is read where it stands.
+        # A tensor made from a number of the host has a constant: reading it does not wait for the device.
         if func is torch.ops.aten._local_scalar_dense.default and args[0].constant is None:
             self.reads.append((self.now, _line()))
             return True if args[0].dtype is torch.bool else 0.5 if args[0].is_floating_point() else 0
-        # Fake tensors do not know it: it changes what is there and allocates nothing.
+        # Fake tensors do not support this operator, which works in place and allocates nothing.
         if func is torch.ops.aten._fused_sgd_.default:
             return None
         self._number_node()
@@ -170,7 +170,7 @@ class MemoryTrace(Watcher, TorchDispatchMode):
         out = func(*args, **kwargs)
         self._see(func, args, out)
         if inside:
-            # The kernel's own memory lives beside its results, and no longer than the call.
+            # The kernel's workspace is allocated beside its results and freed before the call returns.
             self._end(self._begin(inside, "operator workspaces", (inside,), "bytes", func._opname))
         return out
 
@@ -194,7 +194,7 @@ class MemoryTrace(Watcher, TorchDispatchMode):
             found = self._live.get(args[0].untyped_storage()._cdata)
             if found and found[0].kind == "parameters":
                 return "weight copies"
-        # In backward gradients are on only while checkpointed activations are recomputed.
+        # In a backward pass, gradients are enabled only while checkpointed activations are recomputed.
         return "activations" if part != "backward" or torch.is_grad_enabled() else "activation gradients"
 
     def _begin(self, size: int, kind: str, shape: tuple[int, ...], dtype: str, operator: str) -> Storage:
@@ -213,7 +213,7 @@ class MemoryTrace(Watcher, TorchDispatchMode):
         self._end(self._live.pop(key)[0])
 
     def _place(self) -> tuple[str, str]:
-        """Module path and source line of what runs now; in backward, of the forward call that it differentiates."""
+        """Module path and source line of the current call; in a backward pass, those of its forward call."""
         node = torch._C._current_autograd_node()
         if node is not None and not torch.is_grad_enabled():
             module, line = self._nodes.get(node._sequence_nr(), ("", ""))
@@ -221,7 +221,7 @@ class MemoryTrace(Watcher, TorchDispatchMode):
         return self._module(), _line()
 
     def _number_node(self) -> None:
-        """Remember where a new node of the graph comes from: it is made just before its forward call is dispatched."""
+        """Record the place of a new node of the graph, which is made just before its forward call is dispatched."""
         last = torch.autograd._get_sequence_nr() - 1
         if torch.is_grad_enabled() and last not in self._nodes:
             self._nodes[last] = self._module(), _line()
@@ -232,13 +232,13 @@ class MemoryTrace(Watcher, TorchDispatchMode):
 
 @contextmanager
 def tracing(trace: MemoryTrace) -> Iterator[MemoryTrace]:
-    """Fake tensors, watched by ``trace``."""
+    """Inside the block, tensors are fake and ``trace`` records them."""
     hooks = (
         register_module_forward_pre_hook(lambda module, _: trace.enter(module)),
         register_module_forward_hook(lambda *_: trace.leave(), always_call=True),
     )
     try:
-        # Copying a module looks at pointers, which fake tensors only warn about; draws made by NumPy are real tensors.
+        # Copying a module reads data pointers, of which fake tensors warn; random numbers of NumPy are real tensors.
         with (
             warnings.catch_warnings(action="ignore"),
             mock.patch.object(nn.Module, "_apply", _convert),
@@ -252,7 +252,7 @@ def tracing(trace: MemoryTrace) -> Iterator[MemoryTrace]:
 
 
 def _convert(module: nn.Module, convert: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-    """``nn.Module._apply`` by new parameters: torch's own swaps the old ones' insides, which fake tensors refuse."""
+    """``nn.Module._apply`` with new parameters: torch's own swaps the old ones' storages, which fake tensors refuse."""
     for part in module.modules() if recurse else (module,):
         for name, parameter in part._parameters.items():
             if parameter is not None:
@@ -263,7 +263,10 @@ def _convert(module: nn.Module, convert: Callable[[Tensor], Tensor], recurse: bo
 
 
 def _line() -> str:
-    """The innermost line of this package that is none of this file's: "models/resnet.py:78"."""
+    """The innermost line of this package on the stack, such as "models/resnet.py:78".
+
+    Lines of this file are left out; those of the other files in ``_OWN`` count only if there is no other line.
+    """
     frame, fallback = sys._getframe(1), ""
     while frame is not None:
         file = frame.f_code.co_filename

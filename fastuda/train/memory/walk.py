@@ -1,7 +1,7 @@
-"""Every stage of a method once over images that need not exist: the steps, passes and evaluations of a run.
+"""A walk through a run: the passes, two steps and an evaluation of every kind of stage, on random images.
 
-What runs is the trainer's: ``TrainingStep``, ``Photometric``, ``predict_labels``.  Only the images are made up, in the
-sizes that the configuration gives.
+The code that runs is the trainer's: ``TrainingStep``, ``Photometric``, ``predict_labels``.  Only the images are made
+up, in the sizes of the configuration, so that no data set is needed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ STEPS = 2  # of each stage: the first allocates the optimiser's state, the secon
 
 
 def image_size(data: DatasetConfig) -> Size:
-    """(height, width) of a data set's images; ValueError where only the files know."""
+    """(height, width) of a data set's images; ValueError if it can only be read from the files."""
     if data.size != (0, 0):
         return data.size
     if data.kind not in NATIVE:
@@ -46,14 +46,14 @@ def image_size(data: DatasetConfig) -> Size:
 
 
 def view_size(view: View, data: DatasetConfig) -> Size:
-    """(height, width) of the images that a stage sees, the largest where they are scaled."""
+    """(height, width) of a stage's training images, the largest if they are scaled."""
     if view.augment.crop != (0, 0):
         return view.augment.crop
     return tuple(round(side * view.augment.scale[1]) for side in image_size(data))
 
 
 def walked_stages(stages: list[Stage]) -> list[Stage]:
-    """One stage of each name without its number: rounds are alike in what they take."""
+    """The first stage of each name without its number: rounds need the same memory."""
     first: dict[str, Stage] = {}
     for stage in stages:
         first.setdefault(re.sub(r"_\d+$", "", stage.name), stage)
@@ -61,7 +61,7 @@ def walked_stages(stages: list[Stage]) -> list[Stage]:
 
 
 class Walk:
-    """The walk of one configuration.
+    """The walk through a run of one configuration; ``watcher`` is called as it goes on.
 
     prepare_method: may change the method before its first stage.
     """
@@ -74,7 +74,7 @@ class Walk:
         watcher: Watcher,
         prepare_method: Callable[[Method], None] = lambda method: None,
     ) -> None:
-        # The file of initial weights need not be there, and changes no size.
+        # The file of initial weights need not exist: it changes no size.
         self.config = replace(config, model=replace(config.model, weights=""))
         self.device, self.precision, self.watcher = device, precision, watcher
         self.num_classes = class_set(config.data.classes).num_classes
@@ -85,7 +85,7 @@ class Walk:
         self._mark_state()
 
     def run(self, only: Callable[[Stage], bool] = lambda stage: True) -> None:
-        """All stages, or those that ``only`` wants."""
+        """Walk through all kinds of stages, or those for which ``only`` is true."""
         for stage in filter(only, walked_stages(self.method.stages())):
             if stage.prepare:
                 self._prepare(stage)
@@ -117,7 +117,7 @@ class Walk:
         self.method.eval()
         data = self.config.data.validation
         confusion = ConfusionMatrix(self.num_classes).to(self.device)
-        # Labels keep the size of their files, whatever the images are resized to.
+        # Images may be resized, labels keep the size of their files.
         truth = self.labels(1, NATIVE.get(data.kind, image_size(data)))
         images = self.images(1, image_size(data))
         confusion.update(predict_labels(self.method, images, truth.shape[-2:], self.precision), truth)
@@ -131,7 +131,7 @@ class Walk:
         batches = self._batches(stage, phases)
         self.method.train()
         for phases.step in range(1, count + 1):
-            # Of the batches that are accumulated the second one meets the gradients of the first: once is enough.
+            # Accumulated batches after the first find gradients in memory; two batches show both cases.
             step.take(0, batches, min(self.config.accumulate, 2) if phases.step == count else 1)
             self._mark_state()
 
@@ -151,7 +151,7 @@ class Walk:
             cells = [-(-side // 8) for side in image_size(getattr(self.config.data, domain))]
             scores = torch.full((count, self.num_classes, *cells), 1 / self.num_classes, device=self.device).half()
         images = self.images(count, size)
-        # Whether an image is blurred is chance: here all are.
+        # Images are blurred at random: the walk blurs all.
         augment = replace(view.augment, blur=1.0) if view.augment.blur else view.augment
         images = self._layout(Photometric(augment)(images, key=(0,)))
         index = torch.zeros(count, dtype=torch.int64, device=self.device)
@@ -159,7 +159,7 @@ class Walk:
         return Batch(images, labels, index, window, scores)
 
     def plain(self, domain: str) -> Iterator[Batch]:
-        """Two batches of a pass without gradient: the second is made while the first is still there."""
+        """Two batches of a pass without gradient: the second is loaded while the first is still in memory."""
         data, config = getattr(self.config.data, domain), self.config
         size, count = image_size(data), 1 if data.size == (0, 0) else config.pass_batch
         for _ in range(2):
@@ -172,7 +172,7 @@ class Walk:
         return torch.randint(256, (count, 3, *size), dtype=torch.uint8, device=self.device)
 
     def labels(self, count: int, size: Size) -> Tensor:
-        """Some class everywhere."""
+        """A random class for each pixel."""
         return torch.randint(self.num_classes, (count, *size), dtype=torch.uint8, device=self.device)
 
     def _layout(self, images: Tensor) -> Tensor:
@@ -180,7 +180,7 @@ class Walk:
 
 
 class _StepPhases(StepListener):
-    """Reports the phases of step ``step`` of a stage to the watcher, and what kind of tensors each of them leaves."""
+    """Reports the phases of step ``step`` of a stage to the watcher, and marks the tensors that they leave."""
 
     def __init__(self, watcher: Watcher, method: Method, optimisers: Optimisers, stage: Stage) -> None:
         self.watcher, self.method, self.optimisers, self.stage = watcher, method, optimisers, stage
@@ -191,7 +191,7 @@ class _StepPhases(StepListener):
 
     @contextmanager
     def computing(self) -> Iterator[None]:
-        """Calls of the networks are the phase "forward", what is around them "losses"."""
+        """The calls of the networks are the phase "forward", all other code is "losses"."""
         self.now("losses")
         hooks = []
         for network in (m for name, m in self.method.named_children() if name in ("network", "teacher")):
@@ -221,7 +221,7 @@ class _StepPhases(StepListener):
 
 
 class _Passes:
-    """fastuda.methods.protocol.Passes over a walk's images; what is saved leaves the device at once."""
+    """fastuda.methods.protocol.Passes over a walk's images; nothing is saved."""
 
     def __init__(self, walk: Walk) -> None:
         self.walk = walk

@@ -1,7 +1,7 @@
-"""What the GPU kernels of this package allocate beside their results, and give back before they return.
+"""Workspaces: what the GPU kernels of this package allocate beside their results and free before they return.
 
-One row an operator: the larger of what CUDA C++ takes on a card of 144 multiprocessors and what Triton's launcher
-does.  tests/cuda/test_workspaces.py and tests/kernels/test_workspaces.py ask both.
+For each operator the larger one of CUDA C++ on a card of 144 multiprocessors and of Triton's launcher.
+tests/cuda/test_workspaces.py and tests/kernels/test_workspaces.py compare these figures with the kernels.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from torch import Tensor
 from fastuda.ops import _library
 from fastuda.ops._dispatch import TABLE
 
-MULTIPROCESSORS = 144  # of the largest card: most workspaces grow with them
+MULTIPROCESSORS = 144  # of the largest card; most workspaces grow with their number
 MIB = 2**20
 _GAPS = 16 * 256  # parts of a workspace begin at multiples of 256 bytes
-_GROUP = 64 * MIB  # kPartialBytes, kGroupBytes: what the full forms cut their work to
+_GROUP = 64 * MIB  # kPartialBytes, kGroupBytes in csrc: full covariances are computed in groups of this size
 
 
 def inside(name: str, arguments: tuple) -> int | Callable:
-    """Bytes of a call of torch.ops.fastuda.<name> on a GPU, or the reference where no GPU kernel serves it."""
+    """Bytes of the workspace of torch.ops.fastuda.<name> on a GPU, or the reference, if no GPU kernel serves it."""
     if name not in TABLE:
         return _library.reference(name)
     return WORKSPACES[name](*arguments) + _GAPS if name in WORKSPACES else 0
 
 
 def _wide(x: Tensor) -> int:
-    """Bytes of a number that sums are made in."""
+    """Bytes of a number of the type that sums are accumulated in."""
     return max(4, x.element_size())
 
 
@@ -106,7 +106,7 @@ def _draw(labels, classes, lists):
 
 
 def _cells(scores, target, with_slope):
-    """Sums of an upsampled loss that go back to the nodes, two sides of each cell (``cut_cells``, ``partial_sums``)."""
+    """Partial sums of an upsampled loss at the nodes of the grid (``cut_cells``, ``partial_sums`` in csrc)."""
     images, classes, height, width = scores.shape
     size = max(1, target.shape[-1])
     tile = min(max(1, (127 - ceil(size / (2 * width))) * width // size), width, 128)
@@ -130,12 +130,12 @@ def _lovasz(logits, target, bins, probabilities, align, ignore, with_slope):
         group, tiles = min(max(1, (1 << 24) // max(1, pixels)), classes), ceil(pixels / 2048)
         order = group * (pixels * (2 * wide + 8) + 1024 * tiles + 4 * tiles + 1028) + 8 * classes * tiles
         planes = 0 if probabilities else (3 if with_slope else 2) * pixels * wide
-        # Its walks have no sums of their own but those of the nodes.
+        # The exact form has no further sums than those of the nodes.
         return (_cells(logits, target, True) if with_slope else 0) + order + planes + classes * (4 + wide)
     return _cells(logits, target, with_slope) + logits.shape[1] * (bins * (8 + _wide(logits)) + 4)
 
 
-# Operators of the dispatch table that are not here allocate their results alone.
+# All other operators of the dispatch table allocate nothing but their results.
 WORKSPACES: dict[str, Callable[..., int]] = {
     "class_moments": _class_moments,
     "class_moments_full": _class_moments_full,
