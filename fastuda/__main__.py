@@ -13,6 +13,7 @@ COMMANDS = {
     "analyse": "distances, entropies and pseudo labels of a run",
     "export": "a run's network as one file of weights",
     "memory": "forecast the memory of a run, or measure it on a GPU",
+    "report": "a page about a run, or several side by side",
     "data": "check the data of a task before a run",
 }
 USAGE = "usage: fastuda COMMAND ...\n\ncommands:\n" + "".join(f"  {name:10}{what}\n" for name, what in COMMANDS.items())

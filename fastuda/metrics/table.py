@@ -27,7 +27,7 @@ def iou_table(stages: Sequence[Stage]) -> Table:
     for label, values in _rows(stages):
         if label == "mean":
             table.add_section()
-        cells = [_cell(v) for v in values]
+        cells = [percent(v) for v in values]
         best = max((c for c in cells if c != "-"), key=float, default=None) if len(stages) > 1 else None
         table.add_row(label, *(f"[bold]{c}[/bold]" if c == best else c for c in cells))
     return table
@@ -38,7 +38,7 @@ def iou_text(stages: Sequence[Stage]) -> str:
     if not stages:
         raise ValueError("there are no stages to tabulate")
     lines = [["IoU, %", *(str(stage["name"]) for stage in stages)]]
-    lines += [[label, *map(_cell, values)] for label, values in _rows(stages)]
+    lines += [[label, *map(percent, values)] for label, values in _rows(stages)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]).rstrip()
@@ -71,5 +71,6 @@ def _rows(stages: Sequence[Stage]) -> list[tuple[str, list[float | None]]]:
     return [*rows, ("mean", [stage["miou"] for stage in stages]), *means]
 
 
-def _cell(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """A fraction in per cent with one digit; "-" for None and NaN."""
     return "-" if value is None or value != value else f"{100 * value:.1f}"

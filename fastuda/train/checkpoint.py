@@ -15,7 +15,15 @@ from torch import nn
 
 FORMAT = 1
 _UNFINISHED = ".tmp"
-_RUN_FILES = ("checkpoint.pt", "config.yaml", "result.json", "nonfinite.pt", "pseudo_labels/*", "predictions/*")
+_RUN_FILES = (
+    "checkpoint.pt",
+    "config.yaml",
+    "result.json",
+    "nonfinite.pt",
+    "report.html",
+    "pseudo_labels/*",
+    "predictions/*",
+)
 
 
 class CheckpointError(ValueError):

@@ -44,6 +44,7 @@ class Config(Recipe):
     log_every: int = 20  # iterations between two lines of log.jsonl
     checkpoint_every: int = 500  # iterations between two checkpoints; one is also written after every stage
     predictions: int = 4  # coloured predictions on validation images, written as PNG at the end
+    report: bool = True  # write report.html at the end, which predicts the validation images once more
     tensorboard: bool = False  # also write TensorBoard events (needs the extra fastuda[tensorboard])
 
     def __post_init__(self) -> None:
@@ -56,7 +57,7 @@ class Config(Recipe):
 
 
 RUNTIME_FIELDS = frozenset(
-    {"work_dir", "resume", "log_every", "checkpoint_every", "predictions", "tensorboard", "device", "compile"}
+    {"work_dir", "resume", "log_every", "checkpoint_every", "predictions", "report", "tensorboard", "device", "compile"}
 )
 """Fields that may change when a run is resumed, because the trained weights do not depend on them."""
 

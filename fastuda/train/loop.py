@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from fastuda.train import distributed
 from fastuda.train.checkpoint import fill_method, load_run, save_checkpoint, write_json
 from fastuda.train.compiled import check_compile, compiled
 from fastuda.train.config import Config, difference, to_dict
+from fastuda.train.facts import facts
 from fastuda.train.inputs import Inputs
 from fastuda.train.memory.measure import out_of_memory, record_history
 from fastuda.train.meter import LiveLine, Log, Meter, one_line, peak_mib
@@ -60,9 +61,10 @@ class Result:
     stages: list[dict[str, Any]]
 
 
-def train(config: Config, console: Console | None = None) -> Result:
+def train(config: Config, console: Console | None = None, on_finish: Callable[[Path], object] | None = None) -> Result:
     """Run, or resume, what ``config`` describes and leave everything in its working directory.
 
+    on_finish: called with that directory when all is written, in the first process alone.
     Raises ValueError for bad input, NonFiniteLoss for a loss that is NaN or infinite, OSError when the directory cannot
     be written, LostRank when another process of the run ended, and Interrupted after a signal; the last checkpoint is
     intact after each of them.
@@ -82,7 +84,10 @@ def train(config: Config, console: Console | None = None) -> Result:
         stages = run.method.stages()
         while run.position.stage < len(stages):
             run.stage(stages[run.position.stage])
-        return run.finish()
+        result = run.finish()
+        if on_finish is not None and distributed.is_first():
+            on_finish(work_dir)
+        return result
 
 
 class Sums(StepListener):
@@ -123,7 +128,8 @@ class Run:
             create_work_dir(work_dir, config)
         self.clock = time.monotonic() - self.position.seconds
         self.log = Log(work_dir if distributed.is_first() else None, config.tensorboard)
-        self.log.write("start", {"stage": self.position.stage, "iteration": self.position.iteration})
+        position = {"stage": self.position.stage, "iteration": self.position.iteration}
+        self.log.write("start", position | facts(self.device))
         if not config.resume:
             self.save()
 
