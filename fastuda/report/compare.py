@@ -42,8 +42,7 @@ def overview(runs: Sequence[RunFiles], names: Sequence[str]) -> Html:
     """A row a run: what it is, how it ended, what it took."""
     rows = []
     for run, name in zip(runs, names, strict=True):
-        scored = [row for row in run.stages if row.get("miou") is not None]
-        result = run.result
+        scored, result = run.stages, run.result
         cells = [run.config.get(key, "") for key in ("method", "task", "seed")]
         cells.append(percent(scored[-1]["miou"]) if scored else "-")
         cells.append(scored[-1]["name"] if scored else "-")

@@ -23,7 +23,7 @@ def join(parts: Iterable[object]) -> Html:
     return Html("".join(map(text, parts)))
 
 
-def tag(name: str, *content: object, **attributes: object) -> Html:
+def tag(name: str, /, *content: object, **attributes: object) -> Html:
     """``<name ...>content</name>``; an attribute's underscores become hyphens, a trailing one is dropped."""
     given = "".join(f' {key.rstrip("_").replace("_", "-")}="{text(value)}"' for key, value in attributes.items())
     return Html(f"<{name}{given}>{join(content)}</{name}>") if content else Html(f"<{name}{given} />")

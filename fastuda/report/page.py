@@ -51,9 +51,9 @@ def run_page(run: RunFiles, pictures: Pictures) -> str:
 
 
 def document(title: str, *content: object) -> str:
-    head = tag("head", Html('<meta charset="utf-8" />'), tag("title", title), tag("style", Html(STYLE)))
-    view = Html('<meta name="viewport" content="width=device-width, initial-scale=1" />')
-    head = Html(head.replace("<title>", f"{view}<title>", 1))
+    """A whole page with this content."""
+    view = tag("meta", name="viewport", content="width=device-width, initial-scale=1")
+    head = tag("head", tag("meta", charset="utf-8"), view, tag("title", title), tag("style", Html(STYLE)))
     return f"<!DOCTYPE html>\n{tag('html', head, tag('body', tag('main', *content)), lang='en')}\n"
 
 
@@ -65,13 +65,12 @@ def write_page(path: Path, page: str) -> None:
 def summary(run: RunFiles) -> Html:
     """The few numbers that one asks for first."""
     numbers = []
-    scored = [row for row in run.stages if row.get("miou") is not None]
+    scored = run.stages
     if scored:
         numbers.append((percent(scored[-1]["miou"]), f"mIoU, {scored[-1]['name']}"))
-        if len(scored) > 1:
-            numbers.append(
-                (f"{100 * (scored[-1]['miou'] - scored[0]['miou']):+.1f}", f"points since {scored[0]['name']}")
-            )
+    if len(scored) > 1:
+        gained = 100 * (scored[-1]["miou"] - scored[0]["miou"])
+        numbers.append((f"{gained:+.1f}", f"points since {scored[0]['name']}"))
     if run.result is not None:
         numbers.append((duration(run.result["seconds"]), "of training"))
         numbers.append((f"{run.result['peak_mib']:.0f} MiB", "peak memory"))

@@ -49,9 +49,8 @@ class RunFiles:
     @cached_property
     def stages(self) -> list[dict[str, Any]]:
         """{name, miou, iou, ...} of each evaluation after a stage: of the result, or so far."""
-        if self.result is not None:
-            return list(self.result["stages"])
-        return list({row["name"]: row for row in self.of("evaluation")}.values())
+        rows = self.of("evaluation") if self.result is None else self.result["stages"]
+        return list({row["name"]: row for row in rows if {"name", "miou", "iou"} <= row.keys()}.values())
 
     @cached_property
     def stage_ends(self) -> list[tuple[int, str]]:
@@ -102,8 +101,8 @@ def read_run(directory: Path) -> RunFiles:
     result_file, result = directory / "result.json", None
     if result_file.exists():
         result = _json(result_file, result_file.read_text(encoding="utf-8"), result_file.name)
-        if not isinstance(result.get("stages"), list):
-            raise ValueError(f"{result_file} is not the result of a run: it lists no stages")
+        if not isinstance(result.get("stages"), list) or not {"seconds", "peak_mib"} <= result.keys():
+            raise ValueError(f"{result_file} is not the result of a run: it lists no stages, seconds and peak_mib")
     return RunFiles(directory, config, _events(directory / "log.jsonl"), result)
 
 
@@ -132,6 +131,8 @@ def _events(path: Path) -> list[dict[str, Any]]:
         row = _json(path, line, f"line {number}")
         if "event" not in row:
             raise ValueError(f"{path} is damaged: line {number} names no event")
+        if row["event"] == "train" and not {"stage", "iteration"} <= row.keys():
+            raise ValueError(f"{path} is damaged: line {number} names no stage and iteration")
         rows = kept.setdefault((str(row["event"]), str(row.get("stage", row.get("name")))), [])
         repeatable = row["event"] != "start" and ("iteration" in row or "name" in row)
         while repeatable and rows and rows[-1][1].get("iteration", 0) >= row.get("iteration", 0):

@@ -101,6 +101,7 @@ def test_a_confusion_matrix_is_shares_of_each_true_class(make_run):
         ("log.jsonl", '{"event": "start"}\nnonsense\n', "log.jsonl is damaged: line 2 is no JSON"),
         ("log.jsonl", "[1]\n", "line 1 is no JSON object"),
         ("log.jsonl", '{"stage": 1}\n', "line 1 names no event"),
+        ("log.jsonl", '{"event": "train", "loss": 1}\n', "line 1 names no stage and iteration"),
         ("result.json", "{", "result.json is damaged"),
         ("result.json", json.dumps({"stages": 3}), "result.json is not the result of a run"),
     ],
