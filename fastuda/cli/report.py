@@ -36,8 +36,9 @@ def find_pictures(run: RunFiles, console: Console, computed: bool = True) -> Pic
             restored = restore(run.directory)
             if not restored.inputs.validated:
                 return pictures.of_target(restored)
-            numbers = track(range(len(restored.inputs.validation_stream())), "images", console=console, transient=True)
-            return pictures.of_validation(restored, numbers)
+            numbers = range(len(restored.inputs.validation_stream()))
+            shown = track(numbers, "images", console=console, transient=True, disable=not console.is_terminal)
+            return pictures.of_validation(restored, shown)
         except (ValueError, OSError, torch.OutOfMemoryError) as error:
             why = f"Nothing was predicted for this page: {error}. "
             console.print(f"{run.directory}: {why.strip()}", highlight=False, markup=False, soft_wrap=True)
