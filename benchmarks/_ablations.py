@@ -22,17 +22,17 @@ MISSING = "not run yet"
 
 def summary(records: list[dict], name: str) -> dict:
     """An ablation's mean difference on each task in points, their mean, its sign, and the number of runs that gain."""
-    own = [record for record in records if record["ablation"] == name]
-    tasks = {task: [100 * r["difference"] for r in own if r["task"] == task] for task in TASKS}
+    runs = [record for record in records if record["ablation"] == name]
+    tasks = {task: [100 * r["difference"] for r in runs if r["task"] == task] for task in TASKS}
     means = {task: sum(found) / len(found) for task, found in tasks.items() if found}
     mean = sum(means.values()) / len(means)
     return {
         "tasks": {task: round(value, 3) for task, value in means.items()},
         "mean": round(mean, 3),
         "sign": "+" if mean > 0 else "-" if mean < 0 else "0",
-        "runs": len(own),
-        "runs_above": sum(r["difference"] > 0 for r in own),
-        "seeds": sorted({r["seed"] for r in own}),
+        "runs": len(runs),
+        "runs_above": sum(r["difference"] > 0 for r in runs),
+        "seeds": sorted({r["seed"] for r in runs}),
     }
 
 

@@ -29,9 +29,9 @@ def part() -> str:
     methods = list(dict.fromkeys(r["method"] for r in records))
     rows = []
     for method in sorted(methods, key=lambda name: (name == "source", methods.index(name))):
-        own = [found.get((method, f"memory {card}", "ours")) for card in CARDS]
-        peak = own[1]["phase"] if own[1] else ""
-        rows.append([f"`{method}`", *map(cell, own), peak])
+        of_cards = [found.get((method, f"memory {card}", "ours")) for card in CARDS]
+        peak = of_cards[1]["phase"] if of_cards[1] else ""
+        rows.append([f"`{method}`", *map(cell, of_cards), peak])
     bundles = _results.table(["method", *(f"`--memory {card}`" for card in CARDS), "peak of 11g"], rows)
     one = [found.get(("sdca", "batch 1+1", form)) for form in ("ours", "usual")]
     note = (

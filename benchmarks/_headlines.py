@@ -14,14 +14,15 @@ METHOD, TASK = "sdca", "streets"
 def training() -> str:
     """mIoU of the default method and task before and after adaptation, and of the oracle; the mean of the seeds."""
     records = [record for record in _results.read(RECORDS) if record["task"] == TASK]
-    own = [record for record in records if record["method"] == METHOD]
+    adapted_runs = [record for record in records if record["method"] == METHOD]
     oracle = [record for record in records if record["method"] == "oracle"]
-    if not own or not oracle:
+    if not adapted_runs or not oracle:
         return "Adaptation: not measured yet."
-    before, after, most = (_mean_score(*given) for given in ((own, "source"), (own, "adapted"), (oracle, "oracle")))
+    before, after = (_mean_score(adapted_runs, name) for name in ("source", "adapted"))
+    most = _mean_score(oracle, "oracle")
     return (
         f"**{before:.1f} → {after:.1f} % mIoU** on the target by `--method {METHOD}` on `{TASK}`, the mean of "
-        f"{len(own)} seeds; trained on the target's own labels: {most:.1f} %."
+        f"{len(adapted_runs)} seeds; trained on the target's own labels: {most:.1f} %."
     )
 
 

@@ -41,14 +41,14 @@ def train() -> str:
         task, method, seed = record["task"], record["method"], record["seed"]
         if method == "oracle":
             continue
-        own = scores[task, method, seed]
+        miou = scores[task, method, seed]
         oracle = scores.get((task, "oracle", seed), {}).get("oracle")
-        closed = "" if oracle is None else f"{(own['adapted'] - own['source']) / (oracle - own['source']):.0%}"
-        stages = [f"{value:.1f}" for name, value in own.items() if name not in ENDS]
+        closed = "" if oracle is None else f"{(miou['adapted'] - miou['source']) / (oracle - miou['source']):.0%}"
+        stages = [f"{value:.1f}" for name, value in miou.items() if name not in ENDS]
         rows.append(
             [TASKS[task], f"`{method}`", str(seed)]
-            + [f"{own[name]:.1f}" if name in own else "" for name in ("source", "target_statistics")]
-            + [", ".join(stages), f"{own['adapted']:.1f}", "" if oracle is None else f"{oracle:.1f}", closed]
+            + [f"{miou[name]:.1f}" if name in miou else "" for name in ("source", "target_statistics")]
+            + [", ".join(stages), f"{miou['adapted']:.1f}", "" if oracle is None else f"{oracle:.1f}", closed]
             + [spent(record)]
         )
     machines = ", ".join(sorted({record["machine"] for record in records}))
@@ -147,21 +147,21 @@ def operators() -> str:
     """A table for each device of the rows that passed the gate; a sentence for a kind of device that has none."""
     rows = _results.load(RESULTS)
     parts = []
-    for (device, threads), own in devices(rows).items():
+    for (device, threads), device_rows in devices(rows).items():
         table_rows = [
             operator_row(others[name], others)
-            for others in group(own).values()
+            for others in group(device_rows).values()
             for name in _results.OURS
             if name in others
         ]
         if not table_rows:
             continue
-        is_gpu = own[0]["device_type"] == "cuda"
+        is_gpu = device_rows[0]["device_type"] == "cuda"
         where = "" if is_gpu else f", {threads} pinned thread" if threads == 1 else f", {threads} threads"
-        versions = ", ".join(sorted({f"{n} {v}" for row in own for n, v in row["versions"].items()}))
+        versions = ", ".join(sorted({f"{n} {v}" for row in device_rows for n, v in row["versions"].items()}))
         content = _results.table(operator_header(is_gpu), table_rows)
         parts.append(f"**{device}{where}** ({versions})\n\n{content}")
-        parts += uncommitted(own)
+        parts += uncommitted(device_rows)
         if (picture := plot_path(device, threads)).exists():
             parts.append(_results.picture(device, picture))
     for kind, what in (("cpu", "CPU"), ("cuda", "GPU")):

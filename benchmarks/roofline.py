@@ -138,13 +138,13 @@ class ForeignLoad:
 
     @staticmethod
     def _now() -> tuple[float, float]:
-        own = sum(os.times()[:4])
+        own_seconds = sum(os.times()[:4])
         stat = Path("/proc/stat")
         if not stat.exists():
-            return time.perf_counter(), own
+            return time.perf_counter(), own_seconds
         user, nice, system, _, _, irq, softirq, steal = map(int, stat.read_text().split("\n", 1)[0].split()[1:9])
         busy = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
-        return time.perf_counter(), busy - own
+        return time.perf_counter(), busy - own_seconds
 
     def cores(self) -> float:
         if not Path("/proc/stat").exists():  # otherwise the load average, less this process
@@ -188,8 +188,8 @@ def bandwidths(device: torch.device, nbytes: int, budget: float = _BUDGET) -> di
         "write": [lambda i: target.fill_(float(i))],
     }
     found = {}
-    for mode, own in calls.items():
-        seconds = [min(_readings(call, device, budget / len(own))) for call in own]
+    for mode, mode_calls in calls.items():
+        seconds = [min(_readings(call, device, budget / len(mode_calls))) for call in mode_calls]
         if device.type == "cpu":
             seconds += _plain_walks(mode, target, source, budget)
         found[f"{mode}_gb_s"] = (2 if mode == "copy" else 1) * target.nbytes / 1e9 / min(seconds)

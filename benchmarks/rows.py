@@ -35,9 +35,9 @@ def save(rows: Sequence[dict], path: Path, ungated: bool) -> tuple[str, int]:
     for row in kept:
         file = path / f"{roofline.slug(row['device'])}.json" if path.is_dir() else path
         by_file.setdefault(file, []).append(row)
-    for file, own in by_file.items():
-        _results.write(file, own)
-    written = " and ".join(f"{len(own)} rows to {file}" for file, own in by_file.items())
+    for file, file_rows in by_file.items():
+        _results.write(file, file_rows)
+    written = " and ".join(f"{len(file_rows)} rows to {file}" for file, file_rows in by_file.items())
     return f"wrote {written}{because if left_out else ''}", left_out
 
 
@@ -50,7 +50,7 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--failures", action="store_true", help="say only what failed")
     options = parser.parse_args(given)
     records = {path: _journal.read(path) for path in options.journals}
-    failed = [line for own in records.values() for line in _journal.failures(own)]
+    failed = [line for journal in records.values() for line in _journal.failures(journal)]
     if options.failures:
         print("\n".join(failed), end="\n" if failed else "")
         return 0
@@ -58,7 +58,7 @@ def main(given: Sequence[str] | None = None) -> int:
         return int(not all(map(_journal.finished, records.values())))
     import _gate  # here, because importing torch takes seconds and is not needed above
 
-    rows = [row for own in records.values() for row in _gate.judge(own)]
+    rows = [row for journal in records.values() for row in _gate.judge(journal)]
     gates = [row["gate"].split(":")[0] for row in rows]
     print(f"{len(rows)} rows:", ", ".join(f"{gates.count(gate)} {gate}" for gate in dict.fromkeys(gates)) or "none")
     for why in _gate.objections(rows):
@@ -67,7 +67,7 @@ def main(given: Sequence[str] | None = None) -> int:
         print(f"failed: {line}")
     left_out = 0
     if options.results is not None:
-        dry = any(record.get("dry") for own in records.values() for record in own)
+        dry = any(record.get("dry") for journal in records.values() for record in journal)
         if dry:
             print("rows of a dry run are never written to a results file", file=sys.stderr)
             return 2

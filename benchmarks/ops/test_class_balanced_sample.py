@@ -76,8 +76,10 @@ def loop_by_share(seed: Tensor, labels: Tensor, wanted: int) -> Tensor:
         left = image < CLASSES
         drawn = []
         for c in range(CLASSES):
-            own = (image == c).nonzero().flatten()
-            part = own[torch.randperm(len(own), device=own.device)[: wanted * len(own) // max(1, len(valid))]]
+            pixels = (image == c).nonzero().flatten()
+            part = pixels[
+                torch.randperm(len(pixels), device=pixels.device)[: wanted * len(pixels) // max(1, len(valid))]
+            ]
             left[part] = False
             drawn.append(part)
         rest = left.nonzero().flatten()
@@ -92,8 +94,8 @@ def loop_per_class(seed: Tensor, labels: Tensor, wanted: int) -> Tensor:
     result = torch.full((len(labels), CLASSES, wanted), -1, device=labels.device)
     for rows, image in zip(result, labels, strict=True):
         for c in range(CLASSES):
-            own = (image == c).nonzero().flatten()
-            found = own[torch.randperm(len(own), device=own.device)[:wanted]].sort().values
+            pixels = (image == c).nonzero().flatten()
+            found = pixels[torch.randperm(len(pixels), device=pixels.device)[:wanted]].sort().values
             rows[c, : len(found)] = found
     return result
 

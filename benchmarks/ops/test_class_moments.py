@@ -128,11 +128,11 @@ def class_matmul(features: Tensor, labels: Tensor):
     x, y = rows(features, labels)
     means, squares = [], []
     for k in range(CLASSES):
-        own = x[y == k]
-        mean = own.sum(0) / max(1, len(own))
-        own -= mean
+        class_rows = x[y == k]
+        mean = class_rows.sum(0) / max(1, len(class_rows))
+        class_rows -= mean
         means.append(mean)
-        squares.append(own.T @ own)
+        squares.append(class_rows.T @ class_rows)
     return torch.stack(means), torch.stack(squares)
 
 

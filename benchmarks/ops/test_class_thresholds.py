@@ -70,14 +70,14 @@ def plain(confidence: Tensor, label: Tensor) -> Tensor:
 
 def usual(confidence: Tensor, label: Tensor) -> Tensor:
     """torch.quantile of each class."""
-    own = (confidence[label == k].float() for k in range(CLASSES))
-    return torch.stack([torch.quantile(c, 0.5, interpolation="lower") for c in own])
+    by_class = (confidence[label == k].float() for k in range(CLASSES))
+    return torch.stack([torch.quantile(c, 0.5, interpolation="lower") for c in by_class])
 
 
 def sort(confidence: Tensor, label: Tensor) -> Tensor:
     """CBST's form: sort the confidences of each class and take the one at the portion."""
-    own = (confidence[label == k].float().sort().values for k in range(CLASSES))
-    return torch.stack([c[(len(c) - 1) // 2] for c in own])
+    by_class = (confidence[label == k].float().sort().values for k in range(CLASSES))
+    return torch.stack([c[(len(c) - 1) // 2] for c in by_class])
 
 
 def numpy_form(device_type: str, dtype: torch.dtype) -> Callable | UnavailableError:
@@ -88,8 +88,8 @@ def numpy_form(device_type: str, dtype: torch.dtype) -> Callable | UnavailableEr
 
     def form(confidence: Tensor, label: Tensor) -> Tensor:
         values, labels = confidence.numpy(), label.numpy()
-        own = (values[labels == k] for k in range(CLASSES))
-        return torch.stack([torch.tensor(np.partition(c, (len(c) - 1) // 2)[(len(c) - 1) // 2]) for c in own])
+        by_class = (values[labels == k] for k in range(CLASSES))
+        return torch.stack([torch.tensor(np.partition(c, (len(c) - 1) // 2)[(len(c) - 1) // 2]) for c in by_class])
 
     return form
 

@@ -67,8 +67,8 @@ def usual_of(case: Case) -> Callable:
     def usual(scores: Tensor, labels: Tensor) -> Tensor:
         up = F.interpolate(scores, size=case.size, mode="bilinear", align_corners=True)
         confidence, label = up.softmax(1).max(1)
-        own = [torch.histc(confidence[label == k], BINS, 0, 1) for k in range(CLASSES)]
-        return torch.stack(own).long()
+        histograms = [torch.histc(confidence[label == k], BINS, 0, 1) for k in range(CLASSES)]
+        return torch.stack(histograms).long()
 
     return usual
 

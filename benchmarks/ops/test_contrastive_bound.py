@@ -122,8 +122,8 @@ def definition(q: Tensor, labels: Tensor, mean: Tensor, covariance: Tensor | Non
 def mean_loss(first: Tensor, second: Tensor | float, labels: Tensor) -> Tensor:
     target = labels.flatten().long()
     valid = target < CLASSES
-    own = first.gather(1, target.where(valid, 0).unsqueeze(1)).squeeze(1)
-    loss = (first + second).logsumexp(1) - own
+    first_of_label = first.gather(1, target.where(valid, 0).unsqueeze(1)).squeeze(1)
+    loss = (first + second).logsumexp(1) - first_of_label
     return (loss * valid).sum() / valid.sum().clamp(min=1)
 
 

@@ -101,13 +101,13 @@ def usual(logits: Tensor, labels: Tensor) -> Tensor:
     p, y = p[y != 255], y[y != 255]
     losses = []
     for k in range(CLASSES):
-        own = (y == k).float()
-        if not own.any():
+        is_class = (y == k).float()
+        if not is_class.any():
             continue
-        error, order = (own - p[:, k]).abs().sort(descending=True)
-        own = own[order]
-        total = own.sum()
-        jaccard = 1 - (total - own.cumsum(0)) / (total + (1 - own).cumsum(0))
+        error, order = (is_class - p[:, k]).abs().sort(descending=True)
+        is_class = is_class[order]
+        total = is_class.sum()
+        jaccard = 1 - (total - is_class.cumsum(0)) / (total + (1 - is_class).cumsum(0))
         losses.append(error @ torch.cat([jaccard[:1], jaccard[1:] - jaccard[:-1]]))
     return torch.stack(losses).mean()
 

@@ -71,9 +71,9 @@ def on_the_edge(e: Tensor, labels: Tensor, modes: Tensor) -> Tensor:
     for part, y in zip(e.flatten(0, 2).split(TRUTH_ROWS), labels.flatten().split(TRUTH_ROWS), strict=True):
         distances = torch.stack([(part.double() - v.double()).square().sum(1) for v in modes.flatten(0, 1)], 1)
         least = distances.view(-1, CLASSES, MODES).sort(2).values
-        own = y.long().clamp(max=CLASSES - 1).unsqueeze(1)
-        rivals = least[..., 0].scatter(1, own, torch.inf).sort(1).values
-        hinge = least[..., 0].gather(1, own).squeeze(1) - rivals[:, 0] + MARGIN
+        label = y.long().clamp(max=CLASSES - 1).unsqueeze(1)
+        rivals = least[..., 0].scatter(1, label, torch.inf).sort(1).values
+        hinge = least[..., 0].gather(1, label).squeeze(1) - rivals[:, 0] + MARGIN
         gaps = torch.stack([hinge.abs(), rivals[:, 1] - rivals[:, 0], (least[..., 1] - least[..., 0]).amin(1)])
         found.append(gaps.amin(0) < EDGE)
     return torch.cat(found).view(labels.shape)
@@ -149,10 +149,10 @@ def mean_loss(distances: Tensor, labels: Tensor) -> Tensor:
     distances = distances.view(len(distances), CLASSES, MODES).min(2).values
     target = labels.flatten().long()
     valid = target < CLASSES
-    own = target.where(valid, 0).unsqueeze(1)
-    rival = distances.scatter(1, own, torch.inf).min(1).values
-    triplet = (distances.gather(1, own).squeeze(1) - rival + MARGIN).clamp(min=0)
-    cross_entropy = F.cross_entropy(distances / (-2 * SIGMA2), own.squeeze(1), reduction="none")
+    label = target.where(valid, 0).unsqueeze(1)
+    rival = distances.scatter(1, label, torch.inf).min(1).values
+    triplet = (distances.gather(1, label).squeeze(1) - rival + MARGIN).clamp(min=0)
+    cross_entropy = F.cross_entropy(distances / (-2 * SIGMA2), label.squeeze(1), reduction="none")
     return ((triplet + cross_entropy) * valid).sum() / valid.sum().clamp(min=1)
 
 

@@ -55,9 +55,9 @@ def validity(triplets: tuple[Tensor, Tensor, Tensor]) -> Sequence[Tensor]:
 
 def truth(case: Case, inputs: tuple) -> tuple[Sequence[Tensor], None]:
     mode, label, source_mode, source_label, _seed = inputs
-    own = (label[:, None] == source_label) & (mode[:, None] == source_mode)
+    same = (label[:, None] == source_label) & (mode[:, None] == source_mode)
     other = (label[:, None] != source_label) & (source_label < CLASSES)
-    return ((own.any(1) & other.any(1) & (label < CLASSES)).double(),), None
+    return ((same.any(1) & other.any(1) & (label < CLASSES)).double(),), None
 
 
 def operator(mode: Tensor, label: Tensor, source_mode: Tensor, source_label: Tensor, seed: Tensor):
@@ -73,10 +73,10 @@ def usual(mode: Tensor, label: Tensor, source_mode: Tensor, source_label: Tensor
     positive, negative = torch.zeros_like(label), torch.zeros_like(label)
     valid = torch.zeros_like(label, dtype=torch.bool)
     for i, (k, m) in enumerate(zip(label.tolist(), mode.tolist(), strict=True)):
-        own = ((source_label == k) & (source_mode == m)).nonzero().flatten()
+        same = ((source_label == k) & (source_mode == m)).nonzero().flatten()
         other = ((source_label != k) & (source_label < CLASSES)).nonzero().flatten()
-        if k < CLASSES and len(own) and len(other):
-            positive[i] = own[torch.randint(len(own), (1,)).item()]
+        if k < CLASSES and len(same) and len(other):
+            positive[i] = same[torch.randint(len(same), (1,)).item()]
             negative[i] = other[torch.randint(len(other), (1,)).item()]
             valid[i] = True
     return positive, negative, valid

@@ -89,8 +89,8 @@ def portion_thresholds(confidences: list[list[np.ndarray]]) -> Tensor:
 def append(confidences: list[list[np.ndarray]], probability: Tensor) -> None:
     confidence, label = (x.flatten().numpy() for x in probability.max(0))
     for k in range(CLASSES):
-        if (mine := confidence[label == k]).size:
-            confidences[k].append(mine)
+        if (class_confidences := confidence[label == k]).size:
+            confidences[k].append(class_confidences)
 
 
 def append_and_sort(folder: Path, images: int, out: Path) -> int:

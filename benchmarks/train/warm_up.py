@@ -86,8 +86,8 @@ def hand_over(warm: Path, arguments: list[str]) -> None:
     if (work_dir / "checkpoint.pt").exists():
         return
     state = load_checkpoint(warm / "checkpoint.pt")
-    own = {"method", *METHODS}
-    saved, now = ({k: v for k, v in d.items() if k not in own} for d in (state["config"], to_dict(config)))
+    of_methods = {"method", *METHODS}
+    saved, now = ({k: v for k, v in d.items() if k not in of_methods} for d in (state["config"], to_dict(config)))
     if name := difference(saved, now):
         raise ValueError(f"{work_dir} cannot start from the warm-up {warm}, they differ in {name}")
     if state["position"]["stage"] != 1:
@@ -101,10 +101,10 @@ def carried_over(held: Config, memory: dict, config: Config) -> dict:
     """A method's state after another one's warm-up: its initial state, with the tensors that the warm-up changed."""
     if held.method == config.method:
         return memory
-    before, own = fresh(held), fresh(config)
-    if type(before).warm_up is not type(own).warm_up:
+    before, now = fresh(held), fresh(config)
+    if type(before).warm_up is not type(now).warm_up:
         raise ValueError(f"the warm-up of {held.method} is not that of {config.method}")
-    beginning, result = before.state_dict(), own.state_dict()
+    beginning, result = before.state_dict(), now.state_dict()
     changed = {name: v for name, v in memory.items() if isinstance(v, Tensor) and not torch.equal(v, beginning[name])}
     return result | changed
 
