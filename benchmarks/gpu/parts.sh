@@ -195,8 +195,10 @@ rows_cuda() { rows cuda $((BOX_ROWS - 20)); }
 rows_triton() { rows triton $((BOX_ROWS - 20)); }
 rows_cpu() { rows cpu $((BOX_ROWS - 20)); }
 rows_others() {
+  local others="reference usual"
+  [ "$dry" != card ] || others=reference # the usual code reads how much it found, which is nothing where no kernel runs
   backend=others
-  rows "reference usual" $((BOX_OTHERS - 10))
+  rows "$others" $((BOX_OTHERS - 10))
 }
 
 memory() { # one step of SDCA under the cap of an 11 GiB card, beside its forecast
