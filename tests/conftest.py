@@ -1,9 +1,10 @@
-"""Shared by all tests: whether the compiled extension must be there, and the mark of tests that need a GPU."""
+"""Shared by all tests: what is slow, the order of files, whether fastuda._C must be there, the GPU's mark."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,19 @@ sys.path.insert(0, str(Path(__file__).parent))
 # The tests are small, and those of the benchmarks fork: a child has no pool of threads to wait for.
 torch.set_num_threads(1)
 
+import tiers  # noqa: E402
 
-@pytest.hookimpl(trylast=True)  # after -k and -m have chosen
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
+    tiers.mark(items)
+    tiers.sort(items)
+    skip_gpu_tests(items)
+    yield  # -k and -m choose
     keep_one_shard(config, items)
+
+
+def skip_gpu_tests(items: list[pytest.Item]) -> None:
     if torch.cuda.is_available():
         return
     skip = pytest.mark.skip(reason="needs a CUDA device")

@@ -12,7 +12,8 @@ import sys
 import pytest
 from fastuda.ops import build_facts
 assert build_facts()["cpu_isa"] in ("portable", {isa!r})
-sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "--import-mode=importlib", *{files!r}, "-k", {chosen!r}]))
+options = ["-q", "-p", "no:cacheprovider", "--import-mode=importlib", "-m", ""]
+sys.exit(pytest.main([*options, *{files!r}, "-k", {chosen!r}]))
 """
 
 

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import needed
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -107,8 +108,8 @@ def test_what_is_found_links(tmp_path, monkeypatch, where):
     """The failure that this module is for: "cannot find -lcudart"."""
     monkeypatch.undo()
     found = cuda_toolkit.find_toolkit() if where == "toolkit" else tmp_path
-    if found is None or (where == "pip" and not cuda_toolkit.pip_packages("cuda_runtime")):
-        pytest.skip(f"no CUDA runtime library of the {where} is installed")
+    here = found is not None and (where == "toolkit" or cuda_toolkit.pip_packages("cuda_runtime"))
+    needed.tool(here, f"the CUDA runtime library of the {where}")
     folders, name = cuda_toolkit.runtime_library(found, 12)
     source = tmp_path / "count.cpp"
     source.write_text('extern "C" int cudaGetDeviceCount(int*);\nint main() { int n; cudaGetDeviceCount(&n); }\n')

@@ -152,7 +152,7 @@ def check(python: str, objects: list[Path], tests: list[str]) -> dict[str, objec
         else:
             build(python, tree)
         row |= {"compiles": "yes", "build s": round(time.monotonic() - start)}
-        command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
+        command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "", *tests]
         start = time.monotonic()
         done = subprocess.run(command, cwd=tree, env=os.environ | {"PYTHONPATH": "."}, capture_output=True, text=True)
         last = done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr.strip()[-200:]

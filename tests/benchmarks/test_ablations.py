@@ -66,6 +66,7 @@ def equal(one, other):
     return torch.equal(one, other) if torch.is_tensor(one) else one == other
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("of", "method"), [("drsl", "drsl"), *((b, a) for a, b in warm_up.SHARED.items())])
 def test_a_handed_over_warm_up_changes_no_bit(tiny, tmp_path, of, method):
     options = ("--drsl.no-balanced", "--drsl.portion", "0.4")
@@ -87,6 +88,7 @@ def test_a_handed_over_warm_up_changes_no_bit(tiny, tmp_path, of, method):
     assert begun["stage"] == 1 and [row["name"] for row in begun["rows"]] == ["source"]
 
 
+@pytest.mark.slow
 def test_another_warm_up_is_refused(tiny, tmp_path):
     warm, new = tmp_path / "warm", tmp_path / "new"
     warm.mkdir()
@@ -147,6 +149,7 @@ def test_scores_of_labels_count_every_class_of_the_truth():
     assert found["miou"] == pytest.approx((3 / 4 + 1 / 2 + 0) / 3)
 
 
+@pytest.mark.slow
 def test_label_quality_reads_the_truth_of_the_same_images(tiny, tmp_path):
     run = tmp_path / "run"
     quietly(parse(arguments(tiny, run, "mlsl", "--mlsl.rounds", "1", "--mlsl.schedule.iterations", "0")))

@@ -24,6 +24,7 @@ def small(tmp_path_factory):
     return config, faults.outcome(directory / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "number"), [(".checkpoint.pt.", 3), (".0", 2)])
 def test_killed_in_a_write(small, tmp_path, name, number):
     config, expected = small

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import needed
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -17,9 +18,8 @@ SETUP = ["wheels", "facts", "extension"]
 CORRECT = [*SETUP, "once_cuda", "once_triton", "tests", "sanitizer", "training", "failures"]
 MEASURE = [*SETUP, "rows_cuda", "rows_triton", "memory", "profile", "rows_others", "results", "failures"]
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("bash") is None or shutil.which("timeout") is None, reason="needs bash and timeout"
-)
+needed.tool(shutil.which("bash") and shutil.which("timeout"), "bash or timeout")
+pytestmark = pytest.mark.slow  # each test starts dozens of processes
 
 # Notes its arguments, does what the test asks of the part they belong to, and ends the journal that it is given.
 STAND_IN = """#!/usr/bin/env bash
@@ -299,12 +299,11 @@ def test_an_unknown_command_or_option_is_refused(run, arguments):
     assert process.returncode == 2 and "usage" in process.stderr and calls == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("command", ["correct", "measure"])
 def test_dry_run_on_this_machine(tmp_path, command):
     """Every part for real, with tiny shapes on the CPU; one test file stands for all, and skips its GPU tests."""
     for library in ("pytest_benchmark", "hypothesis", "setuptools"):
-        pytest.importorskip(library)
+        needed.module(library)
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "FASTUDA_BENCHMARK"))}
     environment |= {"OUT": str(tmp_path), "PYTHON": sys.executable, "TOTAL": "900", "SHARDS": "1", "JOBS": "1"}
     environment |= {f"BOX_{name}": "300" for name in ("ONCE", "TESTS", "TRAINING", "ROWS", "MEMORY", "PROFILE")}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import kills
+import needed
 import pytest
 
-pytest.importorskip("pytest_benchmark")
+needed.module("pytest_benchmark")
 
 FEW = ["-k", "class_moments or confusion_matrix or sinkhorn"]
 

@@ -18,6 +18,7 @@ def small(method: str, **options):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 # On the CPU a fused optimiser copies a gradient at a time, which is much of so small a network when checkpointed.
 @pytest.mark.parametrize(
     ("method", "stage", "checkpointing", "within"), [("sdca", "adapt", False, 0.05), ("cpsl", "self_label", True, 0.1)]

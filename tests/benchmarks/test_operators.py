@@ -52,6 +52,7 @@ def test_inputs_hold_ignored_pixels_and_differ_from_set_to_set(name):
             assert (labels == 255).any() and len(labels.unique()) == 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPERATORS)
 def test_every_provider_agrees_with_float64(name, idle):
     """All but torch.compile, whose minutes belong to a benchmark; the harness refuses what disagrees."""

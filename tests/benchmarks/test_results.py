@@ -7,6 +7,7 @@ import shutil
 import subprocess
 
 import _results
+import needed
 import pytest
 
 
@@ -113,8 +114,7 @@ def test_a_changed_source_makes_the_tree_dirty_and_a_new_result_does_not(tmp_pat
         command = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b", *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
-    if shutil.which("git") is None:
-        pytest.skip("needs git")
+    needed.tool(shutil.which("git"), "git")
     for name in ("csrc/a.cpp", "benchmarks/results/cpu.json", "README.md"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("old")

@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 
 import _peaks
+import needed
 import pytest
 import roofline
 import torch
@@ -18,6 +19,7 @@ RATES = {"fma_gflop_s": 200.0, "fp32_gflop_s": 100.0, "bf16_gflop_s": 400.0}
 IDLE = roofline.Probe("Some CPU", 1, foreign_cores=0.0, **BANDWIDTHS, **RATES)
 
 
+@pytest.mark.slow
 def test_the_probe_measures_something():
     probe = roofline.probe("cpu", size=1 / 64)
     assert all(getattr(probe, figure) > 0 for figure in roofline.FIGURES)
@@ -57,9 +59,10 @@ def test_a_ceiling_is_the_best_of_its_readings():
     assert found == replace(IDLE, read_gb_s=22.0)
 
 
-@pytest.mark.skipif(_peaks._compiler() is None, reason="needs a C++ compiler")
+@pytest.mark.slow
 def test_the_multiply_add_peak_is_no_less_than_a_matrix_product_reaches():
     """The shortest of many readings each, so that other work on the machine takes from neither."""
+    needed.tool(_peaks._compiler(), "a C++ compiler")
     peak = _peaks.cpu_fma_gflop_s(1, 0.3)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -73,8 +76,9 @@ def test_the_multiply_add_peak_is_no_less_than_a_matrix_product_reaches():
     assert 1 < peak < clock_and_width
 
 
-@pytest.mark.skipif(_peaks._compiler() is None, reason="needs a C++ compiler")
 def test_plain_walks_do_what_they_say():
+    needed.tool(_peaks._compiler(), "a C++ compiler")
+
     def aligned(value: float) -> torch.Tensor:
         buffer = torch.full((2**20 + 64,), value)
         place = next(i for i in range(64) if buffer[i:].data_ptr() % 64 == 0)

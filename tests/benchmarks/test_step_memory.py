@@ -31,6 +31,7 @@ def recipe(method, model="deeplab_resnet18"):
     return replace(found, **small, mlsl=replace(found.mlsl, head_width=8), drsl=replace(found.drsl, channels=8))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", step_memory.PAPERS)
 def test_one_step_of_the_main_stage(method, monkeypatch):
     seen = {}

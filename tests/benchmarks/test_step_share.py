@@ -29,6 +29,7 @@ def small(monkeypatch):
     return options
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["sdca", "drsl+"])
 def test_parts_add_up_to_the_step(small, method):
     seconds = step_share.measure(small(method))
@@ -38,6 +39,7 @@ def test_parts_add_up_to_the_step(small, method):
     assert all(value >= 0 for value in seconds.values()) and sum(seconds.values()) == pytest.approx(step)
 
 
+@pytest.mark.slow
 def test_what_takes_long_outside_the_network_counts_there(small, monkeypatch):
     adapt = SDCA.adapt
 
@@ -49,6 +51,7 @@ def test_what_takes_long_outside_the_network_counts_there(small, monkeypatch):
     assert step_share.measure(small())["losses forward and the rest"] > 0.5
 
 
+@pytest.mark.slow
 def test_what_takes_long_in_the_network_counts_there(small, monkeypatch):
     forward = UNet.forward
 

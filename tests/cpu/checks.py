@@ -59,7 +59,7 @@ class Failures:
 
 def first_failed_test(operator: str) -> str:
     failures, words = Failures(), io.StringIO()
-    options = ["-q", "-x", "-p", "no:cacheprovider", "--rootdir", str(TESTS.parents[1]), "-k", "not ranks"]
+    options = ["-q", "-x", "-p", "no:cacheprovider", "--rootdir", str(TESTS.parents[1]), "-k", "not ranks", "-m", ""]
     with contextlib.redirect_stdout(words):
         status = pytest.main([*options, str(TESTS / f"test_{operator}.py")], plugins=[failures])
     assert status == 0 or failures.names, f"the tests of {operator} cannot be run: {words.getvalue()[-500:]}"

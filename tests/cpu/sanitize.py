@@ -22,8 +22,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(p) for p in (HERE.parent, ROOT) if str(p) not in sys.path]
 
-import planted  # noqa: E402
 from cpu import build  # noqa: E402
+from mutants.planted import Fault, mutate  # noqa: E402
 
 SANITIZE = ("-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
 # File of csrc/cpu -> its tests: small shapes with every layout, dtype and edge; not what times, compiles, counts
@@ -97,7 +97,7 @@ torch.use_deterministic_algorithms(False)
 import pytest
 for name, some in {tests!r}.items():
     # Capturing file descriptors as well would swallow a report.
-    options = ["-q", "-x", "-p", "no:cacheprovider", "--capture=sys", "--import-mode=importlib", "-k", some]
+    options = ["-q", "-x", "-p", "no:cacheprovider", "--capture=sys", "--import-mode=importlib", "-m", "", "-k", some]
     if status := pytest.main([*options, name]):
         sys.exit(status)
 """
@@ -122,8 +122,8 @@ def run(operators: tuple[str, ...], isa: str, plant: str | None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         sources = Path(folder) / "csrc"
         if plant:
-            fault = planted.Mutant("class_moments", plant, "cpu/pixels.h", LABEL, PLANTED[plant][0])
-            planted.mutate(fault, ROOT / "csrc", Path(folder))
+            fault = Fault("class_moments", plant, "cpu/pixels.h", LABEL, PLANTED[plant][0])
+            mutate(fault, ROOT / "csrc", Path(folder))
         else:
             shutil.copytree(ROOT / "csrc", sources)
         build.one_instruction_set(sources, isa, fewer_dtypes=bool(plant))

@@ -1,17 +1,14 @@
 """class_balanced_sample.cu under the emulation: exactly the definition's pixels."""
 
 import class_balanced_sample_cases as cases
-import emulated
 import pytest
 
 NAME = "class_balanced_sample"
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    if not emulated.have_compiler():
-        pytest.skip("g++ is not installed")
-    return emulated.load(emulated.build(NAME, tmp_path_factory.mktemp("emulated") / f"{NAME}.so"))
+def library(emulated_library):
+    return emulated_library(NAME)
 
 
 @pytest.mark.parametrize("name", cases.DRAWS)

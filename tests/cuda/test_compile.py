@@ -8,6 +8,7 @@ import subprocess
 
 import compilers
 import emulated
+import needed
 import pytest
 import torch
 
@@ -35,21 +36,21 @@ def compare(measured: compilers.Resources, recorded: dict, same_compiler: bool) 
 @pytest.fixture(scope="module")
 def nvcc():
     path = compilers.find_nvcc()
-    if path is None:
-        pytest.skip("nvcc is not installed")
+    needed.tool(path, "nvcc")
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", compilers.SOURCES)
 def test_nvcc(name, nvcc):
-    if int(compilers.nvcc_release(nvcc).split(".")[0]) < 13:
-        pytest.skip("nvcc is older than 13 and does not know all cards of the table")
+    needed.tool(int(compilers.nvcc_release(nvcc).split(".")[0]) >= 13, "nvcc 13, which has code for all cards,")
     measured = compilers.with_nvcc(name, nvcc, compilers.CI_CARDS)
     assert set(measured) == set(compilers.CI_CARDS)
     same = compilers.nvcc_release(nvcc) == TABLE["nvcc"]
     assert not compare(measured, TABLE[name], same), "python tests/cuda/compilers.py records what is meant"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", compilers.SOURCES)
 def test_the_whole_file_needs_the_stable_abi_only(name, nvcc):
     symbols, measured = compilers.whole_file(name, nvcc)
@@ -59,6 +60,7 @@ def test_the_whole_file_needs_the_stable_abi_only(name, nvcc):
     assert not compare(measured, TABLE[name], same), "python tests/cuda/compilers.py records what is meant"
 
 
+@pytest.mark.slow
 def test_a_cooperative_kernel_compiles(tmp_path, nvcc):
     source = tmp_path / "k.cu"
     source.write_text("""#include "cuda/launch_cooperative.h"
@@ -69,6 +71,7 @@ void run(Pointer<int> x) { launch_cooperative(k, dim3(2), dim3(32), 0, Stream(),
     compilers.nvcc_call(nvcc, "-arch=sm_75", "-c", str(source), "-o", str(tmp_path / "k.o"))
 
 
+@pytest.mark.slow
 def test_a_refused_launch_says_what_was_asked_for(tmp_path, nvcc):
     """Refused for its block of 2048 threads on a GPU, and without a driver for that; a driver also has the name."""
     source = tmp_path / "k.cu"
@@ -90,10 +93,11 @@ int main() {
     assert re.match(f"the launch of {name} with {sizes} and 100 bytes of dynamic shared memory failed: .", said), said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", compilers.SOURCES)
 def test_nvrtc_for_pascal(name):
-    if missing := compilers.missing_nvrtc_packages():
-        pytest.skip(f"not installed: {', '.join(missing)}")
+    missing = compilers.missing_nvrtc_packages()
+    needed.tool(not missing, ", ".join(missing))
     measured = compilers.with_nvrtc(name)
     assert set(measured) == {"61"}
     assert not compare(measured, TABLE[name], True), "python tests/cuda/compilers.py records what is meant"

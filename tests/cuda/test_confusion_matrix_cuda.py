@@ -1,17 +1,14 @@
 """confusion_matrix.cu under the emulation: the counts of the definition."""
 
 import confusion_matrix_cases as cases
-import emulated
 import pytest
 
 NAME = "confusion_matrix"
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    if not emulated.have_compiler():
-        pytest.skip("g++ is not installed")
-    return emulated.load(emulated.build(NAME, tmp_path_factory.mktemp("emulated") / f"{NAME}.so"))
+def library(emulated_library):
+    return emulated_library(NAME)
 
 
 @pytest.mark.parametrize("name", cases.CONFUSION)

@@ -1,6 +1,5 @@
 """lovasz_softmax.cu under the emulation: every case against the definition."""
 
-import emulated
 import lovasz_softmax_cases as cases
 import pytest
 import torch
@@ -11,10 +10,8 @@ NAME = "lovasz_softmax"
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    if not emulated.have_compiler():
-        pytest.skip("g++ is not installed")
-    return emulated.load(emulated.build(NAME, tmp_path_factory.mktemp("emulated") / f"{NAME}.so"))
+def library(emulated_library):
+    return emulated_library(NAME)
 
 
 @pytest.mark.parametrize("name", cases.LOVASZ)

@@ -1,6 +1,5 @@
 """pixel_mean.cu under the emulation: every case against exact sums."""
 
-import emulated
 import pixel_mean_cases as cases
 import pytest
 
@@ -8,10 +7,8 @@ NAME = "pixel_mean"
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    if not emulated.have_compiler():
-        pytest.skip("g++ is not installed")
-    return emulated.load(emulated.build(NAME, tmp_path_factory.mktemp("emulated") / f"{NAME}.so"))
+def library(emulated_library):
+    return emulated_library(NAME)
 
 
 @pytest.mark.parametrize("name", cases.MEANS)

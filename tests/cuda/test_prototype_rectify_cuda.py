@@ -1,6 +1,5 @@
 """prototype_rectify.cu under the emulation: the labels of the definition."""
 
-import emulated
 import prototype_rectify_cases as cases
 import pytest
 
@@ -8,10 +7,8 @@ NAME = "prototype_rectify"
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    if not emulated.have_compiler():
-        pytest.skip("g++ is not installed")
-    return emulated.load(emulated.build(NAME, tmp_path_factory.mktemp("emulated") / f"{NAME}.so"))
+def library(emulated_library):
+    return emulated_library(NAME)
 
 
 @pytest.mark.parametrize("name", cases.RECTIFY)

@@ -1,6 +1,5 @@
 """pseudo_labels.cu under the emulation: the definition's labels and confidences."""
 
-import emulated
 import pseudo_labels_cases as cases
 import pytest
 
@@ -8,10 +7,8 @@ NAME = "pseudo_labels"
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    if not emulated.have_compiler():
-        pytest.skip("g++ is not installed")
-    return emulated.load(emulated.build(NAME, tmp_path_factory.mktemp("emulated") / f"{NAME}.so"))
+def library(emulated_library):
+    return emulated_library(NAME)
 
 
 @pytest.mark.parametrize("name", cases.PSEUDO_LABELS)

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import emulated
+import needed
 import pytest
 
 HERE = Path(__file__).resolve().parent
@@ -56,17 +57,19 @@ CASES = {
                           "counts do not fit"],
 }  # fmt: skip
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = """
 import sys
 sys.path[:0] = {paths!r}
 import torch
 torch.set_num_threads(1)
-import emulated, mutants
+import emulated, all_cases
 libraries = {{name: emulated.load(path) for name, path in {built!r}.items()}}
 if sys.argv[1] == "cases":
     for operator, names in {names!r}.items():
         for name in names:
-            mutants.CASES[operator][name](libraries[operator])
+            all_cases.CASES[operator][name](libraries[operator])
 else:  # features that end one element before their last pixel does
     def short(tensor, channels, array=emulated.array):
         result = array(tensor, channels)
@@ -81,11 +84,9 @@ print("done")
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    if not emulated.have_compiler():
-        pytest.skip("g++ is not installed")
+    needed.tool(emulated.have_compiler(), "g++")
     runtime = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True).stdout.strip()
-    if not os.path.isabs(runtime):
-        pytest.skip("g++ has no AddressSanitizer here")
+    needed.tool(os.path.isabs(runtime), "g++'s AddressSanitizer")
     folder = tmp_path_factory.mktemp("sanitized")
 
     def build(name: str) -> str:

@@ -1,15 +1,12 @@
 """select_triplets.cu under the emulation: exactly the definition's partners."""
 
-import emulated
 import pytest
 import select_triplets_cases as cases
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    if not emulated.have_compiler():
-        pytest.skip("g++ is not installed")
-    return emulated.load(emulated.build("select_triplets", tmp_path_factory.mktemp("emulated") / "select_triplets.so"))
+def library(emulated_library):
+    return emulated_library("select_triplets")
 
 
 @pytest.mark.parametrize("name", cases.SELECT)

@@ -1,6 +1,5 @@
 """softmax_kl.cu under the emulation: every case against float64."""
 
-import emulated
 import pytest
 import softmax_kl_cases as cases
 
@@ -8,10 +7,8 @@ NAME = "softmax_kl"
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    if not emulated.have_compiler():
-        pytest.skip("g++ is not installed")
-    return emulated.load(emulated.build(NAME, tmp_path_factory.mktemp("emulated") / f"{NAME}.so"))
+def library(emulated_library):
+    return emulated_library(NAME)
 
 
 @pytest.mark.parametrize("name", cases.KL)

@@ -1,6 +1,5 @@
 """upsample_cross_entropy.cu under the emulation: every case against float64."""
 
-import emulated
 import pytest
 import torch
 import upsample_cross_entropy_cases as cases
@@ -9,10 +8,8 @@ NAME = "upsample_cross_entropy"
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    if not emulated.have_compiler():
-        pytest.skip("g++ is not installed")
-    return emulated.load(emulated.build(NAME, tmp_path_factory.mktemp("emulated") / f"{NAME}.so"))
+def library(emulated_library):
+    return emulated_library(NAME)
 
 
 @pytest.mark.parametrize("name", cases.CROSS_ENTROPY)

@@ -35,19 +35,9 @@ def meta(*shape: int, dtype=torch.float32):
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
-@pytest.fixture(scope="session")
-def built(tmp_path_factory):
-    """name -> the library of csrc/cuda/<name>.cu, built once."""
-    known = {}
-
-    def library(name):
-        if not emulated.have_compiler():
-            pytest.skip("g++ is not installed")
-        if name not in known:
-            known[name] = emulated.load(emulated.build(name, tmp_path_factory.mktemp("built") / f"{name}.so"))
-        return known[name]
-
-    return library
+@pytest.fixture(scope="module")
+def built(emulated_library):
+    return emulated_library
 
 
 def test_every_kernel_with_scratch_is_in_the_table():

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import needed
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -16,7 +17,7 @@ FLAGS = ["-x", "c++", "-std=c++20", "-O1", "-U_FORTIFY_SOURCE", "-Wall", "-inclu
 SOURCES = [f"-I{ROOT / 'csrc'}", str(HERE / "cases.cu")]
 SEEDS = range(5)
 
-pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
+needed.tool(shutil.which("g++"), "g++")
 
 
 @pytest.fixture(scope="module")
@@ -105,8 +106,7 @@ def test_address_sanitizer_checks_plain_pointers(tmp_path):
     program = tmp_path / "cases"
     sanitize = ["-fsanitize=address", "-DFASTUDA_EMULATION_RAW"]
     built = subprocess.run(["g++", *FLAGS, *sanitize, *SOURCES, "-o", str(program)], capture_output=True, text=True)
-    if "asan" in built.stderr and built.returncode:
-        pytest.skip("g++ has no AddressSanitizer here")
+    needed.tool("asan" not in built.stderr or not built.returncode, "g++'s AddressSanitizer")
     assert built.returncode == 0, built.stderr
     clean = subprocess.run([program, "sum", "exchange", "grid", "histogram", "pack"], capture_output=True, text=True)
     assert clean.returncode == 0 and "ERROR" not in clean.stderr, clean.stderr

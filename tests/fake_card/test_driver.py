@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import needed
 import pytest
 from fake_card import card
 
@@ -60,8 +61,8 @@ class Runtime:
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    if shutil.which("g++") is None or card.headers() is None:
-        pytest.skip("g++ and the headers of the CUDA toolkit build the driver, and one of them is not here")
+    needed.tool(shutil.which("g++"), "g++")
+    needed.tool(card.headers(), "the CUDA toolkit, whose headers the stand-in driver includes,")
     return card.build(tmp_path_factory.mktemp("fake_card"))
 
 
@@ -193,11 +194,11 @@ for text in runtime.record().faults:
 """
 
 
+@pytest.mark.slow
 def test_cubins_say_what_a_kernel_takes(path, tmp_path):
     """Registers, launch bounds, static shared memory and parameters are read from a real cubin."""
     nvcc = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
-    if nvcc is None:
-        pytest.skip("nvcc is not installed, which makes a cubin to read")
+    needed.tool(nvcc, "nvcc")
     (tmp_path / "probe.cu").write_text(KERNEL)
     command = [nvcc, "-arch=sm_90", "-cubin", "probe.cu", "-o", "probe.sm_90.cubin"]
     subprocess.run(command, cwd=tmp_path, check=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 
+import needed
 import pytest
 
-pytest.importorskip("triton", reason="triton is not installed")
+needed.module("triton")
 
 import aot  # noqa: E402
 import triton  # noqa: E402
@@ -63,6 +64,7 @@ def faults(case: aot.Case, card: int, measured: aot.Resources, recorded: aot.Res
 PAIRS = [(case, card) for case in CASES for card in (aot.CARDS if case.every_card else (aot.CASE_CARD,))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case, card", PAIRS, ids=[f"{case.name}-sm_{card}" for case, card in PAIRS])
 def test_resources(compiler, case, card):
     measured = compiler.measure(case, card)

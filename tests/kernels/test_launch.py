@@ -6,9 +6,10 @@ import inspect
 from types import SimpleNamespace
 from unittest import mock
 
+import needed
 import pytest
 
-pytest.importorskip("triton", reason="triton is not installed")
+needed.module("triton")
 
 import spilling  # noqa: E402
 import torch  # noqa: E402
@@ -145,7 +146,7 @@ def test_a_launcher_that_is_called_otherwise_is_left_to_triton(launch, monkeypat
 
 
 def test_the_launcher_of_this_triton_is_known(launch):
-    driver = pytest.importorskip("triton.backends.nvidia.driver")
+    driver = needed.module("triton.backends.nvidia.driver")
     assert tuple(inspect.signature(driver.CudaLauncher.__call__).parameters)[1:-1] in launch.LAUNCHED_BY
 
 

@@ -7,9 +7,10 @@ import inspect
 import itertools
 from unittest import mock
 
+import needed
 import pytest
 
-pytest.importorskip("triton", reason="triton is not installed")
+needed.module("triton")
 
 import aot  # noqa: E402
 import torch  # noqa: E402

@@ -4,8 +4,7 @@ A kernel joins by data. Files here named ``<table>*.py`` hold one table together
 
     launchers*.py      LAUNCHERS: which launcher serves which raw operator (interpreted tests)
     launch_cases*.py   CASES: launches to compile ahead of time
-    mutant_table*.py   MUTANTS: planted faults in kernels/; the operator of each is the @triton.jit kernel it hurts
-    kernel_cases*.py   CHECKS: kernel -> {name: function that raises AssertionError}, which must catch its mutants
+    kernel_cases*.py   CHECKS: kernel -> {name: function that raises AssertionError}, which notices planted faults
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ PRECISIONS = {
     "bf16": Precision("cpu", torch.bfloat16, False, "bf16"),
     "fp16": HALF,
 }
+HALVES = [pytest.param(name, marks=pytest.mark.slow) for name in ("bf16", "fp16")]
 OVER_LABELS = ("pseudo_ce", "modes_target", "mode_classes_target", "consistency", "self_label")
 
 
@@ -47,7 +48,9 @@ def prepare(what: Method, stage: Stage, domains: Domains, precision: Precision) 
     what.train()
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(
+    "precision", ["fp32", *(pytest.param(name, marks=pytest.mark.slow) for name in ("bf16", "fp16"))]
+)
 @pytest.mark.parametrize("name", METHODS)
 def test_every_stage_learns_without_nan(name, precision):
     """fp16's scale may leave a first step out, but not two."""

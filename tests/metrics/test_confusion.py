@@ -3,6 +3,7 @@
 import json
 from types import SimpleNamespace
 
+import needed
 import pytest
 import torch
 from hypothesis import given, settings
@@ -77,7 +78,7 @@ def test_a_prediction_that_is_no_class_is_a_miss(void):
 
 def test_cityscapes_scripts_agree():
     """mIoU of the Cityscapes benchmark's own script, on random labels with absent classes and void predictions."""
-    pytest.importorskip("cityscapesscripts", reason="needs cityscapesScripts: pip install 'fastuda[test]'")
+    needed.module("cityscapesscripts")
     from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as script
     from cityscapesscripts.helpers.labels import trainId2label
 

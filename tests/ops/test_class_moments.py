@@ -100,6 +100,7 @@ def test_no_gradient():
         assert not out.mean.requires_grad and not out.m2.requires_grad
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isa", instruction_sets.ISAS)
 def test_each_instruction_set(isa, compiled):
     instruction_sets.assert_passes(isa, "layouts_and_dtypes or sixteen_bit or large_offset", __file__)

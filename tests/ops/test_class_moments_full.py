@@ -101,6 +101,7 @@ def test_same_bits_for_every_number_of_threads():
     assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(other, results[0], strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isa", instruction_sets.ISAS)
 def test_each_instruction_set(isa):
     instruction_sets.assert_passes(isa, "test", __file__)

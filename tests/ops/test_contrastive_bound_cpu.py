@@ -208,6 +208,7 @@ def test_statistics_and_softmax_of_any_strides_and_dtype(kind):
     torch.testing.assert_close(again, slope * factor, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isa", instruction_sets.ISAS)
 def test_each_instruction_set(isa):
     chosen = "tile_edges or block_of or triangle or rounded or half or float64"

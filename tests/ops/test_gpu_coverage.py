@@ -13,11 +13,12 @@ import sys
 from pathlib import Path
 
 import gpu
+import needed
 import pytest
 
 from fastuda.ops._dispatch import CUDA, TABLE
 
-pytest.importorskip("triton", reason="triton is not installed: whether it serves a call cannot be asked")
+needed.module("triton")
 
 ROOT = Path(__file__).resolve().parents[2]
 WANTED = {(form, backend) for form in TABLE for backend in gpu.BACKENDS}
@@ -103,6 +104,7 @@ def test_it(what, backend):
 """
 
 
+@pytest.mark.slow
 def test_a_rehearsal_can_fail(tmp_path):
     """A wrong value and a wrong argument fail; a test that reaches no operator covers none."""
     file = tmp_path / "test_wrong.py"

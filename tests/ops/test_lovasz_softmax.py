@@ -194,6 +194,7 @@ def test_half_precision_is_upsampled_in_float32():
             torch.testing.assert_close(ours.double(), exact, rtol=2e-5, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isa", instruction_sets.ISAS)
 def test_each_instruction_set(isa, compiled):
     instruction_sets.assert_passes(isa, "edges or ties or by_their_width or ignored_scores", __file__)

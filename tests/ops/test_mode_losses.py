@@ -322,6 +322,7 @@ def test_modes_and_gradients_of_any_strides_and_dtype(compiled):
         assert torch.equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isa", instruction_sets.ISAS)
 def test_each_instruction_set(isa, compiled):
     instruction_sets.assert_passes(isa, "tile_edges or block_of or half or near_modes or identical or on_two", __file__)

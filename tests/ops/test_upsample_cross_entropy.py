@@ -231,6 +231,7 @@ def test_weights_of_any_strides_and_dtype(compiled):
         assert torch.equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isa", instruction_sets.ISAS)
 def test_each_instruction_set(isa, compiled):
     instruction_sets.assert_passes(isa, "edges or spread or strides or ignored_scores", __file__)

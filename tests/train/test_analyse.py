@@ -345,6 +345,7 @@ def test_tsne_separates_what_is_apart():
         room.tsne(features / 0)
 
 
+@pytest.mark.slow
 def test_a_trained_run_by_its_command(tiny, tmp_path, command):
     process = command("--task", tiny, "--work-dir", tmp_path / "run")
     assert process.wait(240) == 0, process.stderr.read()

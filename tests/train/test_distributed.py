@@ -22,6 +22,7 @@ from fastuda.train.config import parse
 from fastuda.train.inputs import Inputs
 from fastuda.train.work_dir import after_restart
 
+RUNS = [("sdca", 2), *(pytest.param(*run, marks=pytest.mark.slow) for run in (("sdca", 3), ("drsl+", 2)))]
 # Of a loss, relative. Sums and draws are the same, but a pixel that rounds to another label draws other triplets.
 BOUNDS = {"sdca": 1e-4, "drsl+": 1e-2}
 NO_STEPS = [f"--{stage}.schedule.iterations=0" for stage in ("warm-up", "sdca", "sdca.self-training")]
@@ -125,6 +126,7 @@ def finished(task, tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_statistics_labels_and_scores_are_those_of_one_process(finished, ranks):
     one, several = finished(1, *NO_STEPS), finished(ranks, *NO_STEPS)
@@ -147,7 +149,7 @@ def test_statistics_labels_and_scores_are_those_of_one_process(finished, ranks):
         assert a["name"] == b["name"] and a["miou"] == pytest.approx(b["miou"], abs=1e-3)
 
 
-@pytest.mark.parametrize(("method", "ranks"), [("sdca", 2), ("sdca", 3), ("drsl+", 2)])
+@pytest.mark.parametrize(("method", "ranks"), RUNS)
 def test_losses_are_those_of_one_process(finished, method, ranks):
     gentle = ["--warm-up.schedule.learning-rate=1e-4"] if method == "drsl+" else []
     one, several = (finished(number, "--method", method, *gentle) for number in (1, ranks))
@@ -157,12 +159,14 @@ def test_losses_are_those_of_one_process(finished, method, ranks):
     assert {path.name for path in several.iterdir()} == written and "result.json" in written
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_evaluated_by_several_processes(finished):
     work_dir = finished(1, "--method", "sdca")
     told = [launch("fastuda.evaluate", ranks, work_dir).communicate(timeout=300)[0] for ranks in (1, 2)]
     assert "mean" in told[0] and told[0] == told[1]
 
 
+@pytest.mark.slow
 def test_a_killed_rank_ends_the_run_which_goes_on_alone(task, finished, tmp_path):
     process = start(task, tmp_path / "run", 2, "--method", "sdca")
     wait_for_steps(tmp_path / "run", 6, process)
@@ -177,6 +181,7 @@ def test_a_killed_rank_ends_the_run_which_goes_on_alone(task, finished, tmp_path
     assert_same_curve(tmp_path / "run", finished(1, "--method", "sdca"))
 
 
+@pytest.mark.slow
 def test_a_run_of_one_process_goes_on_in_two(task, finished, tmp_path):
     process = start(task, tmp_path / "run", 1, "--method", "sdca")
     wait_for_steps(tmp_path / "run", 5, process)
@@ -186,6 +191,7 @@ def test_a_run_of_one_process_goes_on_in_two(task, finished, tmp_path):
     assert_same_curve(tmp_path / "run", finished(1, "--method", "sdca"))
 
 
+@pytest.mark.slow
 def test_a_signal_saves_once_for_all_ranks(task, finished, tmp_path):
     process = start(task, tmp_path / "run", 2, "--method", "sdca", "--checkpoint-every=1000")
     wait_for_steps(tmp_path / "run", 6, process)
@@ -196,6 +202,7 @@ def test_a_signal_saves_once_for_all_ranks(task, finished, tmp_path):
     assert (position["stage"], position["iteration"]) == (1, last["iteration"])
 
 
+@pytest.mark.slow
 def test_torchrun_restarts_from_the_checkpoint(task, finished, tmp_path):
     process = start(task, tmp_path / "run", 2, "--method", "sdca", restarts=1)
     wait_for_steps(tmp_path / "run", 6, process)
@@ -206,6 +213,7 @@ def test_torchrun_restarts_from_the_checkpoint(task, finished, tmp_path):
     assert_same_curve(tmp_path / "run", finished(1, "--method", "sdca"))
 
 
+@pytest.mark.slow
 def test_a_batch_that_cannot_be_split_is_told_once(task, tmp_path):
     errors = finish(start(task, tmp_path / "run", 2, "--method", "source", "--warm-up.schedule.batch=5"), 1)
     told = [line for line in errors.splitlines() if "error: the batch of 5 images of stage warm_up" in line]

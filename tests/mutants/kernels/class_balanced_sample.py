@@ -1,0 +1,61 @@
+"""Planted faults in the Triton kernels of class_balanced_sample; see tests/mutants/planted.py."""
+
+# ruff: noqa: E501  a row is a line of the source
+
+from mutants.planted import Fault
+
+COMMON = "_common.py"
+SOURCE = "class_balanced_sample.py"
+
+FAULTS = [
+    Fault("_count_digits", "another shift", COMMON, "$bits = ($bits ^ ($bits >> 16)) * 0x21F0AAAD", "$bits = ($bits ^ ($bits >> 15)) * 0x21F0AAAD"),
+    Fault("_count_digits", "no last shift", COMMON, "    return $bits ^ ($bits >> 15)\n", "    return $bits\n"),
+    Fault("_count_digits", "half of the seed", COMMON, "$bits + tl.load($seed + 1).to(tl.uint32)", "$bits + tl.load($seed).to(tl.uint32)"),
+    Fault("_count_digits", "one stream", COMMON, " + STREAM * 0x9E3779B9", ""),
+    Fault("_count_digits", "images are numbered alike", SOURCE, "$number = $image * $pixels + place", "$number = place"),
+    Fault("_count_digits", "the last pixel", SOURCE, "$labels, $number, ($image + 1) * $pixels, $classes", "$labels, $number, ($image + 1) * $pixels - 1, $classes"),
+    Fault("_count_digits", "the first block again and again", SOURCE, "$place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)", "$place = tl.arange(0, BLOCK)"),
+    Fault("_count_digits", "all pixels of the image", SOURCE, "tl.sum($counted.to(tl.int32), 0), $sem", "tl.sum((place < pixels).to(tl.int32), 0), $sem"),
+    Fault("_count_digits", "totals of one image", SOURCE, "tl.atomic_add($totals + 2 * $image, tl", "tl.atomic_add($totals, tl"),
+    Fault("_count_digits", "every prefix", SOURCE, "$counted &= tl.load($prefix + $row, mask=$counted, other=-1) == $bits >> (SHIFT + WIDTH)", "$counted &= tl.load($prefix + $row, mask=$counted, other=-1) >= 0", quick=True),
+    Fault("_choose_digit", "the digit after", SOURCE, "$below = tl.cumsum($number, 0) < $left", "$below = tl.cumsum($number, 0) <= $left"),
+    Fault("_choose_digit", "all are still needed", SOURCE, "    $left -= tl.sum(tl.where($below, $number, 0), 0)\n", ""),
+    Fault("_choose_digit", "more than there are", SOURCE, "$left = tl.minimum($size, $wanted * $size.to(tl.int64) // $whole).to(tl.int32)", "$left = ($wanted * $size.to(tl.int64) // $whole).to(tl.int32)"),
+    Fault("_choose_digit", "more than there are of a class", SOURCE, "        $left = tl.minimum($size, $wanted)\n", "        $left = $wanted\n"),
+    Fault("_choose_digit", "shares are rounded up", SOURCE, "$wanted * $size.to(tl.int64) // $whole)", "($wanted * $size.to(tl.int64) + $whole - 1) // $whole)"),
+    Fault("_choose_digit", "parts are not added up", SOURCE, "            tl.atomic_add($totals + 2 * $image + 1, $left, $sem=\"$relaxed\")\n", ""),
+    Fault("_choose_digit", "parts of one image", SOURCE, "tl.atomic_add($totals + 2 * $image + 1, $left", "tl.atomic_add($totals + 1, $left"),
+    Fault("_choose_digit", "the prefix is lost", SOURCE, "$value = tl.load($prefix + $row) << WIDTH", "$value = tl.load($prefix + $row) * 0"),
+    Fault("_choose_digit", "an empty class draws", SOURCE, "tl.where($left > 0, ($value.to(tl.int64) << 32) | $last, -1)", "($value.to(tl.int64) << 32) | $last"),
+    Fault("_choose_digit", "both of two alike", SOURCE, "$last = tl.where(left < $alike, $first, 0x7FFFFFFF)", "$last = 0x7FFFFFFF"),
+    Fault("_count_chosen", "images are numbered alike", SOURCE, "$number = $image * $pixels + place", "$number = place"),
+    Fault("_count_chosen", "the last pixel", SOURCE, "$labels, $number, ($image + 1) * $pixels, $classes", "$labels, $number, ($image + 1) * $pixels - 1, $classes"),
+    Fault("_count_chosen", "the first block again and again", SOURCE, "$place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)", "$place = tl.arange(0, BLOCK)"),
+    Fault("_count_chosen", "thresholds of the first image", SOURCE, "tl.load($threshold + $image * $classes + y, mask=y >= 0", "tl.load($threshold + y, mask=y >= 0"),
+    Fault("_count_chosen", "ignored pixels are drawn", SOURCE, "mask=y >= 0, other=-1)\n    return", "mask=y >= 0, other=0x7FFFFFFFFFFFFFFF)\n    return"),
+    Fault("_count_chosen", "the last one is not drawn", SOURCE, "return _keys($seed, 0, $number, $place) <= $most", "return _keys($seed, 0, $number, $place) < $most"),
+    Fault("_count_chosen", "the key's bits are cut", SOURCE, "return ((random_bits($seed, STREAM, $number) >> 1)", "return ((random_bits($seed, STREAM, $number) >> 2)"),
+    Fault("_count_chosen", "drawn twice", SOURCE, "$key = tl.where((y >= 0) & ~$chosen, $_keys", "$key = tl.where(y >= 0, $_keys"),
+    Fault("_count_chosen", "the smallest again and again", SOURCE, "            $last = tl.min(tl.where($key > $last, $key, LARGEST), 0)\n            tl.store($to", "            $last = tl.min($key, 0)\n            tl.store($to"),
+    Fault("_count_chosen", "one candidate", SOURCE, "            tl.store($to + $i, $last)\n", "            tl.store($to, $last)\n"),
+    Fault("_scan_chosen", "as many as are wanted", SOURCE, "return tl.minimum(tl.load($totals + 2 * $image), $wanted) - tl", "return $wanted - tl"),
+    Fault("_scan_chosen", "what was drawn is not subtracted", SOURCE, ", $wanted) - tl.load($totals + 2 * $image + 1)", ", $wanted)"),
+    Fault("_scan_chosen", "the first image's", SOURCE, "$missing = _missing($totals, $row, $wanted)", "$missing = _missing($totals, 0 * $row, $wanted)"),
+    Fault("_scan_chosen", "one candidate", SOURCE, "        for $_ in range(missing):\n", "        for $_ in range(tl.minimum(missing, 1)):\n"),
+    Fault("_scan_chosen", "the smallest of the last lists", SOURCE, "$least = tl.minimum($least, tl.min(tl.where($key > $last, $key, LARGEST)))", "$least = tl.min(tl.where($key > $last, $key, LARGEST))"),
+    Fault("_scan_chosen", "the smallest again and again", SOURCE, "tl.min(tl.where($key > $last, $key, LARGEST)))\n            $last", "tl.min($key))\n            $last"),
+    Fault("_scan_chosen", "lists of the first image", SOURCE, "$at = ($row.to(tl.int64) * $chunks + $c)[:, None]", "$at = ($row.to(tl.int64) * 0 + $c)[:, None]"),
+    Fault("_scan_chosen", "lists beyond the last one", SOURCE, "mask=(c < $chunks)[:, None] & (m < $missing)", "mask=(c >= 0)[:, None] & (m < $missing)"),
+    Fault("_scan_chosen", "the top-up is not counted", SOURCE, "$number += tl.sum((key <= $last).to(tl.int32), 1)", "$number += 0"),
+    Fault("_scan_chosen", "a block counts itself", SOURCE, "$total + tl.cumsum($number, 0) - $number, mask", "$total + tl.cumsum($number, 0), mask"),
+    Fault("_place_chosen", "images are numbered alike", SOURCE, "$number = $image * $pixels + place", "$number = place"),
+    Fault("_place_chosen", "the last pixel", SOURCE, "$labels, $number, ($image + 1) * $pixels, $classes", "$labels, $number, ($image + 1) * $pixels - 1, $classes"),
+    Fault("_place_chosen", "the first block again and again", SOURCE, "$place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)", "$place = tl.arange(0, BLOCK)"),
+    Fault("_place_chosen", "thresholds of the first image", SOURCE, "tl.load($threshold + $image * $classes + y, mask=y >= 0", "tl.load($threshold + y, mask=y >= 0"),
+    Fault("_place_chosen", "ignored pixels are drawn", SOURCE, "mask=y >= 0, other=-1)\n    return", "mask=y >= 0, other=0x7FFFFFFFFFFFFFFF)\n    return"),
+    Fault("_place_chosen", "the key's bits are cut", SOURCE, "return ((random_bits($seed, STREAM, $number) >> 1)", "return ((random_bits($seed, STREAM, $number) >> 2)"),
+    Fault("_place_chosen", "no top-up", SOURCE, "_write($chosen | $more, $before", "_write($chosen, $before"),
+    Fault("_place_chosen", "ignored pixels top up", SOURCE, "$more = (y >= 0) & (_keys($seed, 1", "$more = (place < pixels) & (_keys($seed, 1"),
+    Fault("_place_chosen", "places of the first block", SOURCE, "$to = tl.load($before + $group * $chunks + tl.program_id(0))", "$to = tl.load($before + $group * $chunks)"),
+    Fault("_place_chosen", "results of the first group", SOURCE, "tl.store($result + $group.to(tl.int64) * $wanted + to", "tl.store($result + to"),
+]  # fmt: skip
