@@ -199,6 +199,7 @@ def test_one_specialisation_for_each_dtype_and_layout(module, dtype, layout):
     # One pixel in the layout of NCHW has its channels side by side, which is the other layout.
     sizes = SIZES + (TINY[layout == NCHW :] if module in ONE_TILE else [])
     found = of_all_sizes(module, dtype, layout, sizes)
+    assert found
     for (kernel, _), own in found.items():
         differing = [sorted(set(map(str, column))) for column in zip(*own, strict=True) if len(set(column)) > 1]
         assert len(own) == 1, f"{kernel} is compiled {len(own)} times: {differing}"
