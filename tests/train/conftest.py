@@ -48,10 +48,11 @@ def tiny(tmp_path: Path, tiny_task: str) -> Path:
 
 @pytest.fixture
 def command():
-    """Start ``python -m fastuda.train`` with the given arguments in a child with one thread."""
+    """Start ``python -m fastuda.train`` with the given arguments in a child with one thread; it ends with the test."""
+    started: list[subprocess.Popen] = []
 
     def start(*arguments: str | Path, module: str = "fastuda.train", **options) -> subprocess.Popen:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", module, *map(str, arguments)],
             env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
@@ -59,5 +60,11 @@ def command():
             text=True,
             **options,
         )
+        started.append(process)
+        return process
 
-    return start
+    yield start
+    for process in started:  # of a test that failed
+        if process.poll() is None:
+            process.kill()
+        process.communicate()

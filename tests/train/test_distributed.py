@@ -28,6 +28,19 @@ BOUNDS = {"sdca": 1e-4, "drsl+": 1e-2}
 NO_STEPS = [f"--{stage}.schedule.iterations=0" for stage in ("warm-up", "sdca", "sdca.self-training")]
 
 
+STARTED: list[subprocess.Popen] = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_running():
+    """Of a test that fails, the processes that it started end with it."""
+    yield
+    for process in STARTED:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    STARTED.clear()
+
+
 def start(task: Path, work_dir: Path, ranks: int, *arguments: str, restarts: int = 0) -> subprocess.Popen:
     """A run in ``ranks`` processes of one thread each; under torchrun in all cases but that of one."""
     return launch("fastuda.train", ranks, "--task", task, "--work-dir", work_dir, *arguments, restarts=restarts)
@@ -36,13 +49,16 @@ def start(task: Path, work_dir: Path, ranks: int, *arguments: str, restarts: int
 def launch(module: str, ranks: int, *arguments: str | Path, restarts: int = 0) -> subprocess.Popen:
     options = ["--standalone", f"--nproc-per-node={ranks}", f"--max-restarts={restarts}"]
     torchrun = ["-m", "torch.distributed.run", *options] if ranks > 1 else []
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, *torchrun, "-m", module, *map(str, arguments)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
+    STARTED.append(process)
+    return process
 
 
 def finish(process: subprocess.Popen, code: int = 0) -> str:
