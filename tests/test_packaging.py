@@ -110,6 +110,7 @@ def test_kernels_refuses_another_name():
     spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
+@pytest.mark.slow
 def test_library_compiles_where_pybind11_refuses_the_stable_abi(tmp_path):
     """As the headers of torch 2.10 to 2.12 do; tests/versions.py compiles against the real ones."""
     guard = tmp_path / "pybind11/pybind11.h"
