@@ -15,6 +15,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 # The tests are small, and those of the benchmarks fork: a child has no pool of threads to wait for.
 torch.set_num_threads(1)
+# What a test starts computes with one thread as well: pytest-xdist runs a test on every core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import tiers  # noqa: E402
 
