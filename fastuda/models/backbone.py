@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -13,7 +13,9 @@ from fastuda.models.norm import BatchNorm, replay
 
 
 class Backbone(nn.Module):
-    """(N, 3, H, W) → (N, ``channels``, h, w) at stride 8 through ``segments()``.
+    """(N, 3, H, W) → (N, ``channels``, h, w), the last map of ``segments()``; of the DeepLabs' backbones at stride 8.
+
+    ``pyramid`` gives the maps behind the segments ``taps`` instead, for decoders of several strides.
 
     With ``checkpointing``, training keeps the input of each segment only and recomputes the rest in backward; results,
     gradients, dropout masks and running statistics are those of the plain pass.
@@ -21,6 +23,9 @@ class Backbone(nn.Module):
 
     # Child modules that no ImageNet checkpoint holds.
     fresh: tuple[str, ...] = ()
+    # Numbers of the segments whose maps ``pyramid`` gives, the finest first, and their channels; none = no pyramid.
+    taps: tuple[int, ...] = ()
+    pyramid_channels: tuple[int, ...] = ()
     channels: int
     checkpointing: bool = False
 
@@ -28,10 +33,22 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        run = _checkpoint if self.checkpointing and torch.is_grad_enabled() else _run
+        run = self._runner()
         for segment in self.segments():
             x = run(segment, x)
         return x
+
+    def pyramid(self, x: Tensor) -> list[Tensor]:
+        """Maps (N, A_i, h_i, w_i) of images (N, 3, H, W), the finest first; A_i = ``pyramid_channels``."""
+        run, maps = self._runner(), []
+        for number, segment in enumerate(self.segments()):
+            x = run(segment, x)
+            if number in self.taps:
+                maps.append(x)
+        return maps
+
+    def _runner(self) -> Callable[[Sequence[nn.Module], Tensor], Tensor]:
+        return _checkpoint if self.checkpointing and torch.is_grad_enabled() else _run
 
 
 def _run(segment: Sequence[nn.Module], x: Tensor) -> Tensor:

@@ -11,7 +11,10 @@ from torch import nn
 from fastuda.models.config import ModelConfig
 from fastuda.models.decoder import DecoderDeepLab
 from fastuda.models.deeplab import ASPP, DeepLab
+from fastuda.models.efficientnet import EPS, EfficientNetLite0
 from fastuda.models.norm import norm_factory
+from fastuda.models.pretrained import IMAGENET, imagenet_weights
+from fastuda.models.pyramid import DECODERS, PyramidNet
 from fastuda.models.resnet import GRAPHS, resnet
 from fastuda.models.unet import UNet
 from fastuda.models.vgg import vgg16
@@ -32,7 +35,9 @@ def build_model(config: ModelConfig, num_classes: int) -> nn.Module:
     model = _network(config, num_classes)
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)
-    if config.weights:
+    if config.weights == IMAGENET:
+        load_weights(model, imagenet_weights(config.name))
+    elif config.weights:
         report = load_weights(model, os.path.expandvars(os.path.expanduser(config.weights)))
         for name, saved in report.network.items():
             if name in GRAPH and saved != getattr(config, name):
@@ -53,8 +58,7 @@ def build_model(config: ModelConfig, num_classes: int) -> nn.Module:
 
 
 def _network(config: ModelConfig, num_classes: int) -> nn.Module:
-    if config.decoder != "aspp" and not config.name.startswith("deeplab_"):
-        raise ValueError(f"model.decoder {config.decoder!r} is for the deeplab networks, not for {config.name}")
+    _check_decoder(config)
     if config.name == "unet":
         if config.checkpointing:
             raise ValueError("model.checkpointing is for the deeplab networks, not for unet")
@@ -72,10 +76,27 @@ def _network(config: ModelConfig, num_classes: int) -> nn.Module:
         graph = GRAPHS[config.graph]
         norm = norm_factory(config.norm, graph.frozen_eps if config.norm == "frozen" else 1e-5)
         backbone = resnet(int(config.name.removeprefix("deeplab_resnet")), config.width, norm, graph)
+    elif config.name == "efficientnet_lite0":
+        # The published momentum remembers hundreds of steps, the whole of a short fine-tuning: torch's own serves here.
+        stride = config.stride or (32 if config.decoder in DECODERS else 8)
+        backbone = EfficientNetLite0(config.width, norm_factory(config.norm, EPS), stride)
     else:
         raise ValueError(f"model.name {config.name!r} is no network of fastuda")
     backbone.checkpointing = config.checkpointing
+    if config.decoder in DECODERS:
+        return PyramidNet(backbone, num_classes, config.decoder, config.width)
     if config.decoder != "aspp":
         before = norm_factory(config.norm) if config.decoder == "aspp_se_norm" else None
         return DecoderDeepLab(backbone, num_classes, dropout, config.width, before)
     return DeepLab(backbone, num_classes, dropout, classifier)
+
+
+def _check_decoder(config: ModelConfig) -> None:
+    """ValueError for a decoder or a stride that the network does not have."""
+    pyramid = config.name == "efficientnet_lite0"
+    if config.stride and not pyramid:
+        raise ValueError(f"model.stride is for efficientnet_lite0, not for {config.name}: leave it 0")
+    if config.decoder in DECODERS and not pyramid:
+        raise ValueError(f"model.decoder {config.decoder!r} is for efficientnet_lite0, not for {config.name}")
+    if config.decoder != "aspp" and not (pyramid or config.name.startswith("deeplab_")):
+        raise ValueError(f"model.decoder {config.decoder!r} is for the deeplab networks, not for {config.name}")

@@ -49,12 +49,12 @@ class SqueezeExciteASPP(nn.Module):
         self.width = scaled(256, width)
         self.bn_pretrain = nn.Identity() if norm is None else norm(channels)
         self.conv2d_list = nn.ModuleList(
-            nn.Sequential(_conv(channels, self.width, rate), _group_norm(self.width), nn.ReLU(inplace=True))
+            nn.Sequential(_conv(channels, self.width, rate), group_norm(self.width), nn.ReLU(inplace=True))
             for rate in (0, *RATES)
         )
         joined = self.width * len(self.conv2d_list)
         self.bottleneck = nn.Sequential(
-            SqueezeExcite(joined), _conv(joined, self.width, rate=1), _group_norm(self.width)
+            SqueezeExcite(joined), _conv(joined, self.width, rate=1), group_norm(self.width)
         )
         self.head = nn.Sequential(Dropout2d(_DROPOUT), nn.Conv2d(self.width, num_classes, 1, bias=False))
         nn.init.normal_(self.head[1].weight, std=0.01)
@@ -86,5 +86,6 @@ def _conv(inputs: int, outputs: int, rate: int) -> nn.Conv2d:
     return conv
 
 
-def _group_norm(channels: int) -> nn.GroupNorm:
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Group norm in 32 groups, or as many as divide both numbers."""
     return nn.GroupNorm(math.gcd(_GROUPS, channels), channels)

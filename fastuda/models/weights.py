@@ -32,9 +32,9 @@ _NUMPY_SCALARS = [
     (np.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"),
     (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),
 ]
-GRAPH = ("name", "width", "graph", "decoder")  # settings of a network that its weights are of no use without
+GRAPH = ("name", "width", "graph", "decoder", "stride")  # settings of a network that its weights are of no use without
 _PREFIXES = ("module.", "Scale.", "backbone.", "feature_extractor.")
-_IMAGENET_HEAD = re.compile(r"(fc|classifier\.\d+)\.(weight|bias)")
+_IMAGENET_HEAD = re.compile(r"(fc|_fc|_conv_head|_bn1|classifier\.\d+)\.(weight|bias|running_mean|running_var)")
 _NUMBERED = re.compile(r"(?:features\.)?(\d+)\.(weight|bias)")
 # The released VGG drops pool4 and pool5 from the sequence and appends fc6 and fc7: number there → name here.
 _WITHOUT_POOLS = {23: "features.24", 25: "features.26", 27: "features.28", 29: "fc6", 31: "fc7"}
