@@ -60,7 +60,7 @@ def test_metadata_say_what_the_file_is(work_dir, weights):
         metadata = file.metadata()
     assert metadata.pop("classes") == json.dumps(list(restore(work_dir).inputs.classes.names))
     assert json.loads(metadata.pop("network")) == {
-        "name": "unet", "width": 0.25, "graph": "torchvision", "decoder": "aspp"
+        "name": "unet", "width": 0.25, "graph": "torchvision", "decoder": "aspp", "stride": 0
     }  # fmt: skip
     assert metadata == {"format": "pt", "fastuda": "1", "method": "source", "domain": "target"}
     assert os.listdir(weights.parent) == ["weights.safetensors"]
