@@ -35,7 +35,7 @@ from warm_up import SHARED, share
 from fastuda.data.build import build_dataset
 from fastuda.data.classes import class_set
 from fastuda.data.config import load_yaml
-from fastuda.methods import METHODS
+from fastuda.methods import METHODS, find_method
 from fastuda.train.checkpoint import write_json
 from fastuda.train.config import difference, parse, task_config, to_dict
 
@@ -92,7 +92,7 @@ VARIANTS = {
     ),
     "moving": (
         Variant("spcl", "spcl", row="aligned"),
-        Variant("spcl_fixed", "spcl", ("--spcl.keep", "1", *ALIGNED[1])),
+        Variant("spcl_fixed", "spcl", ("--spcl.momentum", "1", *ALIGNED[1])),
     ),
     "self_training_sdca": (SDCA, Variant("sdca", "sdca", row="aligned")),
     "self_training_spcl": (SPCL, Variant("spcl", "spcl", row="aligned")),
@@ -115,7 +115,7 @@ def check_same(work_dir: Path, arguments: list[str]) -> None:
     """Raise ValueError where a directory holds a run of other settings than its command has today."""
     if (work_dir / "config.yaml").exists():
         config = parse(arguments)
-        others = METHODS.keys() - {config.method.rstrip("+")}
+        others = {found.section for found in METHODS.values()} - {find_method(config.method).section}
         held, now = load_yaml(work_dir / "config.yaml"), to_dict(config)
         if name := difference(*({k: v for k, v in d.items() if k not in others} for d in (held, now))):
             raise ValueError(f"{work_dir} holds another run than {' '.join(arguments)}, they differ in {name}")

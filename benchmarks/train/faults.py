@@ -34,9 +34,10 @@ import torch
 import torch._dynamo  # the first optimiser imports it; here it is imported once for all forked processes
 import yaml
 from PIL import Image
-from ranks import METHODS, small_task
+from ranks import small_task
 from rich.console import Console
 
+from fastuda.methods import METHODS
 from fastuda.train.checkpoint import load_checkpoint
 from fastuda.train.config import Config, task_config
 from fastuda.train.loop import train

@@ -82,8 +82,6 @@ def measured_growth(config: Config, stage: str) -> tuple[int, int]:
     """The same as ``forecast_growth`` of a real step: without and with the scratch of convolutions."""
     torch.manual_seed(0)
     walk = Walk(config, CPU, precision(config), Watcher())
-    if config.method == "mlsl":
-        walk.method.presence = torch.ones(1, walk.num_classes, dtype=torch.bool)  # as the stage's preparation leaves it
     return most_allocated(lambda: walk.steps(stage_of(walk, stage), 1))
 
 

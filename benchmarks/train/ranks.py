@@ -23,10 +23,11 @@ from pathlib import Path
 import records
 import yaml
 
-METHODS = ("source", "oracle", "sdca", "spcl", "cpsl", "mlsl", "drsl", "drsl+")
+from fastuda.methods import METHODS
+
 BOUND, BOUND_OWN_STEPS = 1e-5, 0.2
 # Rounding also changes decisions: on which side of a threshold a confidence lies, which mode or partner is nearest.
-BOUNDS = dict.fromkeys(("sdca", "spcl", "cpsl", "mlsl", "drsl"), 1e-4) | {"drsl+": 1e-2}
+BOUNDS = {name: 1e-4 for name, method in METHODS.items() if method.section} | {"drsl+": 1e-2}
 
 
 def small_task(iterations: int, own_steps: bool = True) -> dict:
@@ -92,7 +93,7 @@ def scores(work_dir: Path) -> list[float]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ranks", type=int, default=2)
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--iterations", type=int, default=8, help="of every stage")
     parser.add_argument("--own-steps", action="store_true", help="the task's own optimiser and learning rates")
     parser.add_argument("--bound", type=float, help="default: BOUND or BOUNDS, with --own-steps BOUND_OWN_STEPS")

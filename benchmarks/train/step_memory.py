@@ -4,8 +4,8 @@
     python benchmarks/train/step_memory.py --method sdca --form ours|usual [--covariance full|diag] [--output FILE]
 
 One image of each domain in a process of its own: the peak is VmHWM.  The network is ResNet-101 unless --model says
-otherwise (resnet38 is MLSL's own).  What the stage would have prepared in passes over the data (prototypes, bank,
-pseudo labels, weak labels) is put there at random, of the size that it has in training.
+otherwise (resnet38 is MLSL's own).  The stage's preparation passes over small images of noise, and CPSL's bank
+is full, so that the step's state has the size that it has in training; pseudo labels are random.
 
 "usual" computes SDCA's class statistics of the same features as the field does, by an N x K x A tensor of class-masked
 features and one of their squared deviations; it is written from the formulas and takes its memory truthfully, so
@@ -18,6 +18,7 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -32,6 +33,7 @@ from fastuda.data.batch import Batch
 from fastuda.methods import build_method
 from fastuda.methods.config import Recipe
 from fastuda.methods.protocol import Method, Stage
+from fastuda.nn.feature_bank import FeatureBank
 from fastuda.nn.losses import resize_labels
 from fastuda.ops.class_moments import Moments
 from fastuda.train.config import task_config
@@ -43,6 +45,7 @@ CLASSES = 19
 # Records that agree in these are of the same measurement.
 SETTINGS = ("method", "form", "covariance", "precision", "checkpointing", "model", "source", "target", "threads")
 Size = tuple[int, int]  # height, width
+PASS_SIZE: Size = (128, 256)  # of the images of a preparation
 
 
 class Measured(NamedTuple):
@@ -94,24 +97,44 @@ def batch(size: Size, labelled: float) -> Batch:
     return Batch(images, labels, torch.zeros(1, dtype=torch.int64))
 
 
+class SmallPasses:
+    """fastuda.methods.protocol.Passes over one small image of noise of each domain; nothing is saved."""
+
+    target_images = 1
+
+    def source(self) -> Iterator[Batch]:
+        cells = torch.arange(PASS_SIZE[0] // 8 * (PASS_SIZE[1] // 8)) % CLASSES
+        labels = resize_labels(cells.to(torch.uint8).view(1, PASS_SIZE[0] // 8, -1), PASS_SIZE)
+        yield Batch(torch.randn(1, 3, *PASS_SIZE), labels, torch.zeros(1, dtype=torch.int64))
+
+    def target(self) -> Iterator[Batch]:
+        yield Batch(torch.randn(1, 3, *PASS_SIZE), None, torch.zeros(1, dtype=torch.int64))
+
+    def save_pseudo_labels(self, index: Tensor, labels: Tensor) -> None:
+        pass
+
+    def save_scores(self, index: Tensor, scores: Tensor) -> None:
+        pass
+
+
 @torch.no_grad()
-def prepare(method: Method, recipe: Recipe, target: Batch) -> Batch:
-    """Put what the main stage starts from into the method; the target batch with the scores it may want."""
-    if recipe.method == "spcl":
-        method.prototypes.mean.normal_()
-        method.prototypes.count.fill_(1)
-    if recipe.method == "mlsl":
-        method.presence = torch.rand(1, CLASSES) < 0.5
-    if recipe.method == "cpsl":
+def prepare(method: Method, stage: Stage, target: Batch) -> Batch:
+    """The stage's own preparation on small images, with feature banks full; the target batch with scores if it has any.
+
+    Small images keep the preparation below the peak of the step, which is what is measured.
+    """
+    method.eval()
+    method.prepare(stage, SmallPasses())
+    for bank in (module for module in method.modules() if isinstance(module, FeatureBank)):
         # In parts: all rows at once beside the bank would be the peak.
-        for first in range(0, method.bank.size, 1024):
-            rows = min(1024, method.bank.size - first)
-            method.bank.insert(F.normalize(torch.randn(rows, method.bank.channels), dim=1))
-        method.head.weight.copy_(F.normalize(torch.randn_like(method.head.weight), dim=1))
-        method.teacher_head.load_state_dict(method.head.state_dict())
-        # As they are saved, of a whole image of 512x1024 at stride 8.
-        return replace(target, scores=torch.randn(1, CLASSES, 64, 128).softmax(1).half())
-    return target
+        for first in range(0, bank.size, 1024):
+            rows = min(1024, bank.size - first)
+            bank.insert(F.normalize(torch.randn(rows, bank.channels), dim=1))
+    method.train()
+    if not stage.target.scores:
+        return target
+    # As they are saved, of a whole image of 512x1024 at stride 8.
+    return replace(target, scores=torch.randn(1, CLASSES, 64, 128).softmax(1).half())
 
 
 class Losses(StepListener):
@@ -139,13 +162,13 @@ def measure(recipe: Recipe, sizes: Measured, precision: Precision, usual: bool =
     Raises ValueError where a loss is not finite.
     """
     torch.manual_seed(0)
-    method = build_method(recipe, CLASSES).train()
+    method = build_method(recipe, CLASSES)
     if usual:
         use_usual_statistics(method)
     stage = next(stage for stage in method.stages() if stage.name == sizes.stage)
     # Rounds of pseudo labels end with half of the pixels.
     pseudo = 0.5 if stage.target.labels == "pseudo" else 0.0
-    source, target = batch(sizes.source, 1.0), prepare(method, recipe, batch(sizes.target, pseudo))
+    source, target = batch(sizes.source, 1.0), prepare(method, stage, batch(sizes.target, pseudo))
     before, start = resident("VmRSS"), time.perf_counter()
     losses = step(stage, precision, source, target)
     seconds = time.perf_counter() - start
@@ -167,7 +190,8 @@ def papers_recipe(options: argparse.Namespace) -> Recipe:
     model = replace(recipe.model, name=options.model, checkpointing=options.checkpointing)
     # An untrained network is never sure: every target pixel counts.
     sdca = replace(recipe.sdca, covariance=options.covariance, confidence=0.0)
-    return replace(recipe, model=model, sdca=sdca)
+    # A step does not depend on the number of patches, and the preparation takes as long as they are many.
+    return replace(recipe, model=model, sdca=sdca, mlsl=replace(recipe.mlsl, patches=2))
 
 
 def main() -> None:

@@ -41,7 +41,6 @@ from fastuda.train.optimisers import Optimisers
 from fastuda.train.signals import Signals
 
 IMAGES = 2
-NETWORKS = ("network", "teacher", "head", "embedding")  # of a method, whichever it has
 FILES = {"source": (1052, 1914), "target": (1024, 2048)}  # height, width: those of GTA5 and Cityscapes
 
 
@@ -218,9 +217,9 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
             run.sections, run.wanted = clock, PAPERS[options.method].stage
             if options.form == "usual":
                 use_usual_statistics(run.method)
-            for name in NETWORKS:
-                if hasattr(run.method, name):
-                    clock.watch(getattr(run.method, name))
+            for part in run.method.children():
+                if any(True for _ in part.parameters()):
+                    clock.watch(part)
             stages = run.method.stages()
             last = next(place for place, stage in enumerate(stages) if stage.name == run.wanted)
             for stage in stages[: last + 1]:

@@ -86,7 +86,7 @@ def hand_over(warm: Path, arguments: list[str]) -> None:
     if (work_dir / "checkpoint.pt").exists():
         return
     state = load_checkpoint(warm / "checkpoint.pt")
-    of_methods = {"method", *METHODS}
+    of_methods = {"method", *(found.section for found in METHODS.values())}
     saved, now = ({k: v for k, v in d.items() if k not in of_methods} for d in (state["config"], to_dict(config)))
     if name := difference(saved, now):
         raise ValueError(f"{work_dir} cannot start from the warm-up {warm}, they differ in {name}")

@@ -54,7 +54,7 @@ def analyse_validation(
     confidence on this split, at most ``cap``.  sample: updated with every labelled pixel feature.  Memory does not
     depend on the number of images.  Raises ValueError for an unlabelled split or one without a labelled pixel.
     """
-    classes, device, channels = restored.classes, restored.device, restored.method.network.feature_channels
+    classes, device, channels = restored.classes, restored.device, restored.method.networks().student.feature_channels
     number = classes.num_classes
     confusion, confidence = ConfusionMatrix(number).to(device), ConfidenceHistogram(number).to(device)
     entropy, statistics = SelfEntropy().to(device), ClassStatistics(number, channels).to(device)
@@ -154,7 +154,7 @@ def predict_output(restored: Restored, images: Tensor) -> Output:
     outputs: list[Output] = []
     method = restored.method
     # Features are hooked while ``predict`` runs, since it selects the domain's batch statistics.
-    handle = method.network.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    handle = method.networks().student.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     try:
         with restored.precision.autocast():
             logits = method.predict(images.contiguous(memory_format=torch.channels_last))
@@ -352,7 +352,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 raise ValueError(f"cannot write {path}: it must be a file in a directory that exists")
         classes, sample = restored.inputs.classes, None
         if options.tsne:
-            channels = restored.method.network.feature_channels
+            channels = restored.method.networks().student.feature_channels
             sample = PixelSample(classes.num_classes, channels, options.tsne_pixels, SEED).to(restored.device)
         console = Console()
         report = analyse(

@@ -27,9 +27,9 @@ def export(restored: Restored, path: Path) -> None:
         "fastuda": FORMAT,
         "method": config.method,
         "classes": json.dumps(list(restored.classes.names)),
-        "domain": "target" if method.target_statistics_known else "source",
+        "domain": "target" if method.has_target_statistics else "source",
     }
-    save_weights(method.network, path, config.model, about)
+    save_weights(method.networks().student, path, config.model, about)
 
 
 def main(arguments: list[str] | None = None) -> None:

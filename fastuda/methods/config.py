@@ -69,18 +69,20 @@ class WarmUpConfig:
 
 
 @dataclass(frozen=True)
-class Looks:
-    """The looks at a target image that label it by their mean softmax; the papers look once."""
+class TestTimeAugmentation:
+    """Copies of a target image whose mean softmax gives its pseudo labels; the papers use the image alone."""
+
+    __test__ = False  # not for pytest, which collects classes of such a name
 
     flip: bool = False  # the image and its mirror image
-    scales: tuple[float, ...] = (1.0,)  # over these sizes of the image
+    scales: tuple[float, ...] = (1.0,)  # at these sizes, as factors of the image's own
 
     def __post_init__(self) -> None:
         check_bounds(self, scales="positive")
 
 
 @dataclass(frozen=True)
-class SelfTrainingConfig(Looks):
+class SelfTrainingConfig(TestTimeAugmentation):
     """Rounds of fixed pseudo labels on the target training images (SDCA Eq. 19-20)."""
 
     schedule: Schedule = Schedule(20_000, 2.5e-4)  # of one round
@@ -144,7 +146,7 @@ class SPCLConfig:
 
     adversarial: AdversarialConfig = AdversarialConfig()
     schedule: Schedule = Schedule(40_000, 2.5e-4)
-    keep: float = 0.1  # α: share of a prototype that an update keeps; 1 fixes the prototypes
+    momentum: float = 0.1  # α: weight of the old prototype in an update; 1 fixes the prototypes
     temperature: float = 100.0  # τ
     weight: float = 1.0  # λ of both domains' contrast
     confidence_cap: float = 0.9  # upper bound of the online thresholds σ_c
@@ -153,7 +155,7 @@ class SPCLConfig:
     self_training: SelfTrainingConfig = SelfTrainingConfig(threshold_cap=0.9)
 
     def __post_init__(self) -> None:
-        check_bounds(self, keep="share", temperature="positive", weight="not negative", confidence_cap="share")
+        check_bounds(self, momentum="share", temperature="positive", weight="not negative", confidence_cap="share")
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,7 @@ class Portions:
 
 
 @dataclass(frozen=True)
-class DRSLConfig(Looks, Portions):
+class DRSLConfig(TestTimeAugmentation, Portions):
     """Distribution regularised self-supervised learning; rounds of pseudo labels with class-balanced selection.
 
     Where the paper is silent: width of the embedding, α, N_e and the number of rounds. Their defaults are this
@@ -198,7 +200,7 @@ class DRSLConfig(Looks, Portions):
     norm: Norm = "same"  # batch norm's mode in the rounds
 
     def __post_init__(self) -> None:
-        Looks.__post_init__(self)
+        TestTimeAugmentation.__post_init__(self)
         Portions.__post_init__(self)
         check_bounds(
             self,
@@ -267,7 +269,7 @@ class CPSLConfig:
     temperature: float = 0.08  # τ
     epsilon: float = 0.05  # ε of the assignment
     iterations: int = 3  # of Sinkhorn
-    share_keep: float = 0.999  # α: what the class distribution keeps of itself a step, Eq. 11 (released: 1, it stays)
+    share_momentum: float = 0.999  # α of the class distribution, Eq. 11 (released: 1, it stays)
     cross_entropy: float = 1.0  # weight of the target's cross entropy, Eq. 2 (released: 0.1)
     reverse_cross_entropy: float = 0.0  # and of its reverse (released: 1; symmetric cross entropy, Wang et al. 2019)
     self_label: float = 0.1  # weight λ_1
@@ -296,7 +298,7 @@ class CPSLConfig:
             temperature="positive",
             epsilon="positive",
             iterations="at least 1",
-            share_keep="share",
+            share_momentum="share",
             cross_entropy="not negative",
             reverse_cross_entropy="not negative",
             self_label="not negative",
@@ -313,8 +315,8 @@ class CPSLConfig:
 class Recipe:
     """Everything that decides what is learnt from the data."""
 
-    # oracle: supervised on the target's labels, the upper bound
-    method: Literal["source", "oracle", "sdca", "spcl", "cpsl", "mlsl", "drsl", "drsl+"] = "sdca"
+    # A name of `fastuda --list-methods`, or package.module:Class of your own (docs/extending.md).
+    method: str = "sdca"
 
     preset: Literal["paper", "released"] = "paper"
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -11,8 +11,9 @@ from torch.nn import functional as F
 
 from fastuda.data.batch import Batch
 from fastuda.data.photometric import Photometric, as_pixels
+from fastuda.methods import presets
 from fastuda.methods.config import Recipe, Schedule
-from fastuda.methods.protocol import Losses, Passes, Stage, View
+from fastuda.methods.protocol import Losses, Networks, Passes, Stage, View
 from fastuda.methods.source import Source, learning_rate
 from fastuda.models import build_model
 from fastuda.models.norm import batch_norms, untracked, use_domain
@@ -32,9 +33,11 @@ from fastuda.ranks import divisor, gather, share, total
 class CPSL(Source):
     """Warm-up, self-labelling with a moving teacher and rectified labels, distillation into fresh students."""
 
+    section = "cpsl"
+    presets = presets.CPSL
+
     def __init__(self, recipe: Recipe, num_classes: int) -> None:
         super().__init__(recipe, num_classes)
-        self.config = recipe.cpsl
         channels = self.network.feature_channels
         self.head = nn.Linear(channels, num_classes, bias=False)  # f_SL
         self.teacher = frozen(self.network)  # moving averages f'_SEG and f'_SL, then the teacher of a distillation
@@ -42,6 +45,14 @@ class CPSL(Source):
         self.bank = FeatureBank(channels, self.config.bank)
         self.register_buffer("share", torch.full((num_classes,), 1 / num_classes))  # δ_pseudo
         self.strong = Photometric(self.config.strong)
+
+    @classmethod
+    def smallest_batch(cls, recipe: Recipe) -> int:
+        """CutMix makes one image of two."""
+        return 2 if recipe.cpsl.cut_mix else 1
+
+    def networks(self) -> Networks:
+        return Networks(self.network, (self.teacher,))
 
     def stages(self) -> list[Stage]:
         schedule, rounds = self.config.schedule, self.config.distillations
@@ -53,8 +64,8 @@ class CPSL(Source):
             learning_rate=learning_rate(schedule),
             source=self.source_view(schedule),
             target=View(self.recipe.views.target, "none", schedule.batch, scores=True),
-            prepare=self.know_target_labels,
-            after_step=self.follow,
+            prepare=self.estimate_target_labels,
+            after_step=self.ema_update,
             prepared_row=self.control_row,
             row="self_labelled" if rounds else "adapted",
         )
@@ -68,7 +79,7 @@ class CPSL(Source):
 
     def set_norm(self, mode: str) -> None:
         super().set_norm(mode)
-        # It follows the network's statistics, so it must read the same ones.
+        # The teacher averages the network's statistics, so it must use the same sets of them.
         for layer in batch_norms(self.teacher).values():
             layer.mode = mode
 
@@ -79,9 +90,8 @@ class CPSL(Source):
         return optimisers
 
     @torch.no_grad()
-    def know_target_labels(self, passes: Passes) -> None:
+    def estimate_target_labels(self, passes: Passes) -> None:
         """P_ST in float16 on disk; the head as the prototypes of target features under Y_ST; δ_pseudo (Eq. 7, 10)."""
-        self.know_target(passes)
         prototypes = ClassStatistics(self.num_classes, self.bank.channels, None).to(self.share.device)
         for batch in passes.target():
             output = self.run(batch.images, "target")
@@ -111,7 +121,7 @@ class CPSL(Source):
         cosines = project(features, self.teacher_head.weight)
         labels = self.rectified(cosines, target)
         losses = {"self_label": self.config.self_label * self.self_label_loss(features, labels)}
-        self.move_share(labels)
+        self.update_share(labels)
         # Eq. 2 has the prediction of the image itself, and the image itself is what the statistics are to be of.
         losses["pseudo_ce"] = self.target_loss(self.run(target.images, "target").logits, labels)
         yield {"network": losses}
@@ -138,8 +148,8 @@ class CPSL(Source):
             strong = self.run(view.images, "target")
         if not assignments:
             return symmetric_kl(strong.logits, view.logits.to(strong.logits.dtype), mask=view.mask)
-        own = project(F.normalize(strong.features.float(), dim=1), self.head.weight.detach()) / tau
-        return distillation_kl(own, view.logits, mask=view.mask)
+        student = project(F.normalize(strong.features.float(), dim=1), self.head.weight.detach()) / tau
+        return distillation_kl(student, view.logits, mask=view.mask)
 
     @torch.no_grad()
     def rectified(self, cosines: Tensor, target: Batch) -> Tensor:
@@ -183,14 +193,14 @@ class CPSL(Source):
         return class_balanced_sample(valid, self.config.samples, 1)
 
     @torch.no_grad()
-    def move_share(self, labels: Tensor) -> None:
+    def update_share(self, labels: Tensor) -> None:
         """δ_pseudo <- α δ_pseudo + (1 - α) δ_n, image by image of the batch at once (Eq. 8, 11)."""
         counts = torch.stack([(labels == k).sum((1, 2)) for k in range(self.num_classes)], 1)
         valid = counts.sum(1, keepdim=True)
         images = total((valid > 0).sum())
         of_batch = total((counts / valid.clamp(min=1)).sum(0)) / images.clamp(min=1)
-        keep = torch.where(images > 0, self.config.share_keep, 1.0)
-        self.share.mul_(keep).add_((1 - keep) * of_batch)
+        momentum = torch.where(images > 0, self.config.share_momentum, 1.0)
+        self.share.mul_(momentum).add_((1 - momentum) * of_batch)
 
     @torch.no_grad()
     def strong_view(self, images: Tensor, logits: Tensor) -> StrongView:
@@ -207,15 +217,15 @@ class CPSL(Source):
         return StrongView(*map(share, cut_out(view, config.cut_out)))
 
     @torch.no_grad()
-    def follow(self) -> None:
+    def ema_update(self) -> None:
         """The moving averages of network and head: of the statistics too, since they are those of averaged weights."""
         for teacher, student in ((self.teacher, self.network), (self.teacher_head, self.head)):
             pairs = list(zip(_tensors(teacher), _tensors(student), strict=True))
             counters = [pair for pair in pairs if not pair[0].is_floating_point()]
-            moving, own = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
-            torch._foreach_lerp_(moving, own, 1 - self.config.momentum)
-            for counter, now in counters:
-                counter.copy_(now)
+            averages, current = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
+            torch._foreach_lerp_(averages, current, 1 - self.config.momentum)
+            for counter, current_count in counters:
+                counter.copy_(current_count)
 
     def distil_stage(self, number: int) -> Stage:
         schedule = self.config.distillation

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastuda.data.batch import Batch
+from fastuda.methods import presets
 from fastuda.methods.config import Recipe, Schedule
 from fastuda.methods.protocol import Losses, Passes
 from fastuda.methods.rounds import Rounds
@@ -35,8 +36,11 @@ class Embeddings(NamedTuple):
 class DRSL(Rounds):
     """Source training with several modes a class, then rounds of class-balanced pseudo labels and mode alignment."""
 
+    section = "drsl"
+    presets = presets.DRSL
+
     def __init__(self, recipe: Recipe, num_classes: int) -> None:
-        super().__init__(recipe, num_classes, recipe.drsl)
+        super().__init__(recipe, num_classes)
         channels, modes = self.config.channels, self.config.modes
         self.embedding = ASPP(self.network.feature_channels, channels)
         self.modes = nn.Parameter(torch.randn(num_classes, modes, channels) * channels**-0.5)
@@ -53,16 +57,16 @@ class DRSL(Rounds):
     @torch.no_grad()
     def label_target(self, passes: Passes, number: int) -> None:
         """Labels of the share p of each class with the largest quotients p_c / k_c: CBST, which Sec. 3.1 builds on."""
-        if number == 0:
-            self.know_target(passes)
         config = self.config
-        histogram = ConfidenceHistogram(self.num_classes).to(self.target_statistics_known.device)
+        histogram = ConfidenceHistogram(self.num_classes).to(self.device)
         for batch in passes.target():
-            histogram.update(self.looks(batch.images, config), size=batch.images.shape[-2:])
+            histogram.update(self.predict_augmented(batch.images, config), size=batch.images.shape[-2:])
         histogram.all_reduce()
         thresholds = self.thresholds(histogram, number)
         for batch in passes.target():
-            labels = select_balanced(self.looks(batch.images, config), thresholds, size=batch.images.shape[-2:])
+            labels = select_balanced(
+                self.predict_augmented(batch.images, config), thresholds, size=batch.images.shape[-2:]
+            )
             passes.save_pseudo_labels(batch.index, labels)
 
     def warm_up(self, source: Batch, target: None) -> Iterator[Losses]:

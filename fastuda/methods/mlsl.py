@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastuda.data.batch import Batch
+from fastuda.methods import presets
 from fastuda.methods.config import Recipe, Schedule
 from fastuda.methods.protocol import Losses, Passes
 from fastuda.methods.rounds import Rounds
@@ -17,22 +18,24 @@ from fastuda.models.output import Output
 from fastuda.models.presence import PresenceHead
 from fastuda.nn.losses import cross_entropy
 from fastuda.ops.aggregate_patches import aggregate_patches
-from fastuda.ranks import gather, total
+from fastuda.ranks import total
 
 BINS = 1024
 
 
 class MLSL(Rounds):
-    """Source training, then rounds of pseudo labels from patches that do not see each other, and training on them."""
+    """Source training, then rounds of training on pseudo labels, which are votes of independently predicted patches."""
+
+    section = "mlsl"
+    presets = presets.MLSL
 
     def __init__(self, recipe: Recipe, num_classes: int) -> None:
-        super().__init__(recipe, num_classes, recipe.mlsl)
+        super().__init__(recipe, num_classes)
         if self.config.patches < 1 and not self.config.whole_image:
             raise ValueError(f"mlsl.patches must be at least 1 without mlsl.whole_image, not {self.config.patches}")
         self.head = PresenceHead(self.network.feature_channels, num_classes, self.config.head_width)
         self.register_buffer("mean_share", torch.zeros(num_classes))  # h_s
-        # Which classes each target image shows, (images, K) bool; its length is known once the images are seen.
-        self.register_buffer("presence", torch.zeros(0, num_classes, dtype=torch.bool), persistent=False)
+        self.register_image_buffer("presence", (num_classes,), torch.bool)  # the classes that each target image holds
 
     def optimisers(self, schedule: Schedule, norm: str = "same") -> dict[str, torch.optim.Optimizer]:
         optimisers = super().optimisers(schedule, norm)
@@ -48,18 +51,18 @@ class MLSL(Rounds):
         them.  Patches lie where the image's number and the round say, the same in both.
         """
         if number == 0:
-            self.know_target(passes)
-            self.know_shares(passes)
+            self.estimate_shares(passes)
         config = self.config
         histogram = ConfidenceHistogram(self.num_classes, BINS).to(self.mean_share.device)
-        presence: dict[int, Tensor] = {}
+        self.presence.zero_()
         for batch in passes.target():
             for index, image in zip(batch.index.tolist(), batch.images.split(1), strict=True):
                 found = self.composite(image, number, index, None)
                 histogram.counts += found.histogram
-                presence[index] = shares(found.label, self.num_classes)[0] > config.least_share * self.mean_share
+                self.presence[index] = shares(found.label, self.num_classes)[0] > config.least_share * self.mean_share
         histogram.all_reduce()
-        self.presence = self.of_all_images(presence)
+        # Each image is one process's: the sum over them holds every image's classes.
+        self.presence.copy_(total(self.presence.to(torch.int64)))
         thresholds = self.thresholds(histogram, number).clamp(min=1 / BINS)
         for batch in passes.target():
             for index, image in zip(batch.index.tolist(), batch.images.split(1), strict=True):
@@ -68,7 +71,7 @@ class MLSL(Rounds):
                 passes.save_pseudo_labels(torch.tensor([index]), labels)
 
     @torch.no_grad()
-    def know_shares(self, passes: Passes) -> None:
+    def estimate_shares(self, passes: Passes) -> None:
         """h_s: the mean share of the image that a class covers, over the source images that hold it (Eq. 4)."""
         summed = torch.zeros(2, self.num_classes, dtype=torch.float64, device=self.mean_share.device)
         for batch in passes.source():
@@ -76,15 +79,6 @@ class MLSL(Rounds):
             summed += torch.stack([share.sum(0, dtype=torch.float64), (share > 0).sum(0)])
         summed = total(summed)
         self.mean_share.copy_(summed[0] / summed[1].clamp(min=1))
-
-    def of_all_images(self, presence: dict[int, Tensor]) -> Tensor:
-        """(images, K) bool, of the rows (K,) that this process and the others know by image."""
-        device = self.mean_share.device
-        images = gather(torch.tensor([1 + max(presence, default=-1)], device=device)).max()
-        rows = torch.zeros(int(images), self.num_classes, dtype=torch.int64, device=device)
-        for index, classes in presence.items():
-            rows[index] = classes
-        return total(rows).bool()
 
     def composite(self, image: Tensor, number: int, index: int, thresholds: Tensor | None):
         """The mean softmax of K random patches of one image (1, 3, H, W); divided by ``thresholds`` if they are given.
@@ -135,13 +129,6 @@ class MLSL(Rounds):
         logits = self.head(output.features).float()
         loss = F.binary_cross_entropy_with_logits(logits, shown.to(logits))
         return {f"presence_{domain}": self.config.presence * loss}
-
-    def get_extra_state(self) -> dict:
-        return {**super().get_extra_state(), "presence": self.presence.cpu()}
-
-    def set_extra_state(self, state: dict) -> None:
-        super().set_extra_state(state)
-        self.presence = state["presence"].to(self.presence.device)
 
 
 def shares(labels: Tensor, num_classes: int) -> Tensor:

@@ -1,7 +1,8 @@
-"""The values in which the authors' released code departs from the paper.
+"""The values of each method's presets that differ from the dataclasses' defaults.
 
-``paper`` is the dataclasses' defaults, except where a method's paper differs in what all methods share.
-A task file overrides these, and the command line overrides both.  Released bugs are never reproduced.
+``paper``: where a method's paper departs from the defaults that all methods share.  ``released``: where the authors'
+published code departs from their paper.  A task file overrides these, and the command line overrides both.  Faults of
+published code are not reproduced.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _RELEASED_CPSL = _PAPER_CPSL | {
     "cpsl": {
         "samples": 256,
         "balanced": False,
-        "share_keep": 1.0,
+        "share_momentum": 1.0,
         "cross_entropy": 0.1,
         "reverse_cross_entropy": 1.0,
         "regularise": "assignments",
@@ -77,23 +78,11 @@ _RELEASED_SPCL = {
     },
 }
 
-PRESETS: dict[str, dict[str, dict]] = {
-    "paper": {"spcl": _PAPER_SPCL, "cpsl": _PAPER_CPSL, "mlsl": _PAPER_MLSL, "drsl": _PAPER_DRSL, "drsl+": _PAPER_DRSL},
-    "released": {
-        "sdca": _RELEASED_SDCA,
-        "spcl": _RELEASED_SPCL,
-        "cpsl": _RELEASED_CPSL,
-        "mlsl": _RELEASED_MLSL,
-        "drsl": _PAPER_DRSL,
-        "drsl+": _PAPER_DRSL,
-        "source": _RELEASED_SUPERVISED,
-        "oracle": _RELEASED_SUPERVISED,
-    },
-}
+PRESETS = ("paper", "released")
 
-
-def preset(name: str, method: str) -> dict:
-    """The overrides of preset ``name`` for ``method``; ValueError names an unknown preset."""
-    if name not in PRESETS:
-        raise ValueError(f"--preset {name!r} is not one of {', '.join(PRESETS)}")
-    return PRESETS[name].get(method, {})
+SUPERVISED = {"released": _RELEASED_SUPERVISED}
+SDCA = {"released": _RELEASED_SDCA}
+SPCL = {"paper": _PAPER_SPCL, "released": _RELEASED_SPCL}
+CPSL = {"paper": _PAPER_CPSL, "released": _RELEASED_CPSL}
+MLSL = {"paper": _PAPER_MLSL, "released": _RELEASED_MLSL}
+DRSL = {"paper": _PAPER_DRSL, "released": _PAPER_DRSL}

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from fastuda.data.batch import Batch
-from fastuda.methods.config import DRSLConfig, MLSLConfig, Recipe
 from fastuda.methods.protocol import Losses, Passes, Stage, View
 from fastuda.methods.source import Source, learning_rate
 from fastuda.metrics.confidence import ConfidenceHistogram
@@ -16,10 +15,6 @@ from fastuda.metrics.confidence import ConfidenceHistogram
 
 class Rounds(Source):
     """A method that, after its warm-up, labels the target and trains on these labels several times."""
-
-    def __init__(self, recipe: Recipe, num_classes: int, config: DRSLConfig | MLSLConfig) -> None:
-        super().__init__(recipe, num_classes)
-        self.config = config
 
     @abstractmethod
     def label_target(self, passes: Passes, number: int) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastuda.data.batch import Batch
+from fastuda.methods import presets
 from fastuda.methods.config import Recipe
 from fastuda.methods.protocol import Losses, Passes, Stage, View
 from fastuda.methods.self_training import SelfTraining
@@ -23,9 +24,11 @@ from fastuda.ops.pseudo_labels import pseudo_labels
 class SDCA(SelfTraining):
     """Warm-up, class statistics of the source, adaptation with the two-level bound, self-training."""
 
+    section = "sdca"
+    presets = presets.SDCA
+
     def __init__(self, recipe: Recipe, num_classes: int) -> None:
-        super().__init__(recipe, num_classes, recipe.sdca.self_training)
-        self.config = recipe.sdca
+        super().__init__(recipe, num_classes)
         kind = self.config.covariance
         self.feature_statistics = ClassStatistics(num_classes, self.network.feature_channels, kind)
         self.output_statistics = ClassStatistics(num_classes, num_classes, kind)
@@ -40,16 +43,15 @@ class SDCA(SelfTraining):
             learning_rate=learning_rate(schedule),
             source=self.source_view(schedule),
             target=View(self.recipe.views.target, "none", schedule.batch),
-            prepare=self.know_domains,
+            prepare=self.estimate_source_moments,
             prepared_row=self.control_row,
             row=self.aligned_row,
         )
         return [self.warm_up_stage(), adapt, *self.self_training_stages()]
 
     @torch.no_grad()
-    def know_domains(self, passes: Passes) -> None:
-        """The target's batch-norm statistics, then (n_k, μ_k, Σ_k) of the source (Algorithm 1, line 2)."""
-        self.know_target(passes)
+    def estimate_source_moments(self, passes: Passes) -> None:
+        """(n_k, μ_k, Σ_k) of the source at both levels (Algorithm 1, line 2)."""
         for batch in passes.source():
             for statistics, moments in self.moments(self.run(batch.images, "source"), batch.labels):
                 statistics.merge(moments)
@@ -57,7 +59,7 @@ class SDCA(SelfTraining):
         self.output_statistics.all_reduce()
 
     def moments(self, output: Output, labels: Tensor) -> list[tuple[ClassStatistics, Moments]]:
-        """What a batch of source pixels adds to both levels' statistics (Eq. 3-4)."""
+        """The moments of a batch of source pixels, with the statistics of each level that they belong to (Eq. 3-4)."""
         labels = resize_labels(labels, output.features.shape[-2:])
         levels = (self.feature_statistics, output.features), (self.output_statistics, output.logits)
         return [(statistics, statistics.moments(pixels, labels)) for statistics, pixels in levels]

@@ -19,13 +19,13 @@ from fastuda.ops.pseudo_labels import pseudo_labels
 class SelfTraining(Source):
     """A method whose last stages train on its own confident labels of the target training images."""
 
-    def __init__(self, recipe: Recipe, num_classes: int, labelling: SelfTrainingConfig) -> None:
+    def __init__(self, recipe: Recipe, num_classes: int) -> None:
         super().__init__(recipe, num_classes)
-        self.labelling = labelling
+        self.labelling: SelfTrainingConfig = self.config.self_training
 
     @property
     def aligned_row(self) -> str:
-        """The row of what comes before: the result itself where there is no self-training."""
+        """Name of the evaluation before self-training, which is the final one where there are no rounds of it."""
         return "aligned" if self.labelling.rounds else "adapted"
 
     def self_training_stages(self) -> list[Stage]:
@@ -49,13 +49,15 @@ class SelfTraining(Source):
     def pseudo_label(self, passes: Passes) -> None:
         """Per-class thresholds δ_k over the whole target set, then the labels above them (Eq. 19)."""
         config = self.labelling
-        histogram = ConfidenceHistogram(self.num_classes).to(self.target_statistics_known.device)
+        histogram = ConfidenceHistogram(self.num_classes).to(self.device)
         for batch in passes.target():
-            histogram.update(self.looks(batch.images, config), size=batch.images.shape[-2:])
+            histogram.update(self.predict_augmented(batch.images, config), size=batch.images.shape[-2:])
         histogram.all_reduce()
         thresholds = histogram.quantile(config.quantile).clamp(max=config.threshold_cap)
         for batch in passes.target():
-            labels = pseudo_labels(self.looks(batch.images, config), size=batch.images.shape[-2:], threshold=thresholds)
+            labels = pseudo_labels(
+                self.predict_augmented(batch.images, config), size=batch.images.shape[-2:], threshold=thresholds
+            )
             passes.save_pseudo_labels(batch.index, labels)
         if config.restart:
             self.network.load_state_dict(build_model(self.recipe.model, self.num_classes).state_dict())

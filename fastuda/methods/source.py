@@ -2,43 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from fastuda.data.batch import Batch
-from fastuda.methods.config import Looks, Recipe, Schedule
-from fastuda.methods.protocol import Losses, Method, Passes, Stage, View, poly
+from fastuda.methods.config import Recipe, Schedule, TestTimeAugmentation
+from fastuda.methods.presets import SUPERVISED
+from fastuda.methods.protocol import Losses, Method, Networks, Stage, View, poly
 from fastuda.models import build_model
-from fastuda.models.norm import batch_norms, recompute_statistics, use_domain
-from fastuda.models.output import Output
+from fastuda.models.norm import batch_norms
 from fastuda.nn.losses import cross_entropy, lovasz_softmax, resize_labels
 
 
 class Source(Method):
-    """CE + λ_lov Lovász on the source (SDCA Eq. 17).
+    """CE + λ_lov Lovász on the source (SDCA Eq. 17), and what every method shares that starts with this warm-up.
 
-    With per-domain batch norm a second stage without steps gathers the target's statistics, which gives the row
-    ``target_statistics``: the control that any adaptation has to beat.
+    With per-domain batch norm a second stage without steps estimates the target's statistics and is evaluated as the
+    row ``target_statistics``: the control that any adaptation has to beat.
     """
+
+    presets = SUPERVISED
 
     def __init__(self, recipe: Recipe, num_classes: int) -> None:
         super().__init__()
         self.recipe = recipe
         self.num_classes = num_classes
+        self.config = getattr(recipe, self.section) if self.section else None
         self.network = build_model(recipe.model, num_classes)
         self.norm: str = recipe.model.norm
-        self.register_buffer("target_statistics_known", torch.zeros((), dtype=torch.bool))
+
+    def networks(self) -> Networks:
+        return Networks(self.network)
+
+    @property
+    def device(self) -> torch.device:
+        return self.has_target_statistics.device
 
     def stages(self) -> list[Stage]:
         stages = [self.warm_up_stage()]
         if self.control_row:
             stages.append(
-                Stage("target_statistics", 0, self.no_optimisers, self.warm_up, prepare=self.know_target,
-                      prepared_row=self.control_row)
-            )  # fmt: skip
+                Stage("target_statistics", 0, self.no_optimisers, self.warm_up, prepared_row=self.control_row)
+            )
         return stages
 
     @property
@@ -56,16 +64,12 @@ class Source(Method):
             learning_rate=learning_rate(schedule),
             source=self.source_view(schedule),
             row=row,
+            source_only=True,
         )
 
     def source_view(self, schedule: Schedule) -> View:
         views = self.recipe.views
         return View(views.source, "truth", schedule.batch, views.rare_first)
-
-    def run(self, images: Tensor, domain: str) -> Output:
-        """The network under the batch statistics of ``domain``."""
-        with use_domain(self.network, domain):
-            return self.network(images)
 
     def warm_up(self, source: Batch, target: None) -> Iterator[Losses]:
         yield {"network": self.supervised(self.run(source.images, "source").logits, source.labels)}
@@ -80,31 +84,21 @@ class Source(Method):
             losses["lovasz"] = config.lovasz * lovasz_softmax(logits, labels)
         return losses
 
-    @torch.no_grad()
-    def know_target(self, passes: Passes) -> None:
-        """Gather the target's batch-norm statistics, where they are kept apart from the source's."""
-        if self.recipe.model.norm == "per_domain":
-            recompute_statistics(self.network, (batch.images for batch in passes.target()), "target")
-        self.target_statistics_known.fill_(True)
+    def predict_augmented(self, images: Tensor, augmentation: TestTimeAugmentation) -> Tensor:
+        """log of the mean softmax over the augmented copies of the images, fp32 (N, K, h, w) of the largest copy.
 
-    def predict(self, images: Tensor) -> Tensor:
-        return self.run(images, "target" if self.target_statistics_known else "source").logits
-
-    def looks(self, images: Tensor, config: Looks) -> Tensor:
-        """log of the mean softmax over the configured looks at the images, fp32 (N, K, h, w) of the largest look.
-
-        Of a single look, upsampling it gives what upsampling its logits gives: both differ by a number a pixel.
+        Of a single copy, upsampling it gives what upsampling its logits gives: both differ by a number a pixel.
         """
-        looks = []
-        for scale in config.scales:
+        predictions = []
+        for scale in augmentation.scales:
             scaled = images if scale == 1.0 else F.interpolate(images, scale_factor=scale, mode="bilinear")
-            for mirror in (False, True) if config.flip else (False,):
-                logits = self.predict(scaled.flip(-1) if mirror else scaled).float()
-                looks.append((logits.flip(-1) if mirror else logits).softmax(1))
-        size = max(look.shape[-2:] for look in looks)
-        looks = [F.interpolate(look, size=size, mode="bilinear", align_corners=True) for look in looks]
-        # An impossible class stays finite: half of infinity is no score to interpolate with.
-        return torch.stack(looks).mean(0).clamp(min=torch.finfo(torch.float32).tiny).log()
+            for mirrored in (False, True) if augmentation.flip else (False,):
+                logits = self.predict(scaled.flip(-1) if mirrored else scaled).float()
+                predictions.append((logits.flip(-1) if mirrored else logits).softmax(1))
+        size = max(prediction.shape[-2:] for prediction in predictions)
+        resized = [F.interpolate(p, size=size, mode="bilinear", align_corners=True) for p in predictions]
+        # A probability of 0 becomes the smallest positive one: its logarithm can be interpolated, -inf cannot.
+        return torch.stack(resized).mean(0).clamp(min=torch.finfo(torch.float32).tiny).log()
 
     def optimisers(self, schedule: Schedule, norm: str = "same") -> dict[str, torch.optim.Optimizer]:
         """The optimiser of a stage that trains with batch norm in mode ``norm``."""
@@ -121,7 +115,7 @@ class Source(Method):
         return {"network": sgd}
 
     def set_norm(self, mode: str) -> None:
-        """Put every batch norm of the network into ``mode``, which the state dict remembers."""
+        """Put every batch norm of the network into ``mode``, which is part of the state dict."""
         self.norm = mode
         for layer in batch_norms(self.network).values():
             layer.mode = mode
@@ -142,10 +136,12 @@ class Source(Method):
 class Oracle(Source):
     """The warm-up on labelled target images, which the trainer gives it as source: the upper bound of adaptation."""
 
+    labelled_domain = "target"
+
     def stages(self) -> list[Stage]:
         return [self.warm_up_stage("oracle")]
 
 
-def learning_rate(schedule: Schedule):
-    """The factor of the learning rate by iteration."""
+def learning_rate(schedule: Schedule) -> Callable[[int], float]:
+    """Iteration -> factor of the initial learning rate."""
     return poly(max(1, round(schedule.iterations * schedule.horizon)), warm_up=schedule.ramp)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastuda.data.batch import Batch
+from fastuda.methods import presets
 from fastuda.methods.config import Recipe, Schedule
 from fastuda.methods.protocol import Losses, Passes, Stage, View
 from fastuda.methods.self_training import SelfTraining
@@ -26,9 +27,11 @@ from fastuda.ranks import gather
 class SPCL(SelfTraining):
     """Warm-up, output-space adversarial alignment, contrast with moving prototypes, self-training."""
 
+    section = "spcl"
+    presets = presets.SPCL
+
     def __init__(self, recipe: Recipe, num_classes: int) -> None:
-        super().__init__(recipe, num_classes, recipe.spcl.self_training)
-        self.config = recipe.spcl
+        super().__init__(recipe, num_classes)
         adversarial = self.config.adversarial
         self.discriminator = PatchDiscriminator(num_classes, adversarial.width, adversarial.depth)
         self.prototypes = ClassStatistics(num_classes, self.network.feature_channels, None)
@@ -43,7 +46,6 @@ class SPCL(SelfTraining):
             learning_rate=learning_rate(first),
             source=self.source_view(first),
             target=View(self.recipe.views.target, "none", first.batch),
-            prepare=self.know_target,
             prepared_row=self.control_row,
             row="adversarial" if first.iterations else "",
         )
@@ -55,7 +57,7 @@ class SPCL(SelfTraining):
             learning_rate=learning_rate(schedule),
             source=self.source_view(schedule),
             target=View(self.recipe.views.target, "none", schedule.batch),
-            prepare=self.know_prototypes,
+            prepare=self.estimate_prototypes,
             row=self.aligned_row,
         )
         return [self.warm_up_stage(), align, contrast, *self.self_training_stages()]
@@ -86,7 +88,7 @@ class SPCL(SelfTraining):
         return F.binary_cross_entropy_with_logits(patches, torch.full_like(patches, domain))
 
     @torch.no_grad()
-    def know_prototypes(self, passes: Passes) -> None:
+    def estimate_prototypes(self, passes: Passes) -> None:
         """μ_c: over the source images that hold class c, the mean of the images' own means (Eq. 2)."""
         self.prototypes.reset()
         for batch in passes.source():
@@ -102,7 +104,7 @@ class SPCL(SelfTraining):
         output = self.run(source.images, "source")
         labels = self.source_mask(output, source.labels)
         moments = all_reduce(self.prototypes.moments(output.features, labels))
-        self.prototypes.merge_exponential(moments, self.config.keep)
+        self.prototypes.merge_exponential(moments, self.config.momentum)
         yield {"network": self.supervised(output.logits, source.labels) | self.attraction(output, labels, "source")}
 
         output = self.run(target.images, "target")

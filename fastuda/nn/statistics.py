@@ -69,16 +69,16 @@ class ClassStatistics(nn.Module):
         self,
         features: Tensor,
         labels: Tensor,
-        keep: float = 0.1,
+        momentum: float = 0.1,
         *,
         downsample: Literal["nearest", "ratio"] | None = None,
         min_ratio: float = 0.75,
     ) -> None:
         """Move the means of the classes in a batch towards it, the prototypes of SPCL; arguments as for ``update``.
 
-        See ``merge_exponential``.  Raises ValueError also for ``keep`` outside 0..1 and for statistics with covariance.
+        See ``merge_exponential``.  Raises ValueError also for ``momentum`` outside 0..1 or statistics with covariance.
         """
-        self.merge_exponential(self.moments(features, labels, downsample=downsample, min_ratio=min_ratio), keep)
+        self.merge_exponential(self.moments(features, labels, downsample=downsample, min_ratio=min_ratio), momentum)
 
     @torch.no_grad()
     def moments(self, features: Tensor, labels: Tensor, **options) -> Moments:
@@ -107,8 +107,8 @@ class ClassStatistics(nn.Module):
         self.count = count
 
     @torch.no_grad()
-    def merge_exponential(self, moments: Moments, keep: float = 0.1) -> None:
-        """mean <- keep mean + (1 - keep) mean' (SPCL) for the classes that ``moments`` holds; n <- n + m.
+    def merge_exponential(self, moments: Moments, momentum: float = 0.1) -> None:
+        """mean <- momentum mean + (1 - momentum) mean' (SPCL) for the classes that ``moments`` holds; n <- n + m.
 
         Absent classes stay as they are; a class that was never seen before takes mean' itself.
         """
@@ -116,9 +116,9 @@ class ClassStatistics(nn.Module):
             raise ValueError(
                 f'exponential updates need covariance=None: "{self.kind}" sums do not follow a moving mean'
             )
-        if not 0 <= keep <= 1:
-            raise ValueError(f"keep must be between 0 and 1, got {keep}")
-        weight = torch.where(self.count > 0, 1.0 - keep, 1.0) * (moments.count > 0)
+        if not 0 <= momentum <= 1:
+            raise ValueError(f"momentum must be between 0 and 1, got {momentum}")
+        weight = torch.where(self.count > 0, 1.0 - momentum, 1.0) * (moments.count > 0)
         self.mean = torch.lerp(self.mean, moments.mean.to(self.mean.dtype), weight.to(self.mean.dtype).unsqueeze(1))
         self.count = self.count + moments.count
 

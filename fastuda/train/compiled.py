@@ -11,7 +11,6 @@ import torch
 
 from fastuda.methods.protocol import Method
 
-NETWORKS = ("network", "teacher")
 VARIANTS = 64  # compilations of a network (domains, modes of batch norm, image sizes); torch's own limit is 8
 
 
@@ -44,7 +43,8 @@ def compiled(method: Method, mode: str, backend: str = "inductor") -> Iterator[N
     import torch._dynamo
 
     torch._dynamo.config.recompile_limit = max(VARIANTS, torch._dynamo.config.recompile_limit)
-    networks = [module for name, module in method.named_children() if name in NETWORKS]
+    student, teachers = method.networks()
+    networks = (student, *teachers)
     for network in networks:
         network.compile(backend=backend, mode=None if mode == "default" else mode, dynamic=False)
     try:

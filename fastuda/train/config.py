@@ -6,15 +6,16 @@ import argparse
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
 import tyro
 
 from fastuda.data.config import DataConfig, find_task, from_dict, load_yaml
-from fastuda.methods import METHODS
+from fastuda.methods import find_method
 from fastuda.methods.config import Recipe
-from fastuda.methods.presets import preset
+from fastuda.methods.presets import PRESETS
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ RUNTIME_FIELDS = frozenset(
 def parse(arguments: Sequence[str] | None = None) -> Config:
     """The configuration of a command line; with --resume that of the run in --work-dir, changed by the other options.
 
-    Raises ValueError for a bad task, preset or file; a bad option prints its usage and exits with 2.
+    Raises ValueError for a bad task, method, preset or file; a bad option prints its usage and exits with 2.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--task", default=Config.task)
@@ -80,7 +81,7 @@ def parse(arguments: Sequence[str] | None = None) -> Config:
     else:
         defaults = task_config(known.task, known.method, known.preset)
     return tyro.cli(
-        Config,
+        type(defaults),
         args=arguments,
         default=defaults,
         prog="python -m fastuda.train",
@@ -92,18 +93,36 @@ def task_config(task: str, method: str | None = None, preset_name: str | None = 
     """The configuration of a task before the command line's changes.
 
     method, preset_name: None takes what the task file says, or the defaults.  Raises ValueError for an unknown task,
-    preset, key or value, naming the file and the key.
+    method, preset, key or value, naming the file and the key.
     """
-    if method is not None and method not in METHODS:
-        raise ValueError(f"--method '{method}' is not one of {', '.join(METHODS)}")
     path = find_task(task)
     content = load_yaml(path)
     # The preset of the method comes below the rest of the file, so both are read from it first.
     chosen = from_dict(Config, {key: content[key] for key in ("method", "preset") if key in content}, str(path))
     method, preset_name = method or chosen.method, preset_name or chosen.preset
-    base = from_dict(Config, preset(preset_name, method), f"preset {preset_name}", base=Config())
-    config = from_dict(Config, content, str(path), base=base)
+    if preset_name not in PRESETS:
+        raise ValueError(f"--preset {preset_name!r} is not one of {', '.join(PRESETS)}")
+    cls, preset = config_class(method), find_method(method).presets.get(preset_name, {})
+    base = from_dict(cls, preset, f"preset {preset_name}", base=cls())
+    config = from_dict(cls, content, str(path), base=base)
     return dataclasses.replace(config, task=task, method=method, preset=preset_name)
+
+
+@cache
+def config_class(method: str) -> type[Config]:
+    """``Config``, with the section of a method outside this package as one more field.
+
+    Raises ValueError for an unknown method and for a section that has the name of another field.
+    """
+    found = find_method(method)
+    if found.Config is None:
+        return Config
+    if found.section in {item.name for item in dataclasses.fields(Config)}:
+        raise ValueError(f"--method {method}: the section '{found.section}' has the name of a field of fastuda's own")
+    section = (found.section, found.Config, field(default_factory=found.Config))
+    return dataclasses.make_dataclass(
+        "Config", [section], bases=(Config,), frozen=True, namespace={"__doc__": Config.__doc__}
+    )
 
 
 def to_dict(config: Config) -> dict:
@@ -119,7 +138,8 @@ def to_dict(config: Config) -> dict:
 
 def config_from_dict(values: Mapping, where: str) -> Config:
     """Inverse of ``to_dict``."""
-    return from_dict(Config, values, where, base=Config())
+    cls = config_class(str(values.get("method", Config.method)))
+    return from_dict(cls, values, where, base=cls())
 
 
 def difference(saved: Mapping, now: Mapping, prefix: str = "") -> str:

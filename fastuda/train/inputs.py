@@ -20,6 +20,7 @@ from fastuda.data.files import read_label_ids, same_aspect
 from fastuda.data.loader import auto_workers, loader
 from fastuda.data.photometric import Photometric, standardise
 from fastuda.data.stream import EvalStream, TrainStream, image_weights
+from fastuda.methods import find_method
 from fastuda.methods.protocol import Stage, View
 from fastuda.ranks import rank, world
 from fastuda.train.checkpoint import write_atomically
@@ -44,7 +45,7 @@ class Inputs:
             wanted = getattr(data, name)
             if wanted.kind == "none":
                 continue
-            if name == "source" and config.method == "oracle":
+            if name == "source" and find_method(config.method).labelled_domain == "target":
                 wanted = replace(data.target, labelled=True)
             self.datasets[name] = build_dataset(wanted, self.classes)
             self.caches[name] = ImageCache(self.datasets[name], wanted.size, data.cache_mib / 3)

@@ -171,12 +171,12 @@ class Run:
 
     def prepare(self, stage: Stage) -> None:
         self.method.eval()
-        if stage.prepare:
+        if self.method.prepares(stage):
             passes = DataPasses(self.inputs, stage.name, self.console, self.leave_if_asked)
             # Weights that are initialised here are the same in a resumed run. Iteration -1, since steps count from 0.
             torch.manual_seed(draw_seed(self.config.seed, self.position.stage, -1))
             with torch.no_grad(), self.precision.autocast():
-                stage.prepare(passes)
+                self.method.prepare(stage, passes)
             distributed.wait()
         if stage.prepared_row:
             self.evaluate(stage.prepared_row)

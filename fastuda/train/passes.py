@@ -22,6 +22,10 @@ class DataPasses:
     def __init__(self, inputs: Inputs, name: str, console: Console, poll: Callable[[], None]) -> None:
         self.inputs, self.name, self.console, self.poll = inputs, name, console, poll
 
+    @property
+    def target_images(self) -> int:
+        return len(self.inputs.datasets["target"])
+
     def source(self) -> Iterator[Batch]:
         return self._pass("source")
 

@@ -52,7 +52,7 @@ def create_work_dir(path: Path, config: Config) -> None:
 def _new_directory(config: Config) -> Path:
     if config.resume:
         raise ValueError("--resume needs --work-dir, the directory of the run to continue")
-    base = Path("runs") / f"{Path(config.task).stem}-{config.method}-seed{config.seed}"
+    base = Path("runs") / f"{Path(config.task).stem}-{config.method.replace(':', '.')}-seed{config.seed}"
     number = 1
     while (path := base if number == 1 else Path(f"{base}-{number}")).exists():
         number += 1

@@ -125,7 +125,7 @@ def test_variants_differ_in_what_is_ablated_alone(name, tmp_path):
     assert replace(having, **{own: None}) == replace(without, **{own: None})
     changed = {k for k, v in vars(getattr(having, own)).items() if getattr(getattr(without, own), k) != v}
     wanted = {"sisc": {"patches"}, "balance": {"balanced"}, "modes": {"modes"}, "levels": {"outputs", "self_training"}}
-    wanted |= {"moving": {"keep", "self_training"}, "self_training_sdca": set(), "self_training_spcl": set()}
+    wanted |= {"moving": {"momentum", "self_training"}, "self_training_sdca": set(), "self_training_spcl": set()}
     assert changed == wanted[name]
     for variant in ablations.VARIANTS[name]:
         before_warm_up = {"modes"} & {o.split(".")[-1] for o in variant.options}
@@ -224,7 +224,7 @@ def test_a_result_of_other_settings_is_refused(tmp_path):
     for changes, message in (
         ({"warm_up": {"lovasz": 0.5}}, r"warm_up\.lovasz"),
         ({"sdca": {"outputs": 0.5}}, r"sdca\.outputs"),
-        ({"spcl": {"keep": 0.5}, "work_dir": "elsewhere"}, None),
+        ({"spcl": {"momentum": 0.5}, "work_dir": "elsewhere"}, None),
     ):
         held = to_dict(parse(place.arguments(ablations.SDCA)))
         for section, value in changes.items():

@@ -36,8 +36,7 @@ def method(**cpsl):
 def prepared(**cpsl):
     """The method after its preparation, and the target batch with what was stored of it."""
     cpsl, passes = method(**cpsl).eval(), ScorePasses()
-    with torch.no_grad():
-        cpsl.know_target_labels(passes)
+    cpsl.prepare(cpsl.stages()[1], passes)
     target = replace(batch(1, labelled=False), scores=torch.stack([passes.scores[0], passes.scores[1]]))
     return cpsl, target
 

@@ -22,6 +22,8 @@ def batch(seed: int, labelled: bool = True) -> Batch:
 class MemoryPasses:
     """Passes over two batches in memory."""
 
+    target_images = 4
+
     def __init__(self) -> None:
         self.saved: dict[int, torch.Tensor] = {}
 

@@ -38,13 +38,13 @@ def test_the_presets_name_the_papers_values():
     )
     assert paper.optimiser.weight_decay == 2e-4 and paper.views.target.crop == (512, 896)
     assert paper.model.decoder == "aspp" and paper.cpsl.balanced and paper.cpsl.regularise == "predictions"
-    assert (paper.cpsl.cross_entropy, paper.cpsl.reverse_cross_entropy, paper.cpsl.share_keep) == (1.0, 0.0, 0.999)
+    assert (paper.cpsl.cross_entropy, paper.cpsl.reverse_cross_entropy, paper.cpsl.share_momentum) == (1.0, 0.0, 0.999)
     released = task_config("gta5_cityscapes", "cpsl", "released")
     assert released.model.decoder == "aspp_se" and released.cpsl == replace(
         paper.cpsl,
         samples=256,
         balanced=False,
-        share_keep=1.0,
+        share_momentum=1.0,
         cross_entropy=0.1,
         reverse_cross_entropy=1.0,
         regularise="assignments",
@@ -76,7 +76,7 @@ def test_a_class_that_no_pixel_has_gets_a_prototype_to_move():
     cpsl = method().eval()
     with torch.no_grad():
         cpsl.network.classifier.bias[2] = -1e4
-        cpsl.know_target_labels(ScorePasses())
+        cpsl.prepare(cpsl.stages()[1], ScorePasses())
         mean = torch.zeros(cpsl.bank.channels, dtype=torch.float64)
         for part in MemoryPasses().target():
             mean += F.normalize(cpsl.run(part.images, "target").features.double(), dim=1).sum((0, 2, 3))
@@ -132,16 +132,16 @@ def test_self_label_loss_is_the_cross_entropy_of_sinkhorns_labels():
 
 
 def test_shares_move_by_each_images_own_distribution():
-    cpsl, _ = prepared(share_keep=0.9)
+    cpsl, _ = prepared(share_momentum=0.9)
     old = cpsl.share.clone()
     labels = torch.randint(0, K, (2, 8, 8), dtype=torch.uint8)
     labels[1, 3:] = 255
-    cpsl.move_share(labels)
+    cpsl.update_share(labels)
     shares = torch.stack([torch.stack([(part[part < K] == k).float().mean() for k in range(K)]) for part in labels])
     torch.testing.assert_close(cpsl.share, 0.9 * old + 0.1 * shares.mean(0))
     assert cpsl.share.sum().item() == pytest.approx(1)
     before = cpsl.share.clone()
-    cpsl.move_share(torch.full((2, 8, 8), 255, dtype=torch.uint8))
+    cpsl.update_share(torch.full((2, 8, 8), 255, dtype=torch.uint8))
     assert torch.equal(before, cpsl.share)
 
 
@@ -207,7 +207,7 @@ def test_teachers_follow_by_the_momentum():
         for p in cpsl.network.parameters():
             p += 1
         cpsl.head.weight += 1
-    cpsl.follow()
+    cpsl.ema_update()
     for old, new in zip(before, cpsl.teacher.parameters(), strict=True):
         torch.testing.assert_close(new, old + 0.25)
     assert not cpsl.train().teacher.training
@@ -219,7 +219,7 @@ def test_the_teachers_statistics_are_averaged_like_its_weights():
     old = teacher.target_running_var.clone()
     student.target_running_var += 2
     student.target_num_batches_tracked += 5
-    cpsl.follow()
+    cpsl.ema_update()
     torch.testing.assert_close(teacher.target_running_var, old + 0.5)
     assert torch.equal(teacher.target_num_batches_tracked, student.target_num_batches_tracked)
 

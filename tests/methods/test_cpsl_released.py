@@ -24,8 +24,7 @@ def released_step(network, source, target):
     small = replace(recipe, model=network, cpsl=replace(recipe.cpsl, samples=12, bank=64))
     torch.manual_seed(0)
     cpsl, passes = build_method(small, K).eval(), ScorePasses()
-    with torch.no_grad():
-        cpsl.know_target_labels(passes)
+    cpsl.prepare(cpsl.stages()[1], passes)
     target = replace(target, scores=torch.stack([passes.scores[0], passes.scores[1]]))
     share = cpsl.share.clone()
     cpsl.train()
@@ -36,7 +35,7 @@ def released_step(network, source, target):
         losses |= part["network"]
         sum(part["network"].values()).backward()
     optimiser.step()
-    cpsl.follow()
+    cpsl.ema_update()
     moved = [
         not torch.equal(old, new)
         for old, new in zip(before, (*cpsl.network.parameters(), cpsl.head.weight), strict=True)

@@ -177,7 +177,7 @@ def test_without_pseudo_labels_the_target_counts_nothing():
 @pytest.mark.parametrize(("number", "portion"), [(0, 0.2), (1, 0.25), (9, 0.5)])
 def test_pseudo_labels_keep_a_share_of_every_class(number, portion):
     drsl = method().eval()
-    drsl.know_target(MemoryPasses())
+    drsl.estimate_target_statistics(MemoryPasses())
     passes = MemoryPasses()
     drsl.label_target(passes, number)
     images = [b.images for b in MemoryPasses().target()]
@@ -197,16 +197,17 @@ def test_pseudo_labels_keep_a_share_of_every_class(number, portion):
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_a_cap_labels_every_pixel_above_it_by_the_mean_of_the_looks(flip):
+def test_a_cap_labels_every_pixel_above_it_by_the_mean_prediction_of_the_mirrored_images(flip):
     drsl = method(portion=0.1, threshold_cap=0.3, flip=flip).eval()
-    drsl.know_target(MemoryPasses())
+    drsl.estimate_target_statistics(MemoryPasses())
     passes = MemoryPasses()
     drsl.label_target(passes, 0)
     for seen in MemoryPasses().target():
-        looks = [drsl.predict(seen.images).softmax(1)]
+        predictions = [drsl.predict(seen.images).softmax(1)]
         if flip:
-            looks.append(drsl.predict(seen.images.flip(-1)).softmax(1).flip(-1))
-        mean = F.interpolate(torch.stack(looks).mean(0).log(), (32, 48), mode="bilinear", align_corners=True).softmax(1)
+            predictions.append(drsl.predict(seen.images.flip(-1)).softmax(1).flip(-1))
+        logits = torch.stack(predictions).mean(0).log()
+        mean = F.interpolate(logits, (32, 48), mode="bilinear", align_corners=True).softmax(1)
         labels = torch.stack([passes.saved[i] for i in seen.index.tolist()])
         sure = mean.amax(1) > 0.3 + 1e-4
         assert sure.any() and (labels[sure] != 255).all()
@@ -214,7 +215,7 @@ def test_a_cap_labels_every_pixel_above_it_by_the_mean_of_the_looks(flip):
 
 def test_plain_selection_keeps_the_surest_pixels_of_all_classes_together():
     drsl = method(balanced=False, portion=0.3).eval()
-    drsl.know_target(MemoryPasses())
+    drsl.estimate_target_statistics(MemoryPasses())
     passes, other = MemoryPasses(), MemoryPasses()
     drsl.label_target(passes, 0)
     images = [b.images for b in MemoryPasses().target()]

@@ -26,7 +26,7 @@ def method(**mlsl):
 def prepared(**mlsl):
     mlsl = method(**mlsl).eval()
     passes = MemoryPasses()
-    mlsl.label_target(passes, 0)
+    mlsl.prepare(mlsl.stages()[1], passes)
     return mlsl, passes
 
 
@@ -62,7 +62,7 @@ def test_the_presets_name_the_papers_values():
 @pytest.mark.parametrize("whole", [False, True])
 def test_composites_are_the_mean_softmax_of_random_patches(whole):
     mlsl = method(whole_image=whole).eval()
-    mlsl.know_target(MemoryPasses())
+    mlsl.estimate_target_statistics(MemoryPasses())
     image = batch(1).images[:1]
     with torch.no_grad():
         found = mlsl.composite(image, 1, 7, None)
@@ -104,7 +104,7 @@ def test_pseudo_labels_are_the_largest_quotients_of_at_least_one(cap):
 
 def test_without_patches_the_whole_image_labels_itself():
     mlsl = method(patches=0, whole_image=True).eval()
-    mlsl.know_target(MemoryPasses())
+    mlsl.estimate_target_statistics(MemoryPasses())
     image = batch(1).images[:1]
     with torch.no_grad():
         found = mlsl.composite(image, 0, 3, None)
@@ -115,7 +115,7 @@ def test_without_patches_the_whole_image_labels_itself():
     torch.testing.assert_close(found.confidence[0].double(), confidence, rtol=1e-5, atol=1e-6)
     assert torch.equal(found.label[0].long()[sure], label[sure]) and found.histogram.sum() == label.numel()
     passes = MemoryPasses()
-    mlsl.label_target(passes, 0)
+    mlsl.prepare(mlsl.stages()[1], passes)
     kept = torch.stack([passes.saved[i] for i in range(4)]) < K
     assert 0.15 < kept.float().mean() < 0.6
     with pytest.raises(ValueError, match=r"mlsl\.patches"):

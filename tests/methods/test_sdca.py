@@ -104,9 +104,9 @@ def test_unconfident_target_gives_exactly_zero():
 
 def test_preparation_gathers_both_domains():
     sdca = method().eval()
-    assert not sdca.target_statistics_known
-    sdca.know_domains(MemoryPasses())
-    assert sdca.target_statistics_known
+    assert not sdca.has_target_statistics
+    sdca.prepare(sdca.stages()[1], MemoryPasses())
+    assert sdca.has_target_statistics
     expected = sum((nearest(b.labels, 2) < K).sum() for b in MemoryPasses().source())
     assert sdca.feature_statistics.count.sum() == expected == sdca.output_statistics.count.sum()
     state = {name: value for name, value in sdca.state_dict().items()}
@@ -123,12 +123,14 @@ def full_size(logits, images):
 @pytest.mark.parametrize("cap", [1.0, 0.3])
 def test_pseudo_labels_keep_the_confident_half_of_each_class(cap):
     sdca = method(self_training=replace(SelfTrainingConfig(), threshold_cap=cap)).eval()
-    sdca.know_domains(MemoryPasses())
+    sdca.prepare(sdca.stages()[1], MemoryPasses())
     passes = MemoryPasses()
     sdca.pseudo_label(passes)
     assert sorted(passes.saved) == [0, 1, 2, 3]
-    looks = [full_size(sdca.looks(b.images, sdca.labelling), b.images) for b in MemoryPasses().target()]
-    logits = torch.cat(looks).detach()
+    predictions = [
+        full_size(sdca.predict_augmented(b.images, sdca.labelling), b.images) for b in MemoryPasses().target()
+    ]
+    logits = torch.cat(predictions).detach()
     confidence, predicted = logits.double().softmax(1).max(1)
     labels = torch.stack([passes.saved[i] for i in range(4)])
     for k in range(K):
@@ -146,28 +148,28 @@ def test_pseudo_labels_keep_the_confident_half_of_each_class(cap):
 
 def test_pseudo_labels_of_a_mirrored_image_mirror():
     sdca = method(self_training=replace(SelfTrainingConfig(), flip=True, scales=(0.5, 1.0))).eval()
-    sdca.know_domains(MemoryPasses())
+    sdca.prepare(sdca.stages()[1], MemoryPasses())
     images = batch(1).images
-    both = sdca.looks(images, sdca.labelling)
-    torch.testing.assert_close(sdca.looks(images.flip(-1), sdca.labelling), both.flip(-1))
+    both = sdca.predict_augmented(images, sdca.labelling)
+    torch.testing.assert_close(sdca.predict_augmented(images.flip(-1), sdca.labelling), both.flip(-1))
     plain = method().eval()
     plain.load_state_dict(sdca.state_dict())
     logits = plain.predict(images)
     torch.testing.assert_close(both.exp().sum(1), torch.ones(2, *logits.shape[-2:]))
-    assert not torch.allclose(plain.looks(images, plain.labelling).exp(), both.exp(), atol=1e-4)
-    once = full_size(plain.looks(images, plain.labelling), images).softmax(1)
+    assert not torch.allclose(plain.predict_augmented(images, plain.labelling).exp(), both.exp(), atol=1e-4)
+    once = full_size(plain.predict_augmented(images, plain.labelling), images).softmax(1)
     torch.testing.assert_close(once, full_size(logits, images).softmax(1))
 
 
 def test_an_impossible_class_stays_finite():
     sdca = method().eval()
     sdca.predict = lambda images: torch.tensor([0.0, 200.0, -200.0]).view(1, 3, 1, 1).expand(2, 3, 4, 6)
-    assert sdca.looks(batch(1).images, sdca.labelling).isfinite().all()
+    assert sdca.predict_augmented(batch(1).images, sdca.labelling).isfinite().all()
 
 
 def test_restart_and_norm_of_self_training_survive_the_state_dict():
     sdca = method(self_training=replace(SelfTrainingConfig(), restart=True, norm="trained")).eval()
-    sdca.know_domains(MemoryPasses())
+    sdca.prepare(sdca.stages()[1], MemoryPasses())
     weight = sdca.network.classifier.weight.clone()
     sdca.pseudo_label(MemoryPasses())
     assert not torch.equal(weight, sdca.network.classifier.weight)
@@ -193,7 +195,7 @@ def test_self_training_sees_the_source_only_on_request():
 
 def test_shared_statistics_from_the_adaptation_on():
     sdca = method(norm="trained").eval()
-    sdca.know_domains(MemoryPasses())
+    sdca.prepare(sdca.stages()[1], MemoryPasses())
     layer = sdca.network.stride2[1]
     target = layer.target_running_mean.clone()
     sdca.stages()[1].optimisers()

@@ -10,9 +10,8 @@ import torch
 from methods.small_world import K, MemoryPasses, batch
 from torch.nn import functional as F
 
-from fastuda.methods import build_method
+from fastuda.methods import METHODS, build_method
 from fastuda.methods.config import AdversarialConfig, Recipe, SPCLConfig
-from fastuda.methods.presets import preset
 from fastuda.models.config import ModelConfig
 from fastuda.train.config import task_config
 
@@ -59,7 +58,7 @@ def test_stage_list_and_rows():
 
 
 def test_the_paper_trains_without_lovasz_and_the_command_line_finds_the_method():
-    assert preset("paper", "spcl")["warm_up"]["lovasz"] == 0.0
+    assert METHODS["spcl"].presets["paper"]["warm_up"]["lovasz"] == 0.0
     config = task_config("streets", "spcl")
     assert config.warm_up.lovasz == 0.0 and config.spcl.self_training.threshold_cap == 0.9
     assert task_config("streets", "spcl", "released").spcl.right_only
@@ -98,7 +97,7 @@ def test_adversarial_losses_and_whom_they_move():
 
 def test_prototypes_start_as_the_mean_over_images_of_their_own_means():
     spcl = method().eval()
-    spcl.know_prototypes(MemoryPasses())
+    spcl.estimate_prototypes(MemoryPasses())
     sums: dict[int, list] = {}
     for part in MemoryPasses().source():
         features = spcl.run(part.images, "source").features.detach()
@@ -109,14 +108,14 @@ def test_prototypes_start_as_the_mean_over_images_of_their_own_means():
         torch.testing.assert_close(spcl.prototypes.mean[k].double(), torch.stack(means).mean(0), rtol=1e-5, atol=1e-6)
         assert spcl.prototypes.count[k] == len(means)
     before = spcl.prototypes.mean.clone()
-    spcl.know_prototypes(MemoryPasses())
+    spcl.estimate_prototypes(MemoryPasses())
     assert torch.equal(before, spcl.prototypes.mean)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.1, 100.0])
 def test_prototypes_move_before_both_contrasts(temperature):
     spcl = method(temperature=temperature, weight=2.0)
-    spcl.know_prototypes(MemoryPasses())
+    spcl.estimate_prototypes(MemoryPasses())
     old = spcl.prototypes.mean.double()
     source, target = batch(0), batch(1, labelled=False)
     source.labels[source.labels == 3] = 255  # an absent class keeps its prototype
@@ -178,7 +177,7 @@ def test_only_rightly_predicted_source_pixels_on_request():
 
 def test_nothing_valid_gives_exactly_zero_and_moves_no_prototype():
     spcl = method()
-    spcl.know_prototypes(MemoryPasses())
+    spcl.estimate_prototypes(MemoryPasses())
     before = spcl.prototypes.mean.clone()
     source = batch(0)
     source.labels.fill_(255)
@@ -191,7 +190,7 @@ def test_nothing_valid_gives_exactly_zero_and_moves_no_prototype():
 
 def test_the_state_dict_holds_prototypes_and_discriminator():
     spcl = method()
-    spcl.know_prototypes(MemoryPasses())
+    spcl.estimate_prototypes(MemoryPasses())
     other = method()
     other.load_state_dict(spcl.state_dict())
     assert torch.equal(other.prototypes.mean, spcl.prototypes.mean)

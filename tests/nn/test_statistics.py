@@ -193,20 +193,20 @@ def test_prototypes_start_from_the_mean_over_images():
         torch.testing.assert_close(statistics.mean[k], torch.stack(means).mean(0))
 
 
-@pytest.mark.parametrize("keep", [0.1, 0.999, 0.0, 1.0])
-def test_exponential_update(keep):
-    """mu <- keep mu + (1 - keep) batch mean; absent classes unchanged; the first sight of a class is its mean."""
+@pytest.mark.parametrize("momentum", [0.1, 0.999, 0.0, 1.0])
+def test_exponential_update(momentum):
+    """mu <- a mu + (1 - a) batch mean, a the momentum; absent classes stay; a class's first mean is its batch's."""
     statistics = ClassStatistics(4, 3, None)
     expected, seen = torch.zeros(4, 3, dtype=torch.float64), torch.zeros(4, dtype=torch.int64)
     for step in range(6):
         features, labels = batch(25, 3, 3, step, float(step))
         labels[labels == step % 3] = 255  # another class is absent each time, and class 3 always
         before = statistics.mean
-        statistics.update_exponential(features, labels, keep)
+        statistics.update_exponential(features, labels, momentum)
         for k in range(4):
             x = features[labels == k].double()
             if len(x):
-                expected[k] = keep * expected[k] + (1 - keep) * x.mean(0) if seen[k] else x.mean(0)
+                expected[k] = momentum * expected[k] + (1 - momentum) * x.mean(0) if seen[k] else x.mean(0)
                 seen[k] += len(x)
             else:
                 assert torch.equal(statistics.mean[k], before[k])
@@ -219,7 +219,7 @@ def test_exponential_update(keep):
     torch.testing.assert_close(
         default.mean[0], 0.1 * before[0] + 0.9 * naive(*batch(90, 3, 3, 1), 3, "diag")[1][0].float()
     )
-    with pytest.raises(ValueError, match="keep must be between 0 and 1"):
+    with pytest.raises(ValueError, match="momentum must be between 0 and 1"):
         statistics.update_exponential(*batch(9, 3, 3, 0), 1.5)
     with pytest.raises(ValueError, match="covariance=None"):
         ClassStatistics(4, 3).update_exponential(*batch(9, 3, 3, 0))

@@ -34,8 +34,7 @@ def curve(mode: str) -> tuple[list[float], list[int], list[str]]:
     recipe = Recipe(method="sdca", model=ModelConfig(width=0.125), sdca=SDCAConfig(confidence=0.0))
     sdca = build_method(recipe, K)
     stage = sdca.stages()[1]
-    with torch.no_grad():
-        stage.prepare(MemoryPasses())
+    sdca.prepare(stage, MemoryPasses())
     optimisers = Optimisers(stage, Precision("cpu", None, False, "fp32"), {})
     optimisers.set_learning_rate(0)
     losses, graphs = [], []

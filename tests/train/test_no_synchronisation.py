@@ -95,8 +95,6 @@ def config(method: str, *options: str) -> Config:
 def take_steps(config: Config) -> list[str]:
     """Two steps of every kind of stage, whose names are returned."""
     walk = Walk(config, DEVICE, Precision("meta", None, True, "fp16's loss scale, whatever is scaled"), Watcher())
-    if config.method == "mlsl":
-        walk.method.presence = torch.ones(1, walk.num_classes, dtype=torch.bool, device=DEVICE)
     taken = [stage for stage in walked_stages(walk.method.stages()) if stage.iterations]
     with NoWaiting():
         for stage in taken:

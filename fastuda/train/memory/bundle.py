@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass, replace
 from math import gcd
 
+from fastuda.methods import find_method
 from fastuda.methods.config import Schedule
 from fastuda.train.config import Config
 
@@ -36,13 +37,13 @@ def bundled(config: Config) -> Config:
     All batches are divided by one common divisor and as many are accumulated, so that every update of the method uses
     as many images as before.  Results differ slightly: losses are means over the valid pixels of a batch, so that
     images with few labels get another weight, batch norm that is not frozen has the smaller batch, and batch-norm
-    statistics that are averaged over batches of a pass come from smaller ones.  CPSL keeps two images a batch where
-    CutMix mixes them.  UNet has no checkpointing.  Applying a bundle twice equals applying it once.
+    statistics that are averaged over batches of a pass come from smaller ones.  A method that mixes images
+    keeps its ``smallest_batch``.  UNet has no checkpointing.  Applying a bundle twice equals applying it once.
     """
     if not config.memory:
         return config
     bundle = BUNDLES[config.memory]
-    images = max(bundle.images, 2) if config.method == "cpsl" and config.cpsl.cut_mix else bundle.images
+    images = max(bundle.images, find_method(config.method).smallest_batch(config))
     model = replace(config.model, checkpointing=bundle.checkpointing and config.model.name != "unet")
     smaller = split_batches(config, images)
     return replace(smaller, model=model, amp=bundle.amp, pass_batch=min(config.pass_batch, bundle.pass_batch))
@@ -63,8 +64,8 @@ def batches(config: Config) -> list[int]:
 
 def _owners(config: Config) -> tuple[str, ...]:
     """The fields of a recipe that hold the method's schedules."""
-    own = config.method.removesuffix("+")
-    return ("warm_up",) if own in ("source", "oracle") else ("warm_up", own)
+    section = find_method(config.method).section
+    return ("warm_up", section) if section else ("warm_up",)
 
 
 def _schedules(config: Config) -> list[Schedule]:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastuda.data.batch import Batch
 from fastuda.data.classes import class_set
@@ -33,6 +33,7 @@ NATIVE: dict[str, Size] = {
     "streets": (96, 192), "cityscapes": (1024, 2048), "crosscity": (1024, 2048), "gta5": (1052, 1914),
     "synthia": (760, 1280), "synscapes": (720, 1440),
 }  # fmt: skip
+TARGET_IMAGES = 1  # of which a method keeps state: a few bytes an image, nothing beside a step
 STEPS = 2  # of each stage: the first allocates the optimiser's state, the second has it
 
 
@@ -87,7 +88,7 @@ class Walk:
     def run(self, only: Callable[[Stage], bool] = lambda stage: True) -> None:
         """Walk through all kinds of stages, or those for which ``only`` is true."""
         for stage in filter(only, walked_stages(self.method.stages())):
-            if stage.prepare:
+            if self.method.prepares(stage):
                 self._prepare(stage)
             if stage.prepared_row:
                 self._evaluate(stage)
@@ -97,17 +98,18 @@ class Walk:
                 self._evaluate(stage)
 
     def _mark_state(self) -> None:
-        method, teacher = self.method, re.compile(r"^teacher")
+        method = self.method
+        teachers = {id(tensor) for teacher in method.networks().teachers for tensor in _state(teacher)}
         named = [(name, "parameters", tensor) for name, tensor in method.named_parameters()]
         named += [(name, "buffers", tensor) for name, tensor in method.named_buffers()]
         for name, kind, tensor in named:
-            self.watcher.mark("teacher" if teacher.match(name) else kind, [tensor], name)
+            self.watcher.mark("teacher" if id(tensor) in teachers else kind, [tensor], name)
 
     def _prepare(self, stage: Stage) -> None:
         self.watcher.phase(Phase(stage.name, "prepare"))
         self.method.eval()
         with torch.no_grad(), self.precision.autocast():
-            stage.prepare(_Passes(self))
+            self.method.prepare(stage, _Passes(self))
         self._mark_state()
 
     def _evaluate(self, stage: Stage) -> None:
@@ -124,6 +126,7 @@ class Walk:
 
     def steps(self, stage: Stage, count: int = STEPS) -> None:
         """The first ``count`` steps of a stage."""
+        self.method.allocate(TARGET_IMAGES)
         self.watcher.phase(Phase(stage.name, "build"))
         optimisers = Optimisers(stage, self.precision, {})
         phases = _StepPhases(self.watcher, self.method, optimisers, stage)
@@ -194,7 +197,8 @@ class _StepPhases(StepListener):
         """The calls of the networks are the phase "forward", all other code is "losses"."""
         self.now("losses")
         hooks = []
-        for network in (m for name, m in self.method.named_children() if name in ("network", "teacher")):
+        student, teachers = self.method.networks()
+        for network in (student, *teachers):
             hooks.append(network.register_forward_pre_hook(lambda *_: self.now("forward")))
             hooks.append(network.register_forward_hook(lambda *_: self.now("losses"), always_call=True))
         try:
@@ -220,8 +224,15 @@ class _StepPhases(StepListener):
             self.now("after step")
 
 
+def _state(module: nn.Module) -> Iterator[Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()
+
+
 class _Passes:
     """fastuda.methods.protocol.Passes over a walk's images; nothing is saved."""
+
+    target_images = TARGET_IMAGES
 
     def __init__(self, walk: Walk) -> None:
         self.walk = walk
