@@ -15,18 +15,19 @@ FORMS = ("full", "low_rank")  # of a covariance
 
 # Room -> rooms of this package it may import besides itself. "ops" may also name kernels inside a function.
 MAY_IMPORT = {
-    "reference": set(),
+    "reference": {"labels"},
     "kernels": set(),
+    "labels": set(),
     "ranks": set(),
-    "ops": {"reference", "ranks", "_ext"},
-    "nn": {"ops", "ranks"},
+    "ops": {"reference", "labels", "ranks", "_ext"},
+    "nn": {"ops", "labels", "ranks"},
     "models": {"ops", "ranks", "_paths"},
-    "data": {"ops", "_paths"},
-    "metrics": {"ops", "ranks"},
-    "methods": {"ops", "ranks", "nn", "models", "data", "metrics"},
-    "train": {"ops", "ranks", "nn", "models", "data", "metrics", "methods", "_paths"},
-    "report": {"ops", "ranks", "nn", "models", "data", "metrics", "methods", "train", "_paths"},
-    "cli": {"ops", "ranks", "nn", "models", "data", "metrics", "methods", "train", "report", "_paths"},
+    "data": {"ops", "labels", "_paths"},
+    "metrics": {"ops", "labels", "ranks"},
+    "methods": {"ops", "labels", "ranks", "nn", "models", "data", "metrics"},
+    "train": {"ops", "labels", "ranks", "nn", "models", "data", "metrics", "methods", "_paths"},
+    "report": {"ops", "labels", "ranks", "nn", "models", "data", "metrics", "methods", "train", "_paths"},
+    "cli": {"ops", "labels", "ranks", "nn", "models", "data", "metrics", "methods", "train", "report", "_paths"},
     "__main__": {"cli", "methods", "data"},
     "_ext": {"_C"},
     "_C": set(),
@@ -40,7 +41,7 @@ MAY_IMPORT |= {command: {"cli"} for command in COMMANDS}
 LAST = {"fastuda.train.loop"}
 # Rooms whose third-party imports are listed; the others are bound by pyproject.toml alone.
 LIBRARIES = {"reference": {"torch"}, "kernels": {"torch", "triton"}, "ops": {"torch"}}
-LIBRARIES |= {"ranks": {"torch"}, "_ext": {"torch"}}
+LIBRARIES |= {"labels": {"torch"}, "ranks": {"torch"}, "_ext": {"torch"}}
 UNPICKLERS = {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 # C++ may include the stable ABI, the CUDA runtime, its own helpers and the standard library; library.cpp also pybind11.
 INCLUDES = re.compile(

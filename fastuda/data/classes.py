@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastuda.labels import IGNORE
+
 if TYPE_CHECKING:
     from fastuda.data.tables import IdTable
 
-IGNORE = 255
 
 TRAIN_ID_NAMES = (
     "road",

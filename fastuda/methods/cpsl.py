@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from fastuda.data.batch import Batch
 from fastuda.data.photometric import Photometric, as_pixels
+from fastuda.labels import IGNORE
 from fastuda.methods import presets
 from fastuda.methods.config import Recipe, Schedule
 from fastuda.methods.protocol import Losses, Networks, Passes, Stage, View
@@ -189,7 +190,7 @@ class CPSL(Source):
         if self.config.balanced:
             return class_balanced_sample(labels, self.config.samples, self.num_classes)
         # All valid pixels are of one class, so that nothing but chance chooses among them.
-        valid = torch.where(labels < self.num_classes, 0, 255).to(torch.uint8)
+        valid = torch.where(labels < self.num_classes, 0, IGNORE).to(torch.uint8)
         return class_balanced_sample(valid, self.config.samples, 1)
 
     @torch.no_grad()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastuda.data.batch import Batch
+from fastuda.labels import IGNORE
 from fastuda.methods import presets
 from fastuda.methods.config import Recipe, Schedule
 from fastuda.methods.protocol import Losses, Passes
@@ -120,7 +121,7 @@ class DRSL(Rounds):
             points = torch.stack([x, y], -1).unsqueeze(2).to(embedded.dtype)
             rows = F.grid_sample(embedded, points, mode="bilinear", padding_mode="border", align_corners=True)
         classes = torch.arange(self.num_classes, device=pixels.device, dtype=labels.dtype)
-        chosen = torch.where(pixels >= 0, classes.view(1, -1, 1), 255)
+        chosen = torch.where(pixels >= 0, classes.view(1, -1, 1), IGNORE)
         return Embeddings(rows.squeeze(3).transpose(1, 2).flatten(0, 1), chosen.flatten().to(labels.dtype))
 
     def mode_terms(self, embeddings: Embeddings, domain: str) -> tuple[dict[str, Tensor], ModeLosses]:
@@ -153,7 +154,7 @@ class DRSLPlus(DRSL):
         source_mode, target_mode = gather(source_mode), gather(target_mode)
         drawn = class_balanced_sample(target.labels.unsqueeze(0), config.triplets, self.num_classes).squeeze(0)
         rows = drawn.clamp(min=0)
-        labels = torch.where(drawn >= 0, target.labels[rows], 255).to(target.labels.dtype)
+        labels = torch.where(drawn >= 0, target.labels[rows], IGNORE).to(target.labels.dtype)
         partners = select_triplets(
             source.labels, source_mode, labels, target_mode[rows],
             num_classes=self.num_classes, num_modes=config.modes,

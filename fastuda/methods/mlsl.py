@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastuda.data.batch import Batch
+from fastuda.labels import IGNORE
 from fastuda.methods import presets
 from fastuda.methods.config import Recipe, Schedule
 from fastuda.methods.protocol import Losses, Passes
@@ -67,7 +68,7 @@ class MLSL(Rounds):
         for batch in passes.target():
             for index, image in zip(batch.index.tolist(), batch.images.split(1), strict=True):
                 found = self.composite(image, number, index, thresholds)
-                labels = found.label.masked_fill(found.confidence < 1, 255)
+                labels = found.label.masked_fill(found.confidence < 1, IGNORE)
                 passes.save_pseudo_labels(torch.tensor([index]), labels)
 
     @torch.no_grad()

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastuda.data.batch import Batch
+from fastuda.labels import IGNORE
 from fastuda.methods import presets
 from fastuda.methods.config import Recipe, Schedule
 from fastuda.methods.protocol import Losses, Passes, Stage, View
@@ -114,7 +115,7 @@ class SPCL(SelfTraining):
         """The labels at the features' resolution; on request without the pixels that are predicted wrongly."""
         labels = resize_labels(labels, output.features.shape[-2:])
         if self.config.right_only:
-            labels = labels.where(output.logits.argmax(1) == labels, 255)
+            labels = labels.where(output.logits.argmax(1) == labels, IGNORE)
         return labels
 
     @torch.no_grad()

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from fastuda import ops, ranks
+from fastuda.labels import IGNORE
 from fastuda.ops import _losses
 
-IGNORE = 255
 _LOG_FLOOR = math.log(1e-4)  # what symmetric cross entropy takes for the logarithm of a label's zeros
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastuda.labels import IGNORE
 from fastuda.ops import _checks, _dispatch, _library
 from fastuda.reference import class_balanced_sample as _reference
 from fastuda.reference._random import draw_seed
@@ -28,7 +29,7 @@ def class_balanced_sample(
     count: int,
     num_classes: int,
     *,
-    ignore_index: int = 255,
+    ignore_index: int = IGNORE,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """``count`` different pixels of each image, by its own class distribution (CPSL Eq. 8-9).
@@ -53,7 +54,7 @@ def sample_per_class(
     per_class: int,
     num_classes: int,
     *,
-    ignore_index: int = 255,
+    ignore_index: int = IGNORE,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """At most ``per_class`` different random pixels of each class and image (DRSL's T_e).

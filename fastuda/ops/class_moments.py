@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from fastuda.labels import IGNORE
 from fastuda.ops import _checks, _dispatch, _library
 from fastuda.reference._pixels import compute_dtype
 from fastuda.reference.class_moments import Moments, dominant_labels, nearest_labels
@@ -50,7 +51,7 @@ def downsample_labels(
     *,
     rule: Literal["nearest", "ratio"] = "nearest",
     min_ratio: float = 0.75,
-    ignore_index: int = 255,
+    ignore_index: int = IGNORE,
 ) -> Tensor:
     """Labels (N, H, W) at the smaller (height, width) of the features, for ``class_moments`` and ``contrastive_bound``.
 
@@ -90,7 +91,7 @@ def class_moments(
     num_classes: int,
     *,
     covariance: Literal["diag", "full"] | None = "diag",
-    ignore_index: int = 255,
+    ignore_index: int = IGNORE,
     downsample: Literal["nearest", "ratio"] | None = None,
     min_ratio: float = 0.75,
 ) -> Moments:

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from fastuda.labels import IGNORE
 from fastuda.ops import _checks, _dispatch, _library, _pixel_pairs
 from fastuda.reference import class_thresholds as _reference
 
@@ -36,7 +37,7 @@ def class_thresholds(
     rule: Rule = "median",
     portion: float = 0.5,
     cap: float | None = None,
-    ignore_index: int = 255,
+    ignore_index: int = IGNORE,
 ) -> Tensor:
     """The confidence above which pixels of each class are trusted, from all of them at once and exact.
 

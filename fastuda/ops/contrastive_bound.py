@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastuda.labels import IGNORE
 from fastuda.ops import _checks, _dispatch, _library, _losses
 from fastuda.ops._autograd import differentiable_once
 from fastuda.reference import contrastive_bound as _reference
@@ -114,7 +115,7 @@ def contrastive_bound(
     *,
     temperature: float = 100.0,
     normalize: bool = False,
-    ignore_index: int = 255,
+    ignore_index: int = IGNORE,
     reduction: _losses.Reduction = "mean",
 ) -> Tensor:
     """Upper bound of the contrastive loss between pixels and class distributions (SDCA Eq. 14; SPCL without Sigma).

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastuda.labels import IGNORE
 from fastuda.ops import _checks, _dispatch, _library
 from fastuda.ops._autograd import differentiable_once
 from fastuda.reference import lovasz_softmax as _reference
@@ -52,7 +53,7 @@ def lovasz_softmax(
     align_corners: bool = True,
     bins: int = 0,
     probabilities: bool = False,
-    ignore_index: int = 255,
+    ignore_index: int = IGNORE,
 ) -> Tensor:
     """Lovász-Softmax: the Lovász extension of 1 - IoU, mean over present classes (Berman et al., CVPR 2018, Eq. 11).
 

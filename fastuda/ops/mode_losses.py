@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fastuda.labels import IGNORE
 from fastuda.ops import _checks, _dispatch, _library, _losses
 from fastuda.ops._autograd import differentiable_once
 from fastuda.reference import mode_losses as _reference
@@ -88,7 +89,7 @@ def mode_losses(
     sigma2: float = 0.5,
     margin: float = 1.0,
     square: bool = False,
-    ignore_index: int = 255,
+    ignore_index: int = IGNORE,
     reduction: _losses.Reduction = "mean",
 ) -> ModeLosses:
     """Triplet hinge and posterior cross entropy of embeddings and the modes of each class (DRSL Eq. 4-5).

@@ -7,11 +7,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fastuda.labels import IGNORE
 from fastuda.ops import _checks, _dispatch, _library
 from fastuda.reference import pseudo_labels as _reference
 from fastuda.reference._pixels import compute_dtype
 
-MOST_CLASSES = 255  # of a uint8 label beside the ignored one
+MOST_CLASSES = IGNORE  # of a uint8 label, 0..254
 
 
 class PseudoLabels(NamedTuple):

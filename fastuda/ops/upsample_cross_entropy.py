@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastuda.labels import IGNORE
 from fastuda.ops import _checks, _dispatch, _library, _losses
 from fastuda.ops._autograd import differentiable_once
 from fastuda.reference import upsample_cross_entropy as _reference
@@ -79,7 +80,7 @@ def upsample_cross_entropy(
     align_corners: bool = True,
     weight: Tensor | None = None,
     pixel_weight: Tensor | None = None,
-    ignore_index: int = 255,
+    ignore_index: int = IGNORE,
     label_smoothing: float = 0.0,
     reduction: _losses.Reduction = "mean",
 ) -> Tensor:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastuda.labels import IGNORE
 from fastuda.reference._pixels import compute_dtype
 from fastuda.reference._upsample import upsampled
 from fastuda.reference.confidence_histogram import count
-from fastuda.reference.pseudo_labels import IGNORED
 
 
 def aggregate_patches(
@@ -46,7 +46,7 @@ def aggregate_patches(
             place = votes.argmax(0)
             share = votes.gather(0, place.unsqueeze(0)).squeeze(0) / number.clamp(min=1)
             confidence[image] = share
-            label[image] = place.where((number > 0) & ~share.isnan(), IGNORED).to(torch.uint8)
+            label[image] = place.where((number > 0) & ~share.isnan(), IGNORE).to(torch.uint8)
             if bins:
                 counts += count(share.where(number > 0, torch.nan), place, classes, bins)
             if with_volume:

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from fastuda.labels import IGNORE
 from fastuda.reference._pixels import add_rows, compute_dtype, usable
 
 # Bounds the temporaries: a chunk of centred features instead of a second copy of all of them.
@@ -28,7 +29,7 @@ def class_moments(
     labels: Tensor,
     num_classes: int,
     covariance: Literal["diag", "full"] | None = "diag",
-    ignore_index: int = 255,
+    ignore_index: int = IGNORE,
 ) -> Moments:
     """n_k = |{i: y_i = k}|,  mean_k = sum x_i / n_k,  m2_k = sum (x_i - mean_k)(x_i - mean_k)^T or its diagonal.
 
@@ -86,7 +87,7 @@ def nearest_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def dominant_labels(
-    labels: Tensor, height: int, width: int, num_classes: int, min_ratio: float, ignore_index: int = 255
+    labels: Tensor, height: int, width: int, num_classes: int, min_ratio: float, ignore_index: int = IGNORE
 ) -> Tensor:
     """The ratio rule of DAFormer (Hoyer et al., CVPR 2022, ``downscale_label_ratio``), which SePiCo uses as well.
 

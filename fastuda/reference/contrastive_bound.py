@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastuda.labels import IGNORE
 from fastuda.reference._pixels import block, chunks, compute_dtype, pixels, rows, usable
 from fastuda.reference.low_rank import LowRank
 
@@ -22,7 +23,7 @@ def contrastive_bound(
     covariance: Tensor | LowRank | None = None,
     temperature: float = 100.0,
     normalize: bool = False,
-    ignore_index: int = 255,
+    ignore_index: int = IGNORE,
 ) -> Tensor:
     """The definition, differentiable by autograd: the loss of each pixel, 0 where the label is ignored.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastuda.labels import IGNORE
 from fastuda.reference._pixels import compute_dtype, usable
 from fastuda.reference._upsample import Adjoint, upsampled, whole
 
@@ -21,7 +22,7 @@ def lovasz_softmax(
     bins: int = 0,
     probabilities: bool = False,
     align_corners: bool = True,
-    ignore_index: int = 255,
+    ignore_index: int = IGNORE,
 ) -> Tensor:
     """The Lovász extension of 1 - IoU, mean over the classes in ``target`` (Berman et al., CVPR 2018, Eq. 11).
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastuda.labels import IGNORE
 from fastuda.reference._pixels import block, chunks, compute_dtype, pixels, rows, usable
 
 
@@ -23,7 +24,7 @@ def mode_losses(
     sigma2: float = 0.5,
     margin: float = 1.0,
     square: bool = False,
-    ignore_index: int = 255,
+    ignore_index: int = IGNORE,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The definition, differentiable by autograd, for embeddings (P, d), labels (P,) and modes (K, M, d).
 

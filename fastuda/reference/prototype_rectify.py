@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastuda.labels import IGNORE
 from fastuda.reference._pixels import compute_dtype
 from fastuda.reference._upsample import upsampled
-from fastuda.reference.pseudo_labels import IGNORED
 
 
 def prototype_rectify(
@@ -25,5 +25,5 @@ def prototype_rectify(
     with torch.autocast(scores.device.type, enabled=False):
         for (rows, logits), (_, share) in blocks:
             value, place = (logits / temperature + share.clamp(min=0).log()).max(1)
-            label[:, rows] = place.where(value > -torch.inf, IGNORED).to(torch.uint8)  # NaN is not above
+            label[:, rows] = place.where(value > -torch.inf, IGNORE).to(torch.uint8)  # NaN is not above
     return label

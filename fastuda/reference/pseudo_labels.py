@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastuda.labels import IGNORE
 from fastuda.reference._pixels import compute_dtype
 from fastuda.reference._upsample import upsampled
 
-IGNORED = 255
 LEAST_THRESHOLD = 1e-30  # of ``balanced``: a class with a smaller one gets no label
 
 
@@ -38,7 +38,7 @@ def pseudo_labels(
     with torch.autocast(scores.device.type, enabled=False):
         for rows, up in upsampled(scores, (height, width), align_corners):
             p, place = best_class(up, probabilities, 1 / least if balanced else None)
-            label[:, rows] = place.where(p >= least[place], IGNORED).to(torch.uint8)
+            label[:, rows] = place.where(p >= least[place], IGNORE).to(torch.uint8)
             if with_confidence:
                 confidence[:, rows] = p
     return label, confidence

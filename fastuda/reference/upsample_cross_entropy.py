@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastuda.labels import IGNORE
 from fastuda.reference._pixels import compute_dtype, usable
 from fastuda.reference._upsample import Adjoint, upsampled, whole
 
@@ -15,7 +16,7 @@ def upsample_cross_entropy(
     weight: Tensor | None = None,
     pixel_weight: Tensor | None = None,
     align_corners: bool = True,
-    ignore_index: int = 255,
+    ignore_index: int = IGNORE,
     label_smoothing: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """The loss of each pixel and its share of the divisor of the mean, both (N, H, W) and 0 where ignored.
