@@ -6,7 +6,7 @@ from fastuda.metrics.entropy import SelfEntropy
 from fastuda.metrics.features import PixelDiscrimination, class_center_distance
 from fastuda.metrics.labels import ClassDistribution, PseudoLabelQuality, PseudoLabelScores, class_shares
 from fastuda.metrics.sample import PixelSample
-from fastuda.metrics.table import class_table, iou_table, iou_text
+from fastuda.metrics.table import class_table, iou_table
 
 __all__ = [
     "ClassDistribution",
@@ -22,5 +22,4 @@ __all__ = [
     "class_shares",
     "class_table",
     "iou_table",
-    "iou_text",
 ]

@@ -33,19 +33,6 @@ def iou_table(stages: Sequence[Stage]) -> Table:
     return table
 
 
-def iou_text(stages: Sequence[Stage]) -> str:
-    """The same table as plain text: one line a class, right-aligned columns, no trailing newline."""
-    if not stages:
-        raise ValueError("there are no stages to tabulate")
-    lines = [["IoU, %", *(str(stage["name"]) for stage in stages)]]
-    lines += [[label, *map(percent, values)] for label, values in _rows(stages)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]).rstrip()
-        for line in lines
-    )
-
-
 def class_table(title: str, columns: Mapping[str, Mapping[str, float | None]]) -> Table:
     """A rich table: a row a class, a column for each of {column: {class: value}}, three digits, "-" for None and NaN.
 

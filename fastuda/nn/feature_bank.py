@@ -1,9 +1,9 @@
-"""A bank of the latest features: what an assignment over more pixels than a batch holds is computed on."""
+"""A bank of the latest features, so that an assignment can be computed over more pixels than a batch holds."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -51,19 +51,12 @@ class FeatureBank(nn.Module):
         return self.features_buffer[: self._filled]
 
     @torch.no_grad()
-    def insert(
-        self, features: Tensor, *, all_ranks: bool = False, group: distributed.ProcessGroup | None = None
-    ) -> None:
+    def insert(self, features: Tensor) -> None:
         """Put rows (n, channels) of any floating dtype in place of the oldest ones, rounded to the bank's dtype.
 
-        Of n > size rows the last ``size`` stay.  all_ranks: insert the rows of every rank of ``group``, in the order of
-        the ranks, so that all banks are the same; each rank must bring the same n (one all_gather, no check of it).
-        Without a process group that is the rank's own.  Memory: nothing, or the gathered rows with ``all_ranks``.
-        Raises ValueError for a wrong shape, dtype or device.
+        Of n > size rows the last ``size`` stay.  Raises ValueError for a wrong shape, dtype or device.
         """
         self._check(features, "features")
-        if all_ranks and distributed.is_available() and distributed.is_initialized():
-            features = self._gathered(features.to(self.features_buffer.dtype).contiguous(), group)
         count, size = len(features), self.size
         kept = features[max(0, count - size) :]
         start = (self._cursor + count - len(kept)) % size
@@ -72,14 +65,6 @@ class FeatureBank(nn.Module):
         self.features_buffer[: len(kept) - before_end] = kept[before_end:]
         self._cursor = (self._cursor + count) % size
         self._filled = min(size, self._filled + count)
-
-    @staticmethod
-    def _gathered(features: Tensor, group: distributed.ProcessGroup | None) -> Tensor:
-        ranks = distributed.get_world_size(group)
-        out = features.new_empty(ranks * len(features), features.shape[1])
-        # The list form is the one that every backend offers.
-        distributed.all_gather(list(out.split(len(features))) if len(features) else [out] * ranks, features, group)
-        return out
 
     @torch.no_grad()
     def scores(self, weight: Tensor, extra: Tensor | None = None) -> Tensor:
@@ -94,10 +79,10 @@ class FeatureBank(nn.Module):
             self._check(extra, "extra")
             parts.append(extra.to(self.features_buffer.dtype))
         out = self.features_buffer.new_empty(sum(map(len, parts)), len(weight))
-        columns, at = weight.to(out.dtype).T, 0
+        columns, start = weight.to(out.dtype).T, 0
         for part in parts:
-            torch.mm(part, columns, out=out[at : at + len(part)])
-            at += len(part)
+            torch.mm(part, columns, out=out[start : start + len(part)])
+            start += len(part)
         return out
 
     def reset(self) -> None:

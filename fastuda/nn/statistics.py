@@ -65,22 +65,6 @@ class ClassStatistics(nn.Module):
         self.merge(self.moments(features, labels, downsample=downsample, min_ratio=min_ratio))
 
     @torch.no_grad()
-    def update_exponential(
-        self,
-        features: Tensor,
-        labels: Tensor,
-        momentum: float = 0.1,
-        *,
-        downsample: Literal["nearest", "ratio"] | None = None,
-        min_ratio: float = 0.75,
-    ) -> None:
-        """Move the means of the classes in a batch towards it, the prototypes of SPCL; arguments as for ``update``.
-
-        See ``merge_exponential``.  Raises ValueError also for ``momentum`` outside 0..1 or statistics with covariance.
-        """
-        self.merge_exponential(self.moments(features, labels, downsample=downsample, min_ratio=min_ratio), momentum)
-
-    @torch.no_grad()
     def moments(self, features: Tensor, labels: Tensor, **options) -> Moments:
         """The batch's own moments, to be merged later: with other ranks' by ``all_reduce(moments)``, for example."""
         if features.dim() in (2, 4) and features.shape[1] != self.mean.shape[1]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 
 from fastuda.ops import _checks, _dispatch, _library
 from fastuda.reference import sinkhorn as _reference
@@ -29,7 +29,6 @@ def sinkhorn(
     epsilon: float = 0.05,
     iterations: int = 3,
     current: int | None = None,
-    all_reduce: bool = False,
 ) -> Tensor:
     """Soft labels whose class shares follow ``marginal``: Sinkhorn-Knopp on exp(scores / epsilon) (CPSL Eq. 5-6).
 
@@ -41,13 +40,10 @@ def sinkhorn(
     iterations: exactly this many rounds, each one classes to r, then rows to equal mass; CPSL's labels are those of
         three rounds, not those of convergence.
     current: how many of the last rows to return; None returns all.
-    all_reduce: the N rows are those of this rank only: the classes' sums are taken over all ranks of torch.distributed,
-        K numbers a round, added in the same order on every rank.
     Returns (current, K) or (B, current, K), float32 (float64 for float64 scores); rows sum to 1.  Any spread of finite
     scores is safe, in every dtype.  No gradient flows: labels are targets.  Deterministic; no host synchronisation.
     Memory beyond inputs and outputs on the compiled CPU path: one float32 copy of the scores, and none where it works
-    in float64 (float64 scores, or a spread that float32 does not hold); the reference, which also serves
-    ``all_reduce``, holds about four in float64.
+    in float64 (float64 scores, or a spread that float32 does not hold); the reference holds about four in float64.
     Raises ValueError for a wrong dtype, shape, device or option.
     """
     _check(scores, marginal, epsilon, iterations, current)
@@ -55,22 +51,8 @@ def sinkhorn(
     shares = marginal.detach().expand(batched.shape[0], -1)
     rows = batched.shape[1] if current is None else current
     with torch.no_grad():
-        if all_reduce and distributed.is_available() and distributed.is_initialized():
-            result = _over_ranks(batched.detach(), shares, epsilon, iterations, rows)
-        else:
-            result = _sinkhorn(batched.detach(), shares, float(epsilon), iterations, rows)
+        result = _sinkhorn(batched.detach(), shares, float(epsilon), iterations, rows)
     return result if scores.dim() == 3 else result.squeeze(0)
-
-
-def _over_ranks(scores: Tensor, marginal: Tensor, epsilon: float, iterations: int, current: int) -> Tensor:
-    log_kernel = scores.double() / epsilon
-    log_v = torch.empty_like(marginal)  # no round has set it
-    for iteration in range(iterations):
-        mine = _reference.log_class_sums(log_kernel, log_v if iteration else None)
-        everyone = [torch.empty_like(mine) for _ in range(distributed.get_world_size())]
-        distributed.all_gather(everyone, mine.contiguous())
-        log_v = _reference.next_scaling(torch.stack(everyone).logsumexp(0), marginal)
-    return _reference.assignment(log_kernel[:, log_kernel.shape[1] - current :], log_v).to(compute_dtype(scores))
 
 
 def _check(scores: Tensor, marginal: Tensor, epsilon: float, iterations: int, current: int | None) -> None:

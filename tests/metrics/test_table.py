@@ -1,11 +1,11 @@
-"""The IoU table as text and as a rich table."""
+"""The tables of scores as they are printed."""
 
 import io
 
 import pytest
 from rich.console import Console
 
-from fastuda.metrics import class_table, iou_table, iou_text
+from fastuda.metrics import class_table, iou_table
 
 STAGES = [
     {"name": "source", "miou": 0.25, "iou": {"road": 0.5, "rider": None}},
@@ -18,22 +18,18 @@ STAGES = [
 ]
 
 
-def test_text():
-    assert iou_text(STAGES).splitlines() == [
-        "IoU, %  source  adapted",
-        "road      50.0     75.0",
-        "rider        -      5.2",
-        "bus          -        -",
-        "mean      25.0     40.1",
-        "tail         -     10.0",
-    ]
-
-
-def test_rich_table_holds_the_same_cells():
+def test_the_cells_of_the_printed_table():
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(iou_table(STAGES))
     printed = [line.split() for line in console.export_text().splitlines() if line.strip(" ─╶╴━")]
-    assert printed == [line.split() for line in iou_text(STAGES).splitlines()]
+    assert printed == [
+        ["IoU,", "%", "source", "adapted"],
+        ["road", "50.0", "75.0"],
+        ["rider", "-", "5.2"],
+        ["bus", "-", "-"],
+        ["mean", "25.0", "40.1"],
+        ["tail", "-", "10.0"],
+    ]
 
 
 def test_best_of_a_row_is_bold():
@@ -42,10 +38,9 @@ def test_best_of_a_row_is_bold():
     assert iou_table(STAGES[:1]).columns[1]._cells[0] == "50.0"
 
 
-@pytest.mark.parametrize("table", [iou_table, iou_text])
-def test_no_stages(table):
+def test_no_stages():
     with pytest.raises(ValueError, match="no stages"):
-        table([])
+        iou_table([])
 
 
 def test_class_table_has_a_row_a_class():

@@ -2,7 +2,6 @@
 
 import copy
 import io
-import socket
 from collections import deque
 
 import pytest
@@ -161,47 +160,3 @@ BAD = {
 def test_bad_input_is_named(message, call):
     with pytest.raises(ValueError, match=message):
         call(FeatureBank(3, 4))
-
-
-RANKS = 2
-
-
-def insert_on_a_rank(rank: int, port: int, directory: str) -> None:
-    store = torch.distributed.TCPStore("localhost", port, RANKS, rank == 0)
-    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=RANKS)
-    together, alone = FeatureBank(3, 10, dtype=torch.bfloat16), FeatureBank(3, 10)
-    for step, count in enumerate((2, 0, 4, 3)):
-        features = batch(count, 3, 10 * step + rank)
-        together.insert(features, all_ranks=True)
-        alone.insert(features)
-    torch.save((together.state_dict(), alone.features()), f"{directory}/{rank}.pt")
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
-
-
-def test_all_ranks_hold_the_rows_of_all_or_their_own(tmp_path):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    context = torch.multiprocessing.get_context("fork")
-    workers = [context.Process(target=insert_on_a_rank, args=(r, port, str(tmp_path))) for r in range(RANKS)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
-    assert [worker.exitcode for worker in workers] == [0] * RANKS
-    expected = FeatureBank(3, 10, dtype=torch.bfloat16)
-    for step, count in enumerate((2, 0, 4, 3)):
-        expected.insert(torch.cat([batch(count, 3, 10 * step + rank) for rank in range(RANKS)]))
-    for rank in range(RANKS):
-        together, alone = torch.load(tmp_path / f"{rank}.pt")
-        assert all(torch.equal(together[name], value) for name, value in expected.state_dict().items())
-        assert rows(alone) == [
-            row for step, n in enumerate((2, 0, 4, 3)) for row in rows(batch(n, 3, 10 * step + rank))
-        ]
-
-
-def test_all_ranks_without_a_process_group_is_this_rank():
-    bank = FeatureBank(3, 10)
-    bank.insert(batch(4, 3, 0), all_ranks=True)
-    assert torch.equal(bank.features(), batch(4, 3, 0))

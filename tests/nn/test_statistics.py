@@ -161,7 +161,7 @@ def test_labels_at_full_resolution():
         for name, value in statistics.state_dict().items():
             assert torch.equal(value, expected.state_dict()[name])
         prototypes = ClassStatistics(4, 3, None)
-        prototypes.update_exponential(features, large, **options)
+        prototypes.merge_exponential(prototypes.moments(features, large, **options))
         assert torch.equal(prototypes.mean, expected.mean)
     statistics.reset()
     statistics.update(features, large, downsample="ratio", min_ratio=0.9)
@@ -202,7 +202,7 @@ def test_exponential_update(momentum):
         features, labels = batch(25, 3, 3, step, float(step))
         labels[labels == step % 3] = 255  # another class is absent each time, and class 3 always
         before = statistics.mean
-        statistics.update_exponential(features, labels, momentum)
+        statistics.merge_exponential(statistics.moments(features, labels), momentum)
         for k in range(4):
             x = features[labels == k].double()
             if len(x):
@@ -215,14 +215,14 @@ def test_exponential_update(momentum):
     default = ClassStatistics(4, 3, None)
     default.merge_exponential(statistics.moments(*batch(9, 3, 3, 0)))
     before = default.mean
-    default.update_exponential(*batch(90, 3, 3, 1))
+    default.merge_exponential(default.moments(*batch(90, 3, 3, 1)))
     torch.testing.assert_close(
         default.mean[0], 0.1 * before[0] + 0.9 * naive(*batch(90, 3, 3, 1), 3, "diag")[1][0].float()
     )
     with pytest.raises(ValueError, match="momentum must be between 0 and 1"):
-        statistics.update_exponential(*batch(9, 3, 3, 0), 1.5)
+        statistics.merge_exponential(statistics.moments(*batch(9, 3, 3, 0)), 1.5)
     with pytest.raises(ValueError, match="covariance=None"):
-        ClassStatistics(4, 3).update_exponential(*batch(9, 3, 3, 0))
+        ClassStatistics(4, 3).merge_exponential(statistics.moments(*batch(9, 3, 3, 0)))
 
 
 RANKS = 2

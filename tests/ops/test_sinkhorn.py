@@ -229,28 +229,6 @@ def test_gpu_what_is_not_finite(backend, value):
         torch.testing.assert_close(on_gpu(backend, odd, marginal), true, rtol=0, atol=ROUNDING, equal_nan=True)
 
 
-def _rank(rank: int, world: int, port: int) -> None:
-    from torch import distributed
-
-    distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
-    scores, marginal = problem(600, 11)
-    mine = sinkhorn(scores.chunk(world)[rank], marginal=marginal, all_reduce=True)
-    whole = sinkhorn(scores, marginal=marginal).chunk(world)[rank]
-    torch.testing.assert_close(mine, whole, rtol=0, atol=1e-6)
-    alone = sinkhorn(scores.chunk(world)[rank], marginal=marginal)
-    assert (alone - whole).abs().max() > 1e-4, "the other ranks' rows would not be missed"
-    distributed.destroy_process_group()
-
-
-def test_rows_spread_over_ranks():
-    import socket
-
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    torch.multiprocessing.spawn(_rank, (2, port), nprocs=2)
-
-
 def test_cpu_kernel_is_compiled(compiled):
     assert has_kernel("sinkhorn", "CPU"), "no compiled kernel, every test would test the reference"
 
