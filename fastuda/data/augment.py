@@ -9,22 +9,22 @@ from PIL import Image
 
 from fastuda.data.classes import IGNORE
 from fastuda.data.config import Augment
-
-_BILINEAR, _NEAREST = Image.Resampling.BILINEAR, Image.Resampling.NEAREST
+from fastuda.labels import nearest_pixels
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """(H, W, 3) uint8 -> (*size, 3) uint8, bilinear and antialiased (Pillow's, unlike OpenCV's); (0, 0) = unchanged."""
     if size == (0, 0) or image.shape[:2] == size:
         return image
-    return np.asarray(Image.fromarray(image).resize(size[::-1], _BILINEAR))
+    return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
 
 
 def resize_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(H, W) uint8 -> size uint8, nearest; (0, 0) = unchanged."""
+    """(H, W) uint8 -> size uint8 by the rule of ``fastuda.labels.nearest_pixels``; (0, 0) = unchanged."""
     if size == (0, 0) or label.shape == size:
         return label
-    return np.asarray(Image.fromarray(label).resize(size[::-1], _NEAREST))
+    rows, columns = (nearest_pixels(np.arange(new), new, old) for new, old in zip(size, label.shape, strict=True))
+    return label[rows][:, columns]
 
 
 class View(NamedTuple):
@@ -64,9 +64,9 @@ def geometric(image: np.ndarray, label: np.ndarray | None, augment: Augment, rng
     columns = _window(scaled[1], crop[1], draws[2])
     flip = draws[3] < augment.flip
     fill = image.mean(axis=(0, 1)).round() if scaled[0] < crop[0] or scaled[1] < crop[1] else 0
-    image = _resized_crop(image, scaled, rows, columns, crop, fill, _BILINEAR)
+    image = _padded(_image_crop(image, scaled, rows, columns), rows, columns, crop, fill)
     if label is not None:
-        label = _resized_crop(label, scaled, rows, columns, crop, IGNORE, _NEAREST)
+        label = _padded(_label_crop(label, scaled, rows, columns), rows, columns, crop, IGNORE)
     if flip:
         image = image[:, ::-1]
         label = None if label is None else label[:, ::-1]
@@ -87,28 +87,43 @@ def _window(scaled: int, crop: int, draw: float) -> tuple[int, int, int]:
     return (start, 0, crop) if scaled >= crop else (0, start, scaled)
 
 
-def _resized_crop(
-    array: np.ndarray,
-    scaled: tuple[int, int],
+def _image_crop(
+    image: np.ndarray, scaled: tuple[int, int], rows: tuple[int, int, int], columns: tuple[int, int, int]
+) -> np.ndarray:
+    """The part of the image, resized to ``scaled``, that lies in the crop; nothing else is resized."""
+    (top, _, height), (left, _, width) = rows, columns
+    if image.shape[:2] == scaled:
+        return image[top : top + height, left : left + width]
+    down, across = image.shape[0] / scaled[0], image.shape[1] / scaled[1]
+    box = (left * across, top * down, (left + width) * across, (top + height) * down)
+    # Rounding may put the box outside the image by the last bit of a float, which Pillow refuses.
+    box = (box[0], box[1], min(box[2], image.shape[1]), min(box[3], image.shape[0]))
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR, box=box))
+
+
+def _label_crop(
+    label: np.ndarray, scaled: tuple[int, int], rows: tuple[int, int, int], columns: tuple[int, int, int]
+) -> np.ndarray:
+    """The same part of ``resize_label(label, scaled)``."""
+    inside_rows, inside_columns = (
+        nearest_pixels(np.arange(start, start + length), new, old)
+        for (start, _, length), new, old in zip((rows, columns), scaled, label.shape, strict=True)
+    )
+    return label[inside_rows][:, inside_columns]
+
+
+def _padded(
+    piece: np.ndarray,
     rows: tuple[int, int, int],
     columns: tuple[int, int, int],
     crop: tuple[int, int],
     fill: np.ndarray | int,
-    resample: Image.Resampling,
 ) -> np.ndarray:
-    """What a resize to ``scaled`` followed by a crop would give, without resizing more than the crop."""
-    (top, into_top, height), (left, into_left, width) = rows, columns
-    if array.shape[:2] == scaled:
-        piece = array[top : top + height, left : left + width]
-    else:
-        down, across = array.shape[0] / scaled[0], array.shape[1] / scaled[1]
-        box = (left * across, top * down, (left + width) * across, (top + height) * down)
-        # Rounding may push the box an ulp over the border, which Pillow refuses.
-        box = (box[0], box[1], min(box[2], array.shape[1]), min(box[3], array.shape[0]))
-        piece = np.asarray(Image.fromarray(array).resize((width, height), resample, box=box))
+    """``piece`` at its place in a crop that is ``fill`` elsewhere; itself where it is as large as the crop."""
     if piece.shape[:2] == crop:
         return piece
-    canvas = np.empty((*crop, *array.shape[2:]), np.uint8)
+    (_, top, height), (_, left, width) = rows, columns
+    canvas = np.empty((*crop, *piece.shape[2:]), np.uint8)
     canvas[:] = fill
-    canvas[into_top : into_top + height, into_left : into_left + width] = piece
+    canvas[top : top + height, left : left + width] = piece
     return canvas

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastuda import ops, ranks
-from fastuda.labels import IGNORE
+from fastuda.labels import IGNORE, nearest_labels
 from fastuda.ops import _losses
 
 _LOG_FLOOR = math.log(1e-4)  # what symmetric cross entropy takes for the logarithm of a label's zeros
@@ -81,19 +81,13 @@ def lovasz_softmax(
 
 
 def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Labels (N, H, W) of any dtype at (height, width) by nearest neighbour: pixel floor(i * H / height).
+    """Labels (N, H, W) of any dtype at (height, width): ``fastuda.labels.nearest_labels``.
 
-    At stride 8 it takes pixel 8 i, where a strided convolution's receptive field is centred.  Exact in integers, where
-    torch's "nearest" rounds i * (H / height) in float32: they differ for some sizes that are not whole multiples.
+    Raises ValueError for labels of another number of dimensions.
     """
     if labels.dim() != 3:
         raise ValueError(f"labels must be (N, H, W), got shape {tuple(labels.shape)}")
-    if tuple(labels.shape[-2:]) == tuple(size):
-        return labels
-    for dim, (new, old) in enumerate(zip(size, labels.shape[-2:], strict=True), start=1):
-        position = torch.arange(new, device=labels.device) * old // new
-        labels = labels.index_select(dim, position)
-    return labels
+    return nearest_labels(labels, size)
 
 
 def _check(logits: Tensor, labels: Tensor) -> None:

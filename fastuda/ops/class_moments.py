@@ -7,10 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fastuda.labels import IGNORE
+from fastuda.labels import IGNORE, nearest_labels
 from fastuda.ops import _checks, _dispatch, _library
 from fastuda.reference._pixels import compute_dtype
-from fastuda.reference.class_moments import Moments, dominant_labels, nearest_labels
+from fastuda.reference.class_moments import Moments, dominant_labels
 from fastuda.reference.class_moments import class_moments as _reference
 
 _ARGUMENTS = "(Tensor features, Tensor labels, int num_classes, int ignore_index)"
@@ -55,7 +55,7 @@ def downsample_labels(
 ) -> Tensor:
     """Labels (N, H, W) at the smaller (height, width) of the features, for ``class_moments`` and ``contrastive_bound``.
 
-    rule: "nearest" picks exactly the pixel that torch's nearest interpolation picks: floor(i H / height) in float32.
+    rule: "nearest" picks pixel floor(i H / height), see ``fastuda.labels.nearest_pixels``.
         It copies no label where H and W are multiples of the size: the result is a strided view.
         "ratio" is DAFormer's rule (Hoyer et al., CVPR 2022), also SePiCo's: a cell takes the class that most of its
         H/height x W/width pixels have, the lowest one of equals, if these are at least ``min_ratio`` of all the cell's

@@ -5,12 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastuda.labels import IGNORE
+from fastuda.labels import IGNORE, nearest_labels
 from fastuda.ops import _checks, _dispatch, _library
 from fastuda.ops._autograd import differentiable_once
 from fastuda.reference import lovasz_softmax as _reference
 from fastuda.reference._pixels import compute_dtype
-from fastuda.reference.class_moments import nearest_labels
 
 MOST_BINS = 65536
 
@@ -67,8 +66,8 @@ def lovasz_softmax(
         float32 (float64 stays); with ``probabilities`` they are upsampled and taken as p itself.  Those that a pixel
         lies between must be finite if it counts, even where their weight is 0.
     target: (N, H, W), uint8, int32 or int64; ``ignore_index`` and labels outside 0..K-1 are ignored.
-    size: (height, width) of the loss, by default the target's; a target of another size is resized to it as torch's
-        "nearest" does.
+    size: (height, width) of the loss, by default the target's; a target of another size is resized to it by
+        ``fastuda.labels.nearest_labels``.
     align_corners: of the bilinear upsampling, as in ``torch.nn.functional.interpolate``.
     bins: 0 sorts the errors; n in 1..65536 counts them in n equal bins of [0, 1], whose pixels share the mean of their
         increments: |loss - exact| <= 1 / n, with gradients just as near to a subgradient of the exact loss.

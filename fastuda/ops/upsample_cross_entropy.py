@@ -5,12 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastuda.labels import IGNORE
+from fastuda.labels import IGNORE, nearest_labels
 from fastuda.ops import _checks, _dispatch, _library, _losses
 from fastuda.ops._autograd import differentiable_once
 from fastuda.reference import upsample_cross_entropy as _reference
 from fastuda.reference._pixels import compute_dtype
-from fastuda.reference.class_moments import nearest_labels
 
 
 def _fake(logits, target, weight, pixel_weight, align, ignore, smoothing, with_map, with_slope):
@@ -91,8 +90,8 @@ def upsample_cross_entropy(
     logits: (N, K, h, w), float32, float16, bfloat16 or float64, any strides; they alone get a gradient.  Those that a
         pixel lies between must be finite if it counts, even where their weight is 0.
     target: (N, H, W), uint8, int32 or int64; ``ignore_index`` and labels outside 0..K-1 are ignored.
-    size: (height, width) of the loss, by default the target's; a target of another size is resized to it as torch's
-        "nearest" does.
+    size: (height, width) of the loss, by default the target's; a target of another size is resized to it by
+        ``fastuda.labels.nearest_labels``.
     align_corners: of the bilinear upsampling, as in ``torch.nn.functional.interpolate``.
     weight: w, (K,); pixel_weight: v, (N, height, width); both float32 or float64.
     label_smoothing: s in 0..1.

@@ -68,24 +68,6 @@ def _scatter_matrix(chunks: list[tuple[Tensor, Tensor]], label: int, mean: Tenso
     return total
 
 
-def nearest_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
-    """The pixels of labels (N, H, W) that torch's "nearest" picks for (height, width): floor(i * (H / height)).
-
-    In float32 as torch computes it, which now and then is one pixel off the exact floor(i H / height).  A view where H
-    and W are multiples of the size, so that whoever reads it reads those pixels only; else a copy of those pixels.
-    """
-    for dim, (new, old) in enumerate(zip(size, labels.shape[1:], strict=True), start=1):
-        if new == old:
-            continue
-        if new == 0 or old % new == 0:
-            step = 1 if new == 0 else old // new
-            labels = labels[(slice(None),) * dim + (slice(0, new * step, step),)]
-        else:
-            position = torch.arange(new, dtype=torch.float32, device=labels.device) * (old / new)
-            labels = labels.index_select(dim, position.long().clamp(max=old - 1))
-    return labels
-
-
 def dominant_labels(
     labels: Tensor, height: int, width: int, num_classes: int, min_ratio: float, ignore_index: int = IGNORE
 ) -> Tensor:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from fastuda.data.augment import geometric, resize_image, resize_label
 from fastuda.data.config import Augment
 from fastuda.data.seeding import generator
+from fastuda.nn.losses import resize_labels
+from fastuda.ops.class_moments import downsample_labels
 
 
 def pair(height=40, width=60):
@@ -25,6 +28,19 @@ def test_resize_is_antialiased_for_images_and_nearest_for_labels():
     label = np.where(np.arange(64) % 2, 3, 200).astype(np.uint8) * np.ones((64, 1), np.uint8)
     assert set(np.unique(resize_label(label, (10, 23)))) <= {3, 200}
     assert resize_image(stripes, (0, 0)) is stripes and resize_label(label, (64, 64)) is label
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 7), (13, 40), (12, 8), (39, 24), (60, 50)])
+def test_labels_are_resized_by_one_rule_in_data_losses_and_operators(size):
+    """Row i of h takes row floor(i H / h): at a ratio of 3 the first of three pixels."""
+    label = np.random.default_rng(0).integers(0, 255, (39, 24)).astype(np.uint8)
+    rows, columns = ([i * old // new for i in range(new)] for new, old in zip(size, label.shape, strict=True))
+    expected = label[rows][:, columns]
+    assert np.array_equal(resize_label(label, size), expected)
+    tensor = torch.from_numpy(label)[None]
+    assert np.array_equal(resize_labels(tensor, size)[0].numpy(), expected)
+    if size[0] <= label.shape[0] and size[1] <= label.shape[1]:
+        assert np.array_equal(downsample_labels(tensor, size, 255)[0].numpy(), expected)
 
 
 def test_crop_is_a_window_of_image_and_label():
@@ -62,8 +78,7 @@ def test_scaled_crop_is_what_resizing_everything_and_cropping_gives():
             left = int(draws[2] * (scaled[1] - 30 + 1))
             expected = whole[top : top + 20, left : left + 30].astype(int)
             assert abs(got.astype(int) - expected).max() <= 1
-            # Nearest has ties, which rounding may break either way; a shift by one pixel would leave far fewer equal.
-            assert np.mean(truth == whole_label[top : top + 20, left : left + 30]) > 0.9
+            assert np.array_equal(truth, whole_label[top : top + 20, left : left + 30])
 
 
 def test_what_lies_outside_is_mean_colour_and_ignored():

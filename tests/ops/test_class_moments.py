@@ -5,9 +5,10 @@ from contract import LABEL_DTYPES, PixelContract, make, rows
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fastuda.labels import nearest_labels
 from fastuda.ops.class_moments import class_moments, downsample_labels
 from fastuda.reference.class_moments import class_moments as reference
-from fastuda.reference.class_moments import dominant_labels, nearest_labels
+from fastuda.reference.class_moments import dominant_labels
 
 
 class TestContract(PixelContract):
@@ -135,10 +136,11 @@ def ratio_by_definition(labels, height, width, num_classes, min_ratio, ignore_in
 
 @pytest.mark.parametrize("size", [(6, 8), (12, 16), (24, 64), (7, 13), (9, 63), (1, 1), (23, 33)])
 @pytest.mark.parametrize("dtype", LABEL_DTYPES)
-def test_nearest_picks_the_pixel_that_torch_picks(size, dtype):
+def test_nearest_picks_the_floor_of_the_position(size, dtype):
     labels = full_resolution(24, 64, dtype=dtype)
     number = torch.arange(24 * 64.0).view(1, 24, 64)
-    picked = F.interpolate(number[None], size=size, mode="nearest")[0]
+    rows, columns = (torch.arange(new) * old // new for new, old in zip(size, (24, 64), strict=True))
+    picked = number[:, rows][:, :, columns]
     assert torch.equal(downsample_labels(number, size, 5), picked)
     small = labels.flatten(1)[:, picked.long().flatten()].view(2, *size)
     assert torch.equal(downsample_labels(labels, size, 5), small)
@@ -148,16 +150,18 @@ def test_nearest_picks_the_pixel_that_torch_picks(size, dtype):
         assert torch.equal(a, b)
 
 
-def test_nearest_is_torchs_also_where_float32_is_not_exact():
+def test_nearest_is_exact_where_torch_rounds_to_a_pixel_below():
     """Every pair of sizes up to 70; at 26 -> 22, for example, torch is a pixel below floor(i H / h)."""
     inexact = 0
     for old in range(1, 71):
         line = torch.arange(float(old))
         for new in range(1, old + 1):
-            torchs = F.interpolate(line.view(1, 1, old, 1), size=(new, 1), mode="nearest")[0, :, :, 0]
+            exact = torch.tensor([i * old // new for i in range(new)])
             for labels, size in ((line.view(1, old, 1), (new, 1)), (line.view(1, 1, old), (1, new))):
-                assert torch.equal(downsample_labels(labels, size, 2).flatten(), torchs.flatten())
-            inexact += not torch.equal(torchs[0].long(), torch.arange(new) * old // new)
+                assert torch.equal(downsample_labels(labels, size, 2).flatten().long(), exact)
+            torchs = F.interpolate(line.view(1, 1, old, 1), size=(new, 1), mode="nearest").flatten().long()
+            inexact += not torch.equal(torchs, exact)
+            assert ((exact - torchs >= 0) & (exact - torchs <= 1)).all()
     assert inexact > 5
 
 
