@@ -18,10 +18,10 @@ from fastuda.kernels._launch import kernel
 from fastuda.kernels._upsample import first_position, readable, taps
 
 MOST_CLASSES = 256
-TILE = 128  # cells and classes at once, of one warp
-ROWS = 32  # of output pixels of a strip
-NODES = 1024  # gathered at once
-LOWEST = tl.constexpr(-3.0e38)  # in the place of classes that are none
+TILE = 128  # cells times classes that one warp holds
+ROWS = 32  # rows of output pixels in a strip
+NODES = 1024  # nodes that one program gathers
+LOWEST = tl.constexpr(-3.0e38)  # score of the padding beyond the last class
 
 
 def walkable(scores: Tensor, height: int, width: int) -> bool:
@@ -66,7 +66,7 @@ def gather_nodes(partials: Tensor, h: int, height: int, align_corners: bool) -> 
 
 @triton.jit
 def cells_of(w, width, strips, BLOCK_C: tl.constexpr, ALIGN: tl.constexpr):
-    """Of this program: image, strip, cells, columns of their nodes, each cell's first pixel and how many it has."""
+    """This program's image, strip, cells and columns of their nodes; each cell's first pixel and number of pixels."""
     tiles = tl.cdiv(w, BLOCK_C)
     rest = tl.program_id(0) // tiles
     image = rest // strips
@@ -80,7 +80,7 @@ def cells_of(w, width, strips, BLOCK_C: tl.constexpr, ALIGN: tl.constexpr):
 
 @triton.jit
 def nodes_of(strip, height, h, ROWS: tl.constexpr, ALIGN: tl.constexpr):
-    """The first row of nodes above a strip, and how many rows of cells the strip has a part of."""
+    """The first row of nodes above a strip, and the number of rows of cells that the strip overlaps."""
     first, _, _ = taps(strip * ROWS, height, h, ALIGN)
     last, _, _ = taps(tl.minimum(strip * ROWS + ROWS, height) - 1, height, h, ALIGN)
     return first, last - first + 1
@@ -88,7 +88,7 @@ def nodes_of(strip, height, h, ROWS: tl.constexpr, ALIGN: tl.constexpr):
 
 @triton.jit
 def rows_of(strip, node, height, h, ROWS: tl.constexpr, ALIGN: tl.constexpr):
-    """The strip's first row of pixels below a row of nodes, and how many it has."""
+    """The strip's first row of pixels below a row of nodes, and the number of those rows."""
     begin = tl.maximum(first_position(node, height, h, ALIGN), strip * ROWS)
     end = tl.minimum(first_position(node + 1, height, h, ALIGN), strip * ROWS + ROWS)
     return begin, tl.maximum(tl.minimum(end, height) - begin, 0)
@@ -126,8 +126,8 @@ def read_class(target, image, y, x, inside, classes, ignore_index, image_stride,
 
 @triton.jit
 def store_sides(partials, slot, w, classes, k, cell, left, right):
-    """What a strip adds to a row of nodes: by cells whose left node it is, and by those whose right node it is."""
-    # Said to be scattered: else a thread owns four cells of a class, not one of many, and sums over classes are slow.
+    """A strip's contributions to a row of nodes: from the cells right of each node and from those left of it."""
+    # Declared as not contiguous: otherwise a thread holds four cells of one class, and sums over classes are slow.
     to = tl.max_contiguous(partials + slot * 2 * classes * w + (k * w)[:, None] + cell[None, :], (1, 1))
     stored = (k < classes)[:, None] & (cell < w)[None, :]
     tl.store(to, left, mask=stored)

@@ -1,4 +1,4 @@
-"""Shared by all kernels: launching, strided pixels, labels that may be out of range, sorting, and exact products."""
+"""Helpers of all kernels: launches, strided pixels, labels that may be out of range, sorting, exact products."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fastuda.kernels._launch import kernel
 
 # Feature types that the kernels read; everything is computed in float32.
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-BLOCK_LABELS = 128  # sorted at once
+BLOCK_LABELS = 128  # labels that a program sorts at a time
 
 
 def launch(function, grid: tuple[int, ...], *args, num_warps: int, num_stages: int = 2, **constants) -> None:
@@ -51,17 +51,17 @@ def precision(device: torch.device) -> str:
 
 
 def exact_product(device: torch.device) -> str:
-    """How ``exact_dot`` multiplies: "bf16" on tensor cores, "fma" without them."""
+    """The product that ``exact_dot`` uses: "bf16" on tensor cores, "fma" without them."""
     return "bf16" if has_tensor_cores(device) else "fma"
 
 
 def cdiv(size: int, part: int) -> int:
-    """How many parts cover ``size``. Triton's own runs in kernels, too, and takes microseconds on the host."""
+    """The number of parts that cover ``size``. ``triton.cdiv`` takes microseconds on the host."""
     return -(-size // part)
 
 
 def next_power_of_2(size: int) -> int:
-    """The smallest power of two from ``size`` on, at least 1."""
+    """The smallest power of two that is at least ``size`` and at least 1."""
     return 1 << max(size - 1, 0).bit_length()
 
 
@@ -98,7 +98,7 @@ def feature_strides(features: Tensor) -> tuple[int, ...]:
 
 
 def one_is_none(stride: int) -> int | None:
-    """None for 1: so Triton compiles a stride of 1 in, and other strides are handed over as any number."""
+    """None for a stride of 1, so that Triton compiles it as a constant; other strides are runtime arguments."""
     return None if stride == 1 else stride
 
 
@@ -115,9 +115,9 @@ def spaced(i, stride):
 def locate(pixel, d1, d2, s0, s1, s2):
     """Element offsets of a block of neighbouring pixels: 32-bit division, 64-bit result.
 
-    Sizes and strides are those of ``pixel_strides``. Where the pixels of a row lie side by side the compiler hears that
-    those of the block do, and lays its threads along them. That is wrong at the ends of rows and does no harm there: it
-    hears nothing of what divides the offsets, so that each pixel is read by itself.
+    Sizes and strides are those of ``pixel_strides``. Where the pixels of a row are contiguous, the whole block is
+    declared contiguous, so that the compiler lays its threads along the pixels. At the ends of rows that is not true,
+    but it does no harm: no divisibility of the offsets is declared, so each pixel is read separately.
     """
     if d2 is None:
         offset = spaced(pixel, s2)

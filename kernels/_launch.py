@@ -38,16 +38,16 @@ VARYING = frozenset(
     offset_patch full_image full_class full_row soft_image_stride soft_class_stride soft_row_stride problem_stride
     """.split()
 )
-# Tensors that may be slices, and of which no more than one element is read at once anyhow:
+# Tensors that may be slices, so that their addresses are not aligned; kernels read them element by element anyway:
 SLICES = frozenset(
     """
     labels label target truth prediction mask confidence modes positive negative valid seed threshold need offsets
     marginal grad grad_triplet grad_cross_entropy weight pixel_weight scores soft full logits other
     """.split()
 )
-MOST_KEPT = 4096  # compiled kernels under their keys; beyond, all are looked up again
-# Parameters that Triton's launchers have before the kernel's arguments: of 3.6, and from 3.7 on. Both are called in the
-# same way, as 3.6 takes the last four on together with the arguments.
+MOST_KEPT = 4096  # compiled kernels in the cache; when it is full it is emptied
+# Parameters of Triton's launchers before the kernel's arguments: in 3.6, and from 3.7 on. Both are called in the same
+# way, because 3.6 takes the last four together with the arguments.
 LAUNCHED_BY = (
     ("gridX", "gridY", "gridZ", "stream", "function"),
     (
@@ -66,7 +66,7 @@ def kernel(*, fixed: tuple[str, ...] = ()) -> Callable:
 
 
 class _Signature:
-    """Where tensors, specialised integers and other integers stand in a kernel's arguments of certain types."""
+    """The positions of tensors, specialised integers and other integers in a kernel's arguments of certain types."""
 
     def __init__(self, function: JITFunction, types: tuple[type, ...]) -> None:
         given, rest = function.params[: len(types)], function.params[len(types) :]
@@ -74,13 +74,13 @@ class _Signature:
         self.tensors = [i for i, kind in enumerate(types) if issubclass(kind, Tensor)]
         self.fixed = _getter([i for i, kind in enumerate(types) if kind is int and not exempt[i]])
         self.varying = _getter([i for i, is_exempt in enumerate(exempt) if is_exempt])
-        self.constants = (None,) * len(rest)  # Triton's launchers pass over what is compiled in
+        self.constants = (None,) * len(rest)  # Triton's launchers skip the arguments that are compiled as constants
         plain = all(kind in (int, float, type(None)) or issubclass(kind, Tensor) for kind in types)
         self.known = plain and bool(self.tensors) and all(parameter.is_constexpr for parameter in rest)
 
 
 def _getter(places: list[int]) -> Callable[[tuple], tuple]:
-    """A function from arguments to a tuple of those at the places."""
+    """A function that returns the arguments at these positions as a tuple."""
     if len(places) > 1:
         return itemgetter(*places)
     return lambda arguments: tuple([arguments[i] for i in places])
@@ -138,7 +138,7 @@ def _start_here(function, grid: tuple[int, ...], arguments: tuple, options: dict
 
 
 def _watched(function: JITFunction) -> bool:
-    """Whether somebody is to be called before or after launches."""
+    """Whether hooks have to be called before or after launches, as a profiler installs them."""
     if function.pre_run_hooks:
         return True
     hooks = knobs.runtime.launch_enter_hook, knobs.runtime.launch_exit_hook

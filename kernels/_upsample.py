@@ -22,7 +22,7 @@ from torch import Tensor
 
 from fastuda.kernels._common import DTYPES
 
-MOST_POSITIONS = 2**22  # so that float32 holds the parts of a weight
+MOST_POSITIONS = 2**22  # up to which float32 represents numerator and denominator of a weight exactly
 MOST_OFFSET = 2**31
 
 
@@ -37,9 +37,10 @@ def readable(scores: Tensor, height: int, width: int, dtypes: tuple = DTYPES) ->
 
 
 def strides(scores: Tensor) -> tuple[int, ...]:
-    """Strides in elements; 0 where there is one step only, so that no odd stride is handed over.
+    """Strides in elements; 0 for dimensions of size 1, whose stride is arbitrary.
 
-    Of images the last one stays as it is, as Triton compiles a stride of 1 in: one column is no layout of its own.
+    The stride of the columns stays as it is: Triton compiles a stride of 1 as a constant, and an image of one column
+    should not need another kernel.
     """
     found = [stride if size > 1 else 0 for size, stride in zip(scores.shape, scores.stride(), strict=True)]
     if scores.dim() > 1:
@@ -48,7 +49,7 @@ def strides(scores: Tensor) -> tuple[int, ...]:
 
 
 def rows_of_a_cell(size: int, source: int) -> int:
-    """How many positions most cells have, at least one."""
+    """The number of positions that most cells have, at least one."""
     return max(1, size // max(source - 1, 1))
 
 
@@ -69,7 +70,7 @@ def taps(position, size, source, ALIGN: tl.constexpr):
 
 @triton.jit
 def first_position(node, size, source, ALIGN: tl.constexpr):
-    """The first position whose lower node is ``node`` or above; ``size`` from the node ``source`` on."""
+    """The first position whose lower node is at least ``node``; ``size`` if ``node`` is at least ``source``."""
     if ALIGN:
         step = tl.maximum(source - 1, 1)
         first = (node * tl.maximum(size - 1, 1) + step - 1) // step

@@ -19,10 +19,10 @@ from fastuda.kernels.confidence_histogram import MOST_BINS, add_last_bins, count
 from fastuda.kernels.pseudo_labels import IGNORED, MOST_CLASSES
 
 VOTES = 2048  # classes times columns of a program of four warps
-COLUMNS = (16, 128)  # fewest and most
-LISTED = 64  # patches looked at at once
-MOST_WIDTH = 2**20  # of blocks of columns a grid has 2^16 - 1
-MOST_REGISTERS = 255  # without a word on it the assembler spills some to have more warps
+COLUMNS = (16, 128)  # least and most columns of a program
+LISTED = 64  # patches that a program tests at a time for overlap
+MOST_WIDTH = 2**20  # pixels: a grid has at most 2^16 - 1 blocks of columns
+MOST_REGISTERS = 255  # set explicitly: otherwise the assembler spills registers to fit more warps
 
 
 def serves(

@@ -24,10 +24,10 @@ from fastuda.kernels._common import cdiv, launch, next_power_of_2, pixel_strides
 from fastuda.kernels._launch import kernel
 
 DIGITS = ((20, 11), (10, 10), (0, 10))  # lowest bit and number of bits, of 31
-BINS = 2048  # of an image and class: the digits; of the last one 1024, and the places of the pixels with each
+BINS = 2048  # counters of an image and class: one a digit; for the last digit 1024 and the pixels' places
 BLOCK = 1024  # pixels
 MOST_CLASSES = 256
-LISTED = 4096  # numbers of several blocks at once
+LISTED = 4096  # numbers of several blocks that a program lists at a time
 LARGEST = tl.constexpr(0x7FFFFFFFFFFFFFFF)
 
 
@@ -127,7 +127,7 @@ def _count_digits(
         counted &= tl.load(prefix + row, mask=counted, other=-1) == bits >> (SHIFT + WIDTH)
     at = bins + row * BINS + ((bits >> SHIFT) & ((1 << WIDTH) - 1))
     tl.atomic_add(at, 1, mask=counted, sem="relaxed")
-    if SHIFT == 0:  # pixels - place grows where the place gets smaller, and is above 0
+    if SHIFT == 0:  # pixels - place is positive and larger for smaller places
         tl.atomic_max(at + BINS // 2, pixels - place, mask=counted, sem="relaxed")
 
 

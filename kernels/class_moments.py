@@ -33,7 +33,7 @@ from fastuda.kernels._common import (
 )
 from fastuda.kernels._launch import kernel
 
-# Without tensor cores the product is computed by each thread for itself: smaller tiles, or it spills.
+# Without tensor cores each thread computes its part of the product alone: larger tiles would spill registers.
 TILES = {
     "bf16": {"BLOCK_P": 32, "BLOCK_A": 64, "num_warps": 8, "num_stages": 3},
     "fma": {"BLOCK_P": 32, "BLOCK_A": 32, "num_warps": 8},
@@ -82,7 +82,7 @@ def _exact_sums(member, x):
     """Sums of x and x^2 of each class, for bfloat16 x: x is one part, x^2 two, and so three products hold all bits.
 
     x^2 - 2 c x + c^2 of the sums cancels only where x is near c, and there they fit into float32 without rounding: 16
-    bits of each square and 5 of the 32 rows. So the pivot can wait, and nothing is gathered for each pixel.
+    bits of each square and 5 of the 32 rows. So the pivot is subtracted from the sums, not from each pixel.
     """
     one = member.to(tl.float32).to(tl.bfloat16)
     wide = x.to(tl.float32)
@@ -149,7 +149,7 @@ def _sum_chunks(
     tl.store(to + channels, total, mask=written)
     tl.store(to + 2 * channels, square, mask=written)
 
-    # A NaN or infinity of one class has reached all classes of the product: add up again, row by row.
+    # A NaN or infinity in one class spoils the product for all classes: the sums are computed again, row by row.
     if tl.sum((total != total).to(tl.int32) + (square != square).to(tl.int32)) > 0:
         tl.debug_barrier()
         tl.store(to + channels, tl.zeros_like(total), mask=written)

@@ -37,8 +37,8 @@ from fastuda.kernels._common import (
 )
 from fastuda.kernels._launch import kernel
 
-# Tile of m2 and rows at once: what does not spill. Six sums of 128 x 128 do not fit in the tensor memory of Blackwell's
-# larger chips, and channels that are not contiguous take more registers for their addresses.
+# Tile of m2 and rows at a time: the largest that do not spill registers. Six sums of 128 x 128 do not fit into the
+# tensor memory of Blackwell's larger chips, and channels that are not contiguous take more registers for addresses.
 TILES = {
     "fma": {"BLOCK_A": 64, "BLOCK_R": 16, "num_warps": 8},
     "narrow": {"BLOCK_A": 64, "BLOCK_R": 32, "num_warps": 8},
@@ -47,7 +47,7 @@ TILES = {
 }
 SHORTEST_PANEL = 2048
 PANEL_STEP = 32
-SHORTEST_CHUNK = 1024  # of the sort
+SHORTEST_CHUNK = 1024  # labels in a chunk of the sort
 MOST_CHUNKS = 512
 PIVOT_ROWS = 16
 FINISHED_AT_ONCE = 64
@@ -115,7 +115,7 @@ def _tile(device: torch.device, product: str, channels: int, channels_last: bool
 
 
 def _panel_rows(channels: int, tile_numbers: int) -> int:
-    """So many that P // rows partial triangles are at most 1/10 of P x A numbers."""
+    """Rows of a panel such that P // rows partial triangles have at most 1/10 of P x A numbers."""
     rows = max(SHORTEST_PANEL, cdiv(10 * tile_numbers, channels))
     return cdiv(rows, PANEL_STEP) * PANEL_STEP
 

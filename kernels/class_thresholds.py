@@ -21,7 +21,7 @@ from fastuda.kernels._common import DTYPES, block, cdiv, launch, locate, pixel_s
 from fastuda.kernels._launch import kernel
 
 MOST_CLASSES = 256
-BINS = 512  # of a histogram, at least 4 for each class
+BINS = 512  # bins of a histogram, at least 4 for each class
 BLOCK = 2048  # pixels
 MOST_PROGRAMS = 512
 
@@ -70,7 +70,7 @@ def _choose_key(
     counts, known, i, share,
     ROUND: tl.constexpr, FROM_TOP: tl.constexpr, BLOCK_K: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Of each class the wanted key, up to the digit of round i - 1, and its rank among those that share these digits.
+    """Each class's threshold as a key, as far as round i - 1 found its digits, and its rank among keys that share them.
 
     The rank is -1 for a class without confidences. share: the bits of the portion, which is float64.
     """
@@ -101,7 +101,7 @@ def _count_keys(
     cd1, cd2, cs0, cs1, cs2, ld1, ld2, ls0, ls1, ls2,
     ROUND: tl.constexpr, FROM_TOP: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Round i; ROUND is that, but at most 2. Digits may overlap: what they share is the same in all keys that agree."""
+    """Round i; ROUND is i, but at most 2. Digits may share bits, which are equal in all keys that are still counted."""
     program = tl.program_id(0)
     k = tl.arange(0, BLOCK_K)
     if ROUND > 0:

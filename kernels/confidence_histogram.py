@@ -16,7 +16,7 @@ from fastuda.kernels._launch import kernel
 from fastuda.kernels._upsample import readable, strides, taps
 from fastuda.kernels.pseudo_labels import MOST_CLASSES, best_logit, best_probability, cells, this_cell
 
-MOST_BINS = 2**22  # float32 holds the number of each bin
+MOST_BINS = 2**22  # up to which float32 represents the number of each bin exactly
 
 
 def serves(scores: Tensor, height: int, width: int, bins: int, probabilities: bool, align_corners: bool) -> bool:
@@ -38,13 +38,13 @@ def confidence_histogram(
 
 
 def label_bins(classes: int) -> int:
-    """Bins of the classes, and of one more for what is not counted."""
+    """Bins of the classes, and of one more class for pixels that are not counted."""
     return block(classes + 1, 32, 256)
 
 
 @triton.jit
 def count_pixels(counts, label, confidence, counted, bins, LABELS: tl.constexpr, PIXELS: tl.constexpr):
-    """Adds pixels to their bins but the last ones, and returns how many are in those, by class (LABELS,)."""
+    """Adds pixels to their bins, except for each class's last bin, whose counts (LABELS,) are returned."""
     place = tl.minimum(tl.maximum(confidence * bins, 0.0), bins - 1.0).to(tl.int32)
     last = place == bins - 1
     at = counts + label.to(tl.int64) * bins + place

@@ -14,7 +14,7 @@ from fastuda.kernels._common import cdiv, launch, locate, next_power_of_2, pixel
 from fastuda.kernels._launch import kernel
 
 MOST_CLASSES = 1023
-MOST_BINS = 1024  # counted at once; each costs a register of every 32nd thread
+MOST_BINS = 1024  # bins counted in one pass; each takes a register of every 32nd thread
 BLOCK = 1024  # pixels
 MOST_PROGRAMS = 512
 

@@ -52,8 +52,8 @@ BACKWARD = FORWARD | {
         64: {"BLOCK_P": 64, "BLOCK_A": 16, "num_warps": 8, "num_stages": 2},
     }
 }
-PADDING = 64  # of the channels of the split statistics: they are read without masks
-# Parts of bfloat16 that hold q and q^2 exactly, or to 24 bits.
+PADDING = 64  # channels of the split statistics are padded to a multiple of it and read without masks
+# Numbers of bfloat16 parts that represent q and q^2 exactly, or to 24 bits.
 PARTS = {torch.bfloat16: (1, 2), torch.float16: (2, 3), torch.float32: (3, 3)}
 
 
@@ -168,7 +168,7 @@ def _scale_statistics(
 
 @triton.jit
 def _inverse_root(squared):
-    """1 / sqrt, and 0 for 0: what is 0 stays 0."""
+    """1 / sqrt(x), and 0 for x = 0, so that zero vectors stay 0."""
     return tl.where(squared > 0, 1.0 / tl.sqrt(tl.where(squared > 0, squared, 1.0)), 0.0)
 
 
@@ -272,7 +272,7 @@ def _bound_backward(
     rows = features + locate(p, fd1, fd2, fs0, fs1, fs2)
     inverse = tl.full([BLOCK_P], 1.0, tl.float32)
     along = tl.zeros([BLOCK_P], tl.float32)
-    if NORMALIZE:  # the gradient's part along q, which is removed
+    if NORMALIZE:  # subtract the component of the gradient along q
         first, second, squared = _project(
             rows, statistics, inside, channels, width, classes, channel_stride,
             BLOCK_P, BLOCK_A, BLOCK_K, COVARIANCE, PRODUCT, Q_PARTS, SQUARE_PARTS,

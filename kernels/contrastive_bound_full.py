@@ -40,10 +40,10 @@ MOST_CLASSES = 256
 CHUNK = 1 << 22
 MOST_TILES = 2**16 - 1  # of pixels in a launch of ``_slopes``: a grid has no more along its second dimension
 NORM_PART = 1 << 16
-# Covariances of this size and less stay in the L2 cache: then the classes of a tile of pixels run side by side,
-# otherwise the tiles of pixels of a class.
+# Covariances of at most this size stay in the L2 cache: then programs of one tile of pixels and all classes are
+# neighbours, otherwise programs of one class and all tiles.
 CACHED = 24 << 20
-TILES = {  # matrix unit, bytes of a feature: pixels x channels of a sum, channels of a step; what does not spill
+TILES = {  # (matrix unit, bytes of a feature): pixels x channels of a sum, channels of a step; larger ones spill
     ("fma", 4): {"BLOCK_P": 64, "BLOCK_I": 64, "BLOCK_J": 16, "num_warps": 8},
     ("fma", 2): {"BLOCK_P": 64, "BLOCK_I": 64, "BLOCK_J": 16, "num_warps": 8},
     ("ampere", 4): {"BLOCK_P": 128, "BLOCK_I": 64, "BLOCK_J": 16, "num_warps": 8},
@@ -54,7 +54,7 @@ TILES = {  # matrix unit, bytes of a feature: pixels x channels of a sum, channe
     ("blackwell", 2): {"BLOCK_P": 128, "BLOCK_I": 64, "BLOCK_J": 32, "num_warps": 8},
 }
 UNITS = {90: "hopper", 100: "blackwell", 103: "blackwell"}  # other cards multiply as sm_80 does
-LOSS_TILES = {32: (64, 4), 64: (32, 4), 256: (32, 8)}  # classes up to: pixels, warps
+LOSS_TILES = {32: (64, 4), 64: (32, 4), 256: (32, 8)}  # largest number of classes: (pixels, warps)
 
 
 def serves(features: Tensor, labels: Tensor, mean: Tensor, covariance: Tensor | None, *options) -> bool:
@@ -313,7 +313,7 @@ def _slopes(
     BLOCK_P: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr, BLOCK_K: tl.constexpr,
     PRODUCT: tl.constexpr, NORMALIZE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The gradient; under NORMALIZE that by q / |q|, which waits in float32 for ``_remove_along``."""
+    """The gradient; with NORMALIZE the gradient of q / |q| in float32, which ``_remove_along`` turns into that of q."""
     a = tl.program_id(0) * BLOCK_I + tl.arange(0, BLOCK_I)
     p = begin + tl.program_id(1) * BLOCK_P + tl.arange(0, BLOCK_P)
     inside = p < end
@@ -361,7 +361,7 @@ def _remove_along(
     od1, od2, os0, os1, os2, out_stride,
     BLOCK_P: tl.constexpr, BLOCK_A: tl.constexpr,
 ):  # fmt: skip
-    """The chain rule of q / |q|: the part along q goes, and the rest is divided by |q|."""
+    """The chain rule of q / |q|: the component along q is removed, the rest is divided by |q|."""
     p = begin + tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
     inside = p < end
     y = read_labels(labels, p, end, classes, ignore_index, ld1, ld2, ls0, ls1, ls2)

@@ -33,7 +33,7 @@ from fastuda.kernels._launch import kernel
 from fastuda.kernels._upsample import strides
 
 LOG2_E = tl.constexpr(1.4426950408889634)
-AT_ONCE = 1024  # bins
+AT_ONCE = 1024  # bins that a program holds
 
 
 def serves(logits: Tensor, target: Tensor, bins: int, *others) -> bool:
@@ -59,7 +59,7 @@ def lovasz_softmax(
     slots = partials.shape[2] if with_slope else 0
     given = logits, target, counts
     layout = classes, bins, h, w, height, width, strips, slots, ignore_index, *strides(logits), *strides(target)
-    # Without fused multiply-adds both walks round alike: a pixel finds the bin that it was counted in.
+    # Without fused multiply-adds both passes round alike, so that each computes the same bin for a pixel.
     options = tile | {"PROBABILITIES": probabilities, "enable_fp_fusion": False}
     launch(_count_errors, (programs,), *given, *layout, **options)
     launch(_weigh_bins, (classes,), counts, table, present, bins, BLOCK=AT_ONCE, num_warps=4, maxnreg=255)
@@ -71,7 +71,7 @@ def lovasz_softmax(
 
 @triton.jit
 def _errors(z, k, label, classes, bins, PROBABILITIES: tl.constexpr):
-    """Of a tile of scores: probabilities, errors, whose class is the pixel's own, and the bins."""
+    """Of a tile of scores: probabilities, errors, whether the class is the pixel's label, and the errors' bins."""
     p = z
     if not PROBABILITIES:
         p = tl.exp2((z - tl.max(z, 0)[None, :]) * LOG2_E)
@@ -90,7 +90,7 @@ def _count_errors(
     PROBABILITIES: tl.constexpr,
     BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr, ROWS: tl.constexpr, ALIGN: tl.constexpr,
 ):  # fmt: skip
-    """counts: of each class and bin the pixels, and in the upper 32 bits the class's own."""
+    """counts: the pixels in each class's bins; in the upper 32 bits those labelled with the class."""
     image, strip, cell, left, right, first, count = cells_of(w, width, strips, BLOCK_C, ALIGN)
     first_node, nodes = nodes_of(strip, height, h, ROWS, ALIGN)
     most = tl.max(count, 0)
@@ -129,13 +129,13 @@ def _count_errors(
 
 @triton.jit
 def _jaccard(total, seen, rank):
-    """The Jaccard loss of a class of ``total`` pixels with ``rank`` pixels wrong, ``seen`` of them its own."""
+    """The Jaccard loss of a class of ``total`` pixels with ``rank`` wrong pixels, ``seen`` of them of the class."""
     return 1 - (total - seen).to(tl.float64) / tl.maximum(total + rank - seen, 1).to(tl.float64)
 
 
 @kernel()
 def _weigh_bins(counts, table, present, bins, BLOCK: tl.constexpr):
-    """What each pixel of a bin counts for: the step of the class's Jaccard loss over the bin, by its pixels."""
+    """The weight of each pixel of a bin: the increment of the class's Jaccard loss over the bin, by its pixels."""
     k = tl.program_id(0)
     counts += k.to(tl.int64) * bins
     table += k.to(tl.int64) * bins
@@ -167,7 +167,7 @@ def _sum_errors(
     PROBABILITIES: tl.constexpr,
     BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr, ROWS: tl.constexpr, ALIGN: tl.constexpr,
 ):  # fmt: skip
-    """Each program's part of the sum of errors by what they count for, and of the slopes of the mean over classes."""
+    """Each program's part of the weighted sum of errors, and of the gradient of the mean over classes."""
     image, strip, cell, left, right, first, count = cells_of(w, width, strips, BLOCK_C, ALIGN)
     first_node, nodes = nodes_of(strip, height, h, ROWS, ALIGN)
     most = tl.max(count, 0)

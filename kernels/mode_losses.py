@@ -35,7 +35,7 @@ from fastuda.kernels._common import (
 from fastuda.kernels._launch import kernel
 
 MOST_CLASSES = 64
-MOST_MODES = 256  # of a class: the nearest one is saved in a byte
+MOST_MODES = 256  # modes of a class: the index of the nearest one is saved in a byte
 COLUMNS = 64  # classes x modes of a tile: twice as many do not fit into the tensor memory of sm_100
 FORWARD = {
     "bf16": {"BLOCK_P": 64, "BLOCK_A": 16, "num_warps": 8},
@@ -115,7 +115,7 @@ def backward(
 
 
 def _columns(classes: int, per_class: int) -> dict[str, int]:
-    """Classes, and modes of each at once."""
+    """The number of classes, and of modes of each, that a tile holds."""
     lanes = block(classes, 16, MOST_CLASSES)
     return {"BLOCK_K": lanes, "BLOCK_M": block(per_class, 1, COLUMNS // lanes)}
 

@@ -14,7 +14,7 @@ from fastuda.kernels._common import cdiv, launch, locate, pixel_strides, read_la
 from fastuda.kernels._launch import kernel
 
 BLOCK = 1024  # pixels at a time
-STRETCH = 2048  # pixels that are worth a program
+STRETCH = 2048  # pixels for which another program is started
 MOST_PROGRAMS = 256
 
 
@@ -61,7 +61,7 @@ def _sum_pixels(
     count = tl.zeros([BLOCK], tl.int32)
     for start in range(program * stretch, end, BLOCK):
         p = start + tl.arange(0, BLOCK)
-        # What an ignored pixel holds, be it NaN, is not read.
+        # The values of ignored pixels, which may be NaN, are not read.
         valid = read_labels(labels, p, end, classes, ignore_index, ld1, ld2, ls0, ls1, ls2) >= 0
         first += tl.load(losses + locate(p, fd1, fd2, fs0, fs1, fs2), mask=valid, other=0.0).to(tl.float64)
         if TWO:

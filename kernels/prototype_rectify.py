@@ -16,8 +16,8 @@ from fastuda.kernels._launch import kernel
 from fastuda.kernels._upsample import read, readable, strides, taps
 from fastuda.kernels.pseudo_labels import IGNORED, MOST_CLASSES, cells, this_cell
 
-OTHER_ROWS = 4  # at once, where each finds rows of soft labels of its own
-SMALL = tl.constexpr(2.0**-100)  # below lie the numbers that a card's logarithm may take for 0
+OTHER_ROWS = 4  # rows of pixels in a program if each needs other rows of soft labels
+SMALL = tl.constexpr(2.0**-100)  # a GPU's logarithm may treat smaller numbers as 0
 RAISED = tl.constexpr(2.0**64)
 LOG_RAISED = tl.constexpr(44.3614195558365)
 
@@ -45,7 +45,7 @@ def prototype_rectify(
 
 @triton.jit
 def _log(share):
-    """Logarithm of a share, also of one too small for a normal float32 number; those below 0 count as 0."""
+    """Logarithm of a probability, exact for subnormal float32 numbers too; negative ones count as 0."""
     share = tl.where(share < 0, 0.0, share)  # keeps NaN
     small = share < SMALL
     return tl.log(tl.where(small, share * RAISED, share)) - tl.where(small, LOG_RAISED, 0.0)
@@ -85,7 +85,7 @@ def _rectify_cells(
             z = read(logits, top, bottom, left, right, down, along)
             share = read(shares, soft_top, soft_bottom, soft_left, soft_right, soft_down, soft_along)
             value = z * inverse_temperature + _log(share)
-            better = (value > most) | (value != value)  # what is NaN stays the largest
+            better = (value > most) | (value != value)  # NaN counts as the largest, so that it stays
             most = tl.where(better, value, most)
             place = tl.where(better, k, place)
             logits += class_stride

@@ -16,10 +16,10 @@ from fastuda.kernels._launch import kernel
 from fastuda.kernels._upsample import first_position, read, readable, rows_of_a_cell, strides, taps
 
 MOST_CLASSES = 255
-COLUMNS = 128  # of a program
-MOST_ROWS = 8  # at once in a program
-MOST_PARTS = 64  # programs of the same cell and columns
-MOST_REGISTERS = 128  # without a word on it the assembler spills some to have more warps
+COLUMNS = 128  # columns of a program
+MOST_ROWS = 8  # rows that a program holds at a time
+MOST_PARTS = 64  # programs that share a cell and its columns
+MOST_REGISTERS = 128  # set explicitly: otherwise the assembler spills registers to fit more warps
 IGNORED = tl.constexpr(255)
 LEAST_THRESHOLD = tl.constexpr(1e-30)
 LOWEST = tl.constexpr(-3.4028234663852886e38)
@@ -74,7 +74,7 @@ def this_cell(height, h, ALIGN: tl.constexpr, ROWS: tl.constexpr):
 
 @triton.jit
 def least_of(threshold, label, threshold_stride, BALANCED: tl.constexpr):
-    """The probability from which on classes are labels."""
+    """The smallest probability that makes each class a label."""
     least = tl.load(threshold + label * threshold_stride).to(tl.float32)
     if BALANCED:
         least = tl.where(least > LEAST_THRESHOLD, least, float("inf"))

@@ -16,7 +16,7 @@ from torch import Tensor
 from fastuda.kernels._common import cdiv, counting_sort, launch, random_bits
 from fastuda.kernels._launch import kernel
 
-SHORTEST_CHUNK = 1024  # of the sort
+SHORTEST_CHUNK = 1024  # rows in a chunk of the sort
 MOST_CHUNKS = 512
 MOST_BUCKETS = 4096
 BLOCK = 128

@@ -25,11 +25,11 @@ from fastuda.kernels._common import DTYPES, block, cdiv, launch, one_is_none, sp
 from fastuda.kernels._launch import kernel
 
 MOST_CLASSES = 256
-TILE = 2048  # numbers at once in a program
-LEAST_ROWS = TILE // MOST_CLASSES  # of a program
-MOST_PROGRAMS = 512  # of a problem
+TILE = 2048  # numbers that a program holds
+LEAST_ROWS = TILE // MOST_CLASSES  # least rows of a program
+MOST_PROGRAMS = 512  # most programs of a problem
 ADDED_AT_ONCE = 64
-SMALLEST_EPSILON = 1e-30  # its inverse is handed over as two float32
+SMALLEST_EPSILON = 1e-30  # whose inverse two float32 numbers can represent
 LARGEST = tl.constexpr(2**29)  # of an integer exponent: differences of two, and of these, fit into 32 bits
 
 
@@ -94,7 +94,7 @@ def _over_rows(whole):
 
 @triton.jit
 def _inverse(total):
-    """1 / total; a row that no class may take has 0."""
+    """1 / total, and 0 for a row that no class may take."""
     return tl.where(total == 0, 0.0, 1 / total)
 
 

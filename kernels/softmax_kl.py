@@ -22,8 +22,8 @@ from fastuda.kernels._common import DTYPES, block, cdiv, feature_strides, launch
 from fastuda.kernels._launch import kernel
 
 MOST_CLASSES = 256
-TILE = 2048  # numbers at once in a program
-REGISTERS = {"forward": 128, "backward": 255}  # at most: without a word on it some are spilled to have more warps
+TILE = 2048  # numbers that a program holds
+REGISTERS = {"forward": 128, "backward": 255}  # limits; without them some are spilled to fit more warps
 
 
 def serves(logits: Tensor, other: Tensor, mask: Tensor | None, temperature: float, symmetric: bool) -> bool:
@@ -52,7 +52,7 @@ def forward(logits: Tensor, other: Tensor, mask: Tensor | None, temperature: flo
 def backward(
     grad: Tensor, logits: Tensor, other: Tensor, mask: Tensor | None, temperature: float, symmetric: bool
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of logits and, if symmetric, of other (else empty), each in the strides of its own."""
+    """Gradients of logits and, if symmetric, of other (else empty), each with the strides of its tensor."""
     slope = torch.empty_like(logits)
     other_slope = torch.empty_like(other) if symmetric else other.new_empty(0)
     grid, given, options = _problem(logits, other, mask, temperature)

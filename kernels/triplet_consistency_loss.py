@@ -21,9 +21,9 @@ from torch import Tensor
 from fastuda.kernels._common import DTYPES, block, cdiv, launch, one_is_none, spaced
 from fastuda.kernels._launch import kernel
 
-MOST_CHANNELS = {"forward": 128, "backward": 256}  # of a tile: what does not spill
+MOST_CHANNELS = {"forward": 128, "backward": 256}  # channels of a tile; larger tiles spill registers
 TARGETS = 8
-DRAWS = 16  # of a source row that are added at once
+DRAWS = 16  # gradients of a source row that are added at a time
 
 
 def serves(target: Tensor, source: Tensor, *others) -> bool:

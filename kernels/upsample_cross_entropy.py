@@ -85,7 +85,7 @@ def _sum_losses(
     share = tl.zeros([BLOCK_C], tl.float64)
     upper_left = tl.zeros([BLOCK_K, BLOCK_C], tl.float32)
     upper_right = tl.zeros([BLOCK_K, BLOCK_C], tl.float32)
-    # What the compiler hoists out of loops stays in registers: more than there are.
+    # Values that the compiler hoists out of loops stay in registers and would exceed them.
     for n in tl.range(nodes, disable_licm=True):
         node = first_node + n
         below = tl.minimum(node + 1, h - 1)
@@ -166,7 +166,7 @@ def _sum_losses(
 
 @triton.jit
 def _own_logit(scores, top, bottom, left, right, down, along):
-    """The logit of each pixel's own class, to the bit: read again, as to pick it out of all classes costs more."""
+    """The logit of each pixel's label, exactly as above; reading it again costs less than selecting it among all."""
     top_left = tl.load(scores + top + left).to(tl.float32)
     top_right = tl.load(scores + top + right).to(tl.float32)
     start = tl.fma(down, tl.load(scores + bottom + left).to(tl.float32) - top_left, top_left)
