@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 MAX_LINES = 400
+FULL = 360  # lines of a file of csrc that is not to take another file in: it could not grow
 FORMS = ("full", "low_rank")  # of a covariance
 
 # Room -> rooms of this package it may import besides itself. "ops" may also name kernels inside a function.
@@ -43,10 +44,12 @@ LAST = {"fastuda.train.loop"}
 LIBRARIES = {"reference": {"torch"}, "kernels": {"torch", "triton"}, "ops": {"torch"}}
 LIBRARIES |= {"labels": {"torch"}, "ranks": {"torch"}, "_ext": {"torch"}}
 UNPICKLERS = {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
-# C++ may include the stable ABI, the CUDA runtime, its own helpers and the standard library; library.cpp also pybind11.
-INCLUDES = re.compile(
-    r"(torch/csrc/stable/|torch/headeronly/|cpu/|cuda|[a-z_]+\.h$|cooperative_groups|cxxabi\.h$|mma\.h$|[a-z_0-9]+$)"
-)
+# csrc: a room of native code for each device; csrc/*.h is what both rooms include. C++ may include its own room, that
+# top, the stable ABI, the CUDA runtime and the standard library; library.cpp, which is the module, also pybind11.
+NATIVE = ("cpu", "cuda")
+NATIVE_SUFFIXES = (".h", ".cpp", ".cu", ".cuh")
+OUTSIDE = r"torch/csrc/stable/|torch/headeronly/|cuda_runtime\.h$|cooperative_groups\.h$|cxxabi\.h$|mma\.h$|[a-z_0-9]+$"
+INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', re.MULTILINE)
 
 
 def python_files(root: Path):
@@ -99,20 +102,58 @@ def import_violations(root: Path) -> list[str]:
     return found
 
 
+def native_files(root: Path) -> dict[str, Path]:
+    """Name as it is included (cpu/tile.h) -> path of each file of csrc."""
+    files = sorted(p for p in (root / "csrc").rglob("*") if p.suffix in NATIVE_SUFFIXES)
+    return {path.relative_to(root / "csrc").as_posix(): path for path in files}
+
+
 def native_violations(root: Path) -> list[str]:
     found = []
-    for path in sorted(p for p in (root / "csrc").rglob("*") if p.suffix in (".h", ".cpp", ".cu", ".cuh")):
-        where = path.relative_to(root)
+    for name, path in native_files(root).items():
+        room = name.split("/")[0] if "/" in name else "cpu"
+        allowed = rf"{OUTSIDE}|{room}/[a-z_]+\.h$|[a-z_]+\.h$" + r"|pybind11/" * (name == "library.cpp")
         for line, text in enumerate(path.read_text().splitlines(), 1):
-            include = re.match(r'\s*#\s*include\s*[<"]([^>"]+)[>"]', text)
-            if (
-                include
-                and not INCLUDES.match(include[1])
-                and not (path.name == "library.cpp" and include[1].startswith("pybind11/"))
-            ):
-                found.append(f"{where}:{line}: includes {include[1]}")
+            include = INCLUDE.match(text)
+            if include and not re.match(allowed, include[1]):
+                found.append(f"csrc/{name}:{line}: includes {include[1]}")
             if re.search(r"\b(at|c10|torch::jit)::", text):
-                found.append(f"{where}:{line}: names ATen or c10: {text.strip()}")
+                found.append(f"csrc/{name}:{line}: names ATen or c10: {text.strip()}")
+    return found
+
+
+def header_violations(root: Path) -> list[str]:
+    """Each header of csrc has a room, a name of its own, and readers.
+
+    A header that one operator reads bears the operator's name; one that one file reads is a part of that file, unless
+    the two together are longer than FULL lines; one above the rooms is read by both.
+    """
+    files = native_files(root)
+    includes = {name: set(INCLUDE.findall(path.read_text())) & set(files) for name, path in files.items()}
+    lines = {name: len(path.read_text().splitlines()) for name, path in files.items()}
+    operators = {p.stem for p in (root / "fastuda/ops").glob("*.py")}
+    found, rooms = [], {}
+    for name in (name for name in files if name.endswith((".h", ".cuh"))):
+        *room, base = name.split("/")
+        if room and (len(room) > 1 or room[0] not in NATIVE):
+            found.append(f"csrc/{name}: {'/'.join(room)} is not a room of csrc")
+        if base in rooms:
+            found.append(f"csrc/{name} has the name of csrc/{rooms[base]}")
+        rooms[base] = name
+        readers = {other for other, read in includes.items() if name in read}
+        sources = readers.copy()  # that read it themselves or through other headers
+        while more := {other for other, read in includes.items() if read & sources} - sources:
+            sources |= more
+        sources = {source for source in sources if not source.endswith((".h", ".cuh"))}
+        read_by = {max((o for o in operators if Path(s).stem.startswith(o)), key=len, default="") for s in sources}
+        if not readers:
+            found.append(f"csrc/{name} is read by no file")
+        elif not room and {source.split("/")[0] for source in sources} & set(NATIVE) != set(NATIVE):
+            found.append(f"csrc/{name} is not read by both rooms")
+        elif len(readers) == 1 and lines[name] + lines[min(readers)] <= FULL:
+            found.append(f"csrc/{name} is read by {min(readers)} alone, and both fit into one file")
+        elif room and len(read_by) == 1 and not base.startswith(operator := min(read_by)):
+            found.append(f"csrc/{name} is read by {operator} alone: it bears that name")
     return found
 
 
@@ -181,7 +222,14 @@ def trust_violations(root: Path) -> list[str]:
     return found
 
 
-ROOMS = (import_violations, native_violations, length_violations, operator_violations, trust_violations)
+ROOMS = (
+    import_violations,
+    native_violations,
+    header_violations,
+    length_violations,
+    operator_violations,
+    trust_violations,
+)
 CHECKS = {check.__name__: check for check in ROOMS}
 
 
@@ -203,6 +251,11 @@ def plant(root: Path, files: dict[str, str]) -> Path:
         "fastuda/ops/op.py": "from fastuda.reference.op import op\ndef f():\n    from fastuda.kernels import op\n",
         "fastuda/reference/op.py": "import math\nimport torch\n",
         "csrc/cpu/op.cpp": '#include <vector>\n#include <torch/csrc/stable/library.h>\n#include "cpu/simd.h"\n',
+        "csrc/cpu/other.cpp": '#include "cpu/simd.h"\n',
+        "csrc/cpu/simd.h": '#include "bits.h"\n' + "\n" * 398,
+        "csrc/cuda/op.cu": '#include "cuda/op_long.h"\n#include "bits.h"\n' + "\n" * 200,
+        "csrc/cuda/op_long.h": "\n" * 200,
+        "csrc/bits.h": "",
         "csrc/library.cpp": "#include <pybind11/pybind11.h>\n",
         "fastuda/train/loop.py": "import numpy\nfrom fastuda.methods import source\nfrom . import meter\n",
         "fastuda/train/__main__.py": "from fastuda.cli.train import main\n",
@@ -210,8 +263,8 @@ def plant(root: Path, files: dict[str, str]) -> Path:
         "fastuda/predict.py": "from fastuda.cli.predict import main\n",
         "fastuda/data/safe.py": "class L(yaml.SafeLoader): ...\nyaml.load('x', Loader=L)\nnp.load('x')\n"
         "np.load('x', allow_pickle=False)\ntorch.load('x', weights_only=True)\nmodel.eval()\nyaml.safe_load('x')\n",
-        "tests/ops/test_op.py": "",
-        "benchmarks/ops/test_op.py": "",
+        **{f"{folder}/test_{name}.py": "" for folder in ("tests/ops", "benchmarks/ops") for name in ("op", "other")},
+        **{f"fastuda/{room}/other.py": "" for room in ("ops", "reference")},
     }
     for name, text in (clean | files).items():
         path = root / name
@@ -249,14 +302,22 @@ def test_a_clean_house_passes(tmp_path):
         ("kernels/op.py", "import numpy\n", "kernels imports numpy"),
         ("kernels/op.py", "from fastuda.ops import op\n", "kernels imports fastuda.ops.op"),
         ("csrc/cpu/op.cpp", "#include <ATen/ATen.h>\n", "includes ATen/ATen.h"),
-        ("csrc/cuda/a.h", "# include <c10/util/Half.h>\n", "includes c10/util/Half.h"),
+        ("csrc/cuda/op_long.h", "# include <c10/util/Half.h>\n", "includes c10/util/Half.h"),
         ("csrc/cpu/op.cpp", "#include <torch/extension.h>\n", "includes torch/extension.h"),
         ("csrc/cpu/op.cpp", "#include <pybind11/pybind11.h>\n", "includes pybind11/pybind11.h"),
         ("csrc/cuda/op.cu", "at::Tensor x;\n", "names ATen or c10"),
+        ("csrc/cuda/op.cu", '#include "cpu/simd.h"\n', "cuda/op.cu:1: includes cpu/simd.h"),
+        ("csrc/bits.h", '#include "cuda/op_long.h"\n', "bits.h:1: includes cuda/op_long.h"),
+        ("csrc/common/a.h", "", "common is not a room of csrc"),
+        ("csrc/cuda/simd.h", "", "csrc/cuda/simd.h has the name of csrc/cpu/simd.h"),
+        ("csrc/cpu/a.h", "", "csrc/cpu/a.h is read by no file"),
+        ("csrc/cuda/op.cu", '#include "cuda/op_long.h"\n' + "\n" * 200, "csrc/bits.h is not read by both rooms"),
+        ("csrc/cuda/op_long.h", "\n" * 150, "csrc/cuda/op_long.h is read by cuda/op.cu alone"),
+        ("csrc/cpu/other.cpp", "", "csrc/cpu/simd.h is read by op alone: it bears that name"),
         ("fastuda/ops/op.py", "x = 1\n" * 401, "401 lines"),
         ("setup.py", "x = 1\n" * 81, "setup.py: 81 lines"),
-        ("fastuda/ops/other.py", "", "operator other has no fastuda/reference/other.py"),
-        ("fastuda/ops/other.py", "", "operator other has no tests/ops/test_other.py"),
+        ("fastuda/ops/third.py", "", "operator third has no fastuda/reference/third.py"),
+        ("fastuda/ops/third.py", "", "operator third has no tests/ops/test_third.py"),
         ("csrc/cuda/lost.cu", "", "kernel lost has no fastuda/ops/lost.py"),
         (
             "fastuda/train/a.py",

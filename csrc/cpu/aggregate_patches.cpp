@@ -13,6 +13,7 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include "cpu/dense_labels.h"
+#include "cpu/parallel.h"
 
 namespace fastuda {
 namespace {
@@ -230,23 +231,18 @@ void run(const Request& r, Tensor& label, Tensor& confidence, Tensor& counts, vo
       static_cast<uint8_t*>(label.mutable_data_ptr()), static_cast<Acc*>(confidence.mutable_data_ptr()),
       static_cast<Acc*>(volume), static_cast<int64_t*>(counts.mutable_data_ptr())};
   a.few_nodes = Nodes<Acc>::serve(a.along) && (!r.full || Nodes<Acc>::serve(a.full_along));
-  with_isa<Acc>([&]<Isa isa>() {
-    torch::stable::parallel_for(0, a.images * a.height, kRowGrain, [&](int64_t begin, int64_t end) {
-      on_isa<Acc, isa>([&]() FASTUDA_INLINED { aggregate_rows<Acc, isa>(a, begin, end); });
-    });
+  parallel<Acc>(a.images * a.height, kRowGrain, [&]<Isa isa>(int64_t begin, int64_t end) FASTUDA_INLINED {
+    aggregate_rows<Acc, isa>(a, begin, end);
   });
 }
 
 ScoreView patch_view(const Tensor& t) {
-  const ScalarType type = t.scalar_type();
-  STD_TORCH_CHECK(
-      type == ScalarType::Double || type == ScalarType::Float || type == ScalarType::Half ||
-          type == ScalarType::BFloat16,
-      "scores must be float32, float16, bfloat16 or float64");
+  check_numbers(t, "scores");
   STD_TORCH_CHECK(
       t.dim() == 5 && t.size(2) >= 1 && t.size(3) >= 1 && t.size(4) >= 1 && t.size(2) <= kMostClasses,
       "scores must be (B, P, K, h, w) of K, h, w >= 1 and at most 255 classes");
-  return {t.const_data_ptr(), type, 1, t.size(2), t.size(3), t.size(4), 0, t.stride(2), t.stride(3), t.stride(4)};
+  return {t.const_data_ptr(), t.scalar_type(), 1, t.size(2), t.size(3), t.size(4), 0, t.stride(2), t.stride(3),
+          t.stride(4)};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> aggregate_patches(
@@ -269,8 +265,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> aggregate_patches(
     STD_TORCH_CHECK(
         whole.images == images && whole.classes == patch.classes, "full must have the images and classes of scores");
   }
-  const bool wide = patch.type == ScalarType::Double;
-  const ScalarType type = wide ? ScalarType::Double : ScalarType::Float;
+  const ScalarType type = sum_type(patch.type);
   Tensor label = torch::stable::new_empty(scores, {images, height, width}, ScalarType::Byte);
   Tensor confidence = torch::stable::new_empty(scores, {images, height, width}, type);
   Tensor counts = torch::stable::new_zeros(scores, {patch.classes, bins}, ScalarType::Long);
@@ -280,7 +275,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> aggregate_patches(
   void* to = with_volume ? volume.mutable_data_ptr() : nullptr;
   const Request request{scores, offsets, &patch, full ? &whole : nullptr, height, width, patch_height, patch_width,
                         probabilities, align_corners, bins};
-  (wide ? run<double> : run<float>)(request, label, confidence, counts, to);
+  with_sums(patch.type, [&]<class Acc>() { run<Acc>(request, label, confidence, counts, to); });
   return {label, confidence, counts, volume};
 }
 

@@ -7,13 +7,13 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
-#include <type_traits>
 #include <vector>
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
-#include "random_bits.h"
+#include "cpu/pixels.h"
+#include "cpu/random_seed.h"
 
 namespace fastuda {
 namespace {
@@ -29,31 +29,13 @@ struct Labels {
   int64_t images, pixels, image_stride, pixel_stride, classes, ignore_index;
 };
 
-template <class T>
-FASTUDA_INLINE void read_labels(const Labels& labels, int64_t image, int32_t* out) {
-  using Wide = std::conditional_t<sizeof(T) == 8, int64_t, int32_t>;
-  constexpr int64_t most = std::numeric_limits<Wide>::max();
-  const Wide classes = static_cast<Wide>(std::min(labels.classes, most));
-  const bool fits = labels.ignore_index >= 0 && labels.ignore_index <= most;
-  const Wide ignore = static_cast<Wide>(fits ? labels.ignore_index : -1);
-  const T* from = static_cast<const T*>(labels.data) + image * labels.image_stride;
-  const auto of = [&](Wide label) {
-    return static_cast<int32_t>((label >= 0) & (label < classes) & (label != ignore) ? label : classes);
-  };
-  if (labels.pixel_stride == 1)
-    for (int64_t i = 0; i < labels.pixels; ++i) out[i] = of(static_cast<Wide>(from[i]));
-  else
-    for (int64_t i = 0; i < labels.pixels; ++i) out[i] = of(static_cast<Wide>(from[i * labels.pixel_stride]));
-}
-
 // The class of each pixel of an image, `classes` for those that are never drawn; 31 random bits of each pixel.
 FASTUDA_INLINE void prepare(
     const Labels& labels, int64_t image, const RandomBits& random, uint32_t stream, int32_t* label, uint32_t* bits) {
-  if (label) {
-    if (labels.type == ScalarType::Byte) read_labels<uint8_t>(labels, image, label);
-    else if (labels.type == ScalarType::Int) read_labels<int32_t>(labels, image, label);
-    else read_labels<int64_t>(labels, image, label);
-  }
+  if (label)
+    read_labels(
+        labels.data, labels.type, image * labels.image_stride, labels.pixel_stride, labels.pixels, labels.classes,
+        labels.ignore_index, label);
   const uint32_t number = static_cast<uint32_t>(image * labels.pixels);
   for (int64_t i = 0; i < labels.pixels; ++i) bits[i] = random.of(number + static_cast<uint32_t>(i), stream) >> 1;
 }
@@ -184,15 +166,13 @@ class Drawing {
 };
 
 Labels view(const Tensor& t, int64_t classes, int64_t ignore_index, int64_t wanted) {
-  const ScalarType type = t.scalar_type();
-  STD_TORCH_CHECK(
-      t.dim() == 2 && (type == ScalarType::Byte || type == ScalarType::Int || type == ScalarType::Long),
-      "labels must be (B, P) uint8, int32 or int64");
+  label_bytes(t);
+  STD_TORCH_CHECK(t.dim() == 2, "labels must be (B, P)");
   STD_TORCH_CHECK(t.numel() < int64_t(1) << 31, "labels must have fewer than 2^31 pixels");
   STD_TORCH_CHECK(
       classes >= 1 && classes < int64_t(1) << 31 && wanted >= 0,
       "num_classes must be at least 1 and the number of pixels to draw not negative");
-  return {t.const_data_ptr(), type, t.size(0), t.size(1), t.stride(0), t.stride(1), classes, ignore_index};
+  return {t.const_data_ptr(), t.scalar_type(), t.size(0), t.size(1), t.stride(0), t.stride(1), classes, ignore_index};
 }
 
 // draw(image, drawing) for all images, on all threads.

@@ -13,8 +13,8 @@
 
 #include "cpu/class_moments_full.h"
 #include "cpu/class_moments_rows.h"
+#include "cpu/parallel.h"
 #include "cpu/pixels.h"
-#include "cpu/simd.h"
 
 namespace fastuda {
 namespace {
@@ -190,11 +190,6 @@ void run_on(const Problem& problem) {
   });
 }
 
-template <class Acc>
-void run(const Problem& problem) {
-  with_isa<Acc>([&]<Isa isa>() { run_on<Acc, isa>(problem); });
-}
-
 // Long chunks keep the partial sums small and the last bundle of a class rare, short ones keep many threads busy. At
 // most kMostRows, as what a sum in float32 loses grows with the number of rows.
 int64_t rows_of_chunk(int64_t pixels, int64_t channels, int64_t classes) {
@@ -207,15 +202,12 @@ int64_t rows_of_chunk(int64_t pixels, int64_t channels, int64_t classes) {
 std::tuple<Tensor, Tensor, Tensor> class_moments(
     const Tensor& features, const Tensor& labels, int64_t num_classes, int64_t ignore_index) {
   const ScalarType type = features.scalar_type();
-  const bool wide = type == ScalarType::Double;
-  const ScalarType statistic = wide ? ScalarType::Double : ScalarType::Float;
-  STD_TORCH_CHECK(
-      wide || type == ScalarType::Float || type == ScalarType::Half || type == ScalarType::BFloat16,
-      "features must be float32, float16, bfloat16 or float64");
+  const ScalarType statistic = sum_type(type);
+  check_numbers(features, "features");
   Problem p{feature_view(features), label_view(labels, num_classes, ignore_index), features.const_data_ptr(),
             type};
   STD_TORCH_CHECK(p.labels.grid.pixels() == p.features.grid.pixels(), "labels must match the pixels of features");
-  const int64_t channels = p.features.channels, lanes = wide ? 8 : 16, pixels = p.features.grid.pixels();
+  const int64_t channels = p.features.channels, lanes = 64 / bytes_of(statistic), pixels = p.features.grid.pixels();
   p.padded = (channels + lanes - 1) / lanes * lanes;
   p.chunk_rows = rows_of_chunk(pixels, channels, num_classes);
   p.chunks = (pixels + p.chunk_rows - 1) / p.chunk_rows;
@@ -230,7 +222,7 @@ std::tuple<Tensor, Tensor, Tensor> class_moments(
   p.mean = mean.mutable_data_ptr();
   p.m2 = m2.mutable_data_ptr();
 
-  wide ? run<double>(p) : run<float>(p);
+  with_sums(type, [&]<class Acc>() { with_isa<Acc>([&]<Isa isa>() { run_on<Acc, isa>(p); }); });
 
   int64_t* out = static_cast<int64_t*>(count.mutable_data_ptr());
   std::fill(out, out + num_classes, 0);
@@ -241,11 +233,8 @@ std::tuple<Tensor, Tensor, Tensor> class_moments(
 std::tuple<Tensor, Tensor, Tensor> class_moments_full(
     const Tensor& features, const Tensor& labels, int64_t num_classes, int64_t ignore_index) {
   const ScalarType type = features.scalar_type();
-  const ScalarType statistic = type == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  STD_TORCH_CHECK(
-      type == ScalarType::Double || type == ScalarType::Float || type == ScalarType::Half ||
-          type == ScalarType::BFloat16,
-      "features must be float32, float16, bfloat16 or float64");
+  const ScalarType statistic = sum_type(type);
+  check_numbers(features, "features");
   Tensor rows = features;  // planes are copied: pixels of a class are gathered, and lie scattered in every plane
   if (features.stride(1) != 1) {
     rows = features.dim() == 2 ? features : torch::stable::transpose(torch::stable::transpose(features, 1, 2), 2, 3);
@@ -258,14 +247,13 @@ std::tuple<Tensor, Tensor, Tensor> class_moments_full(
   Tensor count = torch::stable::new_empty(features, {num_classes}, ScalarType::Long);
   Tensor mean = torch::stable::new_empty(features, {num_classes, view.channels}, statistic);
   Tensor m2 = torch::stable::new_empty(features, {num_classes, view.channels, view.channels}, statistic);
-  const auto run = [&]<class Acc>(Acc) {
+  with_sums(type, [&]<class Acc>() {
     with_isa<Acc>([&]<Isa isa>() {
       full_moments<Acc, isa>(
           view, classes, rows.const_data_ptr(), type, static_cast<int64_t*>(count.mutable_data_ptr()),
           mean.mutable_data_ptr(), m2.mutable_data_ptr());
     });
-  };
-  type == ScalarType::Double ? run(double{}) : run(float{});
+  });
   return {count, mean, m2};
 }
 

@@ -14,6 +14,7 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
+#include "cpu/parallel.h"
 #include "cpu/pixels.h"
 
 namespace fastuda {
@@ -267,10 +268,7 @@ Tensor class_thresholds(
   STD_TORCH_CHECK(
       (label.dim() == 1 || label.dim() == 3) && label.dim() == confidence.dim() && label.numel() == confidence.numel(),
       "confidence and label must be (N, H, W) or (P,) of one shape");
-  STD_TORCH_CHECK(
-      type == ScalarType::Float || type == ScalarType::Half || type == ScalarType::BFloat16 ||
-          type == ScalarType::Double,
-      "confidence must be float32, float16, bfloat16 or float64");
+  check_numbers(confidence, "confidence");
   STD_TORCH_CHECK(label.numel() < int64_t(1) << 32, "confidence must have fewer than 2^32 pixels");
   STD_TORCH_CHECK(num_classes >= 1 && num_classes < 1 << 19, "num_classes must be between 1 and 524287");
   Search s{label_view(label, num_classes, ignore_index), {label_grid(confidence), confidence.const_data_ptr(), type},

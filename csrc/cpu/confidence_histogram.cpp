@@ -9,6 +9,7 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include "cpu/dense_labels.h"
+#include "cpu/parallel.h"
 
 namespace fastuda {
 namespace {
@@ -57,10 +58,8 @@ template <class Acc>
 void run(const ScoreView& s, int64_t height, int64_t width, int64_t bins, bool probabilities, bool align, int64_t* to) {
   Counting<Acc> p{s, {height, s.height, align}, {width, s.width, align}, false, bins, probabilities, to};
   p.few_nodes = Nodes<Acc>::serve(p.along);
-  with_isa<Acc>([&]<Isa isa>() {
-    torch::stable::parallel_for(0, s.images * height, kRowGrain, [&](int64_t begin, int64_t end) {
-      on_isa<Acc, isa>([&]() FASTUDA_INLINED { count_rows<Acc, isa>(p, begin, end); });
-    });
+  parallel<Acc>(s.images * height, kRowGrain, [&]<Isa isa>(int64_t begin, int64_t end) FASTUDA_INLINED {
+    count_rows<Acc, isa>(p, begin, end);
   });
 }
 
@@ -70,9 +69,9 @@ Tensor confidence_histogram(
   STD_TORCH_CHECK(height >= 1 && width >= 1, "height and width must be at least 1");
   STD_TORCH_CHECK(bins >= 1 && bins <= kMostBins / view.classes, "bins must be 1 or more, at most 2^30 in all classes");
   Tensor counts = torch::stable::new_zeros(scores, {view.classes, bins}, ScalarType::Long);
-  const bool wide = view.type == ScalarType::Double;
-  (wide ? run<double> : run<float>)(
-      view, height, width, bins, probabilities, align_corners, static_cast<int64_t*>(counts.mutable_data_ptr()));
+  with_sums(view.type, [&]<class Acc>() {
+    run<Acc>(view, height, width, bins, probabilities, align_corners, static_cast<int64_t*>(counts.mutable_data_ptr()));
+  });
   return counts;
 }
 

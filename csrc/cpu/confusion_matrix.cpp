@@ -11,6 +11,7 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
+#include "cpu/parallel.h"
 #include "cpu/pixels.h"
 
 namespace fastuda {
@@ -102,10 +103,9 @@ Tensor confusion_matrix(const Tensor& prediction, const Tensor& truth, int64_t n
   std::fill_n(counts, num_classes * num_classes, 0);
   const Pairs p{
       label_view(truth, num_classes, -1), label_view(prediction, num_classes, -1), truth.numel(), num_classes, counts};
-  with_isa<float>([&]<Isa isa>() {
-    torch::stable::parallel_for(0, (p.pixels + kSegment - 1) / kSegment, 1, [&](int64_t begin, int64_t end) {
-      on_isa<float, isa>([&]() FASTUDA_INLINED { count_segments(p, begin, end); });
-    });
+  const int64_t segments = (p.pixels + kSegment - 1) / kSegment;
+  parallel<float>(segments, 1, [&]<Isa isa>(int64_t begin, int64_t end) FASTUDA_INLINED {
+    count_segments(p, begin, end);
   });
   return result;
 }

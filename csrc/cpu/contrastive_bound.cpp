@@ -9,6 +9,7 @@
 
 #include "cpu/contrastive_bound_backward.h"
 #include "cpu/contrastive_bound_tile.h"
+#include "cpu/parallel.h"
 #include "cpu/vector_math.h"
 
 namespace fastuda {
@@ -38,7 +39,7 @@ struct Forward : TilePass<Acc, isa> {
     std::fill(second, second + b.classes() * pixels, Acc(0));
     for (int64_t c = 0; c < b.channels(); c += kDepth) {
       const int64_t depth = std::min(kDepth, b.channels() - c);
-      for (int64_t i = 0; i < blocks.blocks; ++i) {
+      for (int64_t i = 0; i < blocks.count; ++i) {
         const int64_t rows = blocks.size(i), to = blocks.first(i) * pixels;
         const Acc* at = packed + blocks.first(i) * b.channels() + c * rows;
 #pragma GCC unroll 1
@@ -114,7 +115,7 @@ struct Forward : TilePass<Acc, isa> {
 
   FASTUDA_INLINE static void run(const Bound& b, const Packed<Acc>& packed, int64_t index, Work& work) {
     Chunk& chunk = work.chunk;
-    chunk.read(b, index);
+    read_chunk(b, index, chunk);
     Acc* loss = static_cast<Acc*>(b.loss) + chunk.begin;
     Acc* posterior = static_cast<Acc*>(b.posterior) + chunk.begin * b.classes();
     std::fill(loss, loss + chunk.size, Acc(0));
@@ -128,7 +129,7 @@ struct Forward : TilePass<Acc, isa> {
         scores(
             b, packed.rows.data(), work.x.data() + t * work.channels * pixels,
             work.first.data() + t * work.classes * pixels, work.second.data() + t * work.classes * pixels,
-            Base::following(b, work, start + t * pixels));
+            following(b, chunk, start + (t + 1) * pixels, pixels));
       }
       if (b.kind == Covariance::full) full_scores(b, packed.triangle.data(), work, tiles);
       for (int64_t t = 0; t < tiles; ++t)
@@ -139,27 +140,6 @@ struct Forward : TilePass<Acc, isa> {
   }
 };
 
-template <class Pass, class Work, class Acc>
-FASTUDA_INLINE void run_pass(const Bound& b, const Packed<Acc>& packed, int64_t begin, int64_t end) {
-  Work work(b);
-  for (int64_t i = begin; i < end; ++i) Pass::run(b, packed, i, work);
-}
-
-template <class Acc, Isa isa, bool kBackward>
-void run_chunks(const Bound& b, const Packed<Acc>& packed, int64_t begin, int64_t end) {
-  using Work = Scratch<Acc, isa>;
-  if constexpr (!kBackward) {
-    on_isa<Acc, isa>([&]() FASTUDA_INLINED { run_pass<Forward<Acc, isa>, Work>(b, packed, begin, end); });
-  } else if (by_rows(b)) {
-    on_isa<Acc, isa>([&]() FASTUDA_INLINED {
-      run_pass<BackwardRows<Acc, isa>, RowScratch<Acc, isa>>(b, packed, begin, end);
-    });
-    fence_streams();
-  } else {
-    on_isa<Acc, isa>([&]() FASTUDA_INLINED { run_pass<Backward<Acc, isa>, Work>(b, packed, begin, end); });
-  }
-}
-
 template <class Acc, Isa isa, bool kBackward>
 void pack_for(const Bound& b, Packed<Acc>& packed) {
   if constexpr (!kBackward) pack_scores(b, Machine<isa>::rows, packed.rows);
@@ -168,26 +148,27 @@ void pack_for(const Bound& b, Packed<Acc>& packed) {
   if (b.kind == Covariance::full) pack_triangle(b, triangle<isa, kBackward>(b), !kBackward, packed.triangle);
 }
 
-template <class Acc, bool kBackward>
-void run(const Bound& b) {
-  with_isa<Acc>([&]<Isa isa>() {
-    Packed<Acc> packed;
-    pack_for<Acc, isa, kBackward>(b, packed);
-    const int64_t chunks = (b.features.grid.pixels() + kChunkPixels - 1) / kChunkPixels;
-    torch::stable::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
-      run_chunks<Acc, isa, kBackward>(b, packed, begin, end);
-    });
+template <class Acc, Isa isa, class Pass>
+void run_pass(const Bound& b, const Packed<Acc>& packed) {
+  const int64_t chunks = (b.features.grid.pixels() + kChunkPixels - 1) / kChunkPixels;
+  parallel_on<Acc, isa>(chunks, 1, [&](int64_t begin, int64_t end) FASTUDA_INLINED {
+    typename Pass::Work work(b);
+    for (int64_t i = begin; i < end; ++i) Pass::run(b, packed, i, work);
+    fence_streams();
   });
 }
 
 template <bool kBackward>
-void dispatch(const Bound& b) {
-  if (b.type == ScalarType::Double) run<double, kBackward>(b);
-  else run<float, kBackward>(b);
-}
-
-ScalarType compute_type(const Tensor& features) {
-  return features.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+void run(const Bound& b) {
+  with_sums(b.type, [&]<class Acc>() {
+    with_isa<Acc>([&]<Isa isa>() {
+      Packed<Acc> packed;
+      pack_for<Acc, isa, kBackward>(b, packed);
+      if constexpr (!kBackward) run_pass<Acc, isa, Forward<Acc, isa>>(b, packed);
+      else if (by_rows(b)) run_pass<Acc, isa, BackwardRows<Acc, isa>>(b, packed);
+      else run_pass<Acc, isa, Backward<Acc, isa>>(b, packed);
+    });
+  });
 }
 
 std::tuple<Tensor, Tensor> contrastive_bound_forward(
@@ -195,11 +176,11 @@ std::tuple<Tensor, Tensor> contrastive_bound_forward(
     double temperature, bool normalize, int64_t ignore_index) {
   Bound b = make_bound(features, labels, mean, covariance, temperature, normalize, ignore_index);
   const int64_t n = labels.size(0), h = labels.size(1), w = labels.size(2);
-  Tensor loss = torch::stable::new_empty(features, {n, h, w}, compute_type(features));
-  Tensor posterior = torch::stable::new_empty(features, {n, h, w, b.classes()}, compute_type(features));
+  Tensor loss = torch::stable::new_empty(features, {n, h, w}, sum_type(features.scalar_type()));
+  Tensor posterior = torch::stable::new_empty(features, {n, h, w, b.classes()}, sum_type(features.scalar_type()));
   b.loss = loss.mutable_data_ptr();
   b.posterior = posterior.mutable_data_ptr();
-  dispatch<false>(b);
+  run<false>(b);
   return {loss, posterior};
 }
 
@@ -209,7 +190,7 @@ Tensor contrastive_bound_backward(
     int64_t ignore_index) {
   Bound b = make_bound(features, labels, mean, covariance, temperature, normalize, ignore_index);
   STD_TORCH_CHECK(
-      grad.scalar_type() == compute_type(features) && posterior.scalar_type() == compute_type(features),
+      grad.scalar_type() == sum_type(features.scalar_type()) && posterior.scalar_type() == sum_type(features.scalar_type()),
       "grad and posterior must have the dtype of the loss");
   STD_TORCH_CHECK(
       grad.dim() == 3 && label_grid(grad).pixels() == b.labels.grid.pixels() && posterior.dim() == 4 &&
@@ -222,7 +203,7 @@ Tensor contrastive_bound_backward(
   b.grads = label_grid(grad);
   b.grad = grad.const_data_ptr();
   b.posterior = const_cast<void*>(rows.const_data_ptr());
-  dispatch<true>(b);
+  run<true>(b);
   return slope;
 }
 

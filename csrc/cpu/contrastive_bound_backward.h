@@ -5,6 +5,29 @@
 
 namespace fastuda {
 
+// Zeros for the gradient of a pixel: zero bytes in any type.
+inline void erase_gradient(const Bound& b, int64_t offset) {
+  const int64_t size = bytes_of(b.type), stride = b.result.channel_stride * size;
+  char* const to = static_cast<char*>(b.slope) + offset * size;
+  if (b.result.channel_stride == 1) std::memset(to, 0, b.channels() * size);
+  else
+    for (int64_t c = 0; c < b.channels(); ++c) std::memset(to + c * stride, 0, size);
+}
+
+// Reads a chunk with its incoming gradients and the places of the outgoing ones; ignored pixels get their zeros.
+template <class Acc, class Work>
+FASTUDA_INLINE void read_gradients(const Bound& b, int64_t index, Work& work) {
+  Chunk& chunk = work.chunk;
+  read_chunk(b, index, chunk);
+  chunk.place(b.result.grid, work.result_offset);
+  int64_t at[kChunkPixels];
+  chunk.place(b.grads, at);
+  for (int64_t i = 0; i < chunk.size; ++i) {
+    work.grad[i] = static_cast<const Acc*>(b.grad)[at[i]];
+    if (chunk.label[i] >= b.classes()) erase_gradient(b, work.result_offset[i]);
+  }
+}
+
 template <class Acc, Isa isa>
 struct Backward : TilePass<Acc, isa> {
   using Base = TilePass<Acc, isa>;
@@ -60,7 +83,7 @@ struct Backward : TilePass<Acc, isa> {
     Acc* slope = work.slope.data() + tile * work.channels * pixels;
     Lanes inverse[vectors];
     for (int v = 0; v < vectors; ++v) inverse[v] = work.inverse[tile * vectors + v], along[v] = Lanes{};
-    Ahead ahead = Base::following(b, work, start);
+    Ahead ahead = following(b, chunk, start + pixels, pixels);
     const bool both = b.kind == Covariance::diagonal;
     for (int64_t c = 0; c < b.channels(); c += M::width) {
       const Acc* at = packed + c * classes * (both ? 2 : 1);
@@ -115,24 +138,9 @@ struct Backward : TilePass<Acc, isa> {
       }
   }
 
-  FASTUDA_INLINE static void erase(const Bound& b, int64_t offset) {
-    const int64_t size = bytes_of(b.type), stride = b.result.channel_stride * size;  // zeros are zero bytes in any type
-    char* const to = static_cast<char*>(b.slope) + offset * size;
-    if (b.result.channel_stride == 1) std::memset(to, 0, b.channels() * size);
-    else
-      for (int64_t c = 0; c < b.channels(); ++c) std::memset(to + c * stride, 0, size);
-  }
-
   FASTUDA_INLINE static void run(const Bound& b, const Packed<Acc>& packed, int64_t index, Work& work) {
-    Chunk& chunk = work.chunk;
-    chunk.read(b, index);
-    chunk.place(b.result.grid, work.result_offset);
-    int64_t at[kChunkPixels];
-    chunk.place(b.grads, at);
-    for (int64_t i = 0; i < chunk.size; ++i) {
-      work.grad[i] = static_cast<const Acc*>(b.grad)[at[i]];
-      if (chunk.label[i] >= b.classes()) erase(b, work.result_offset[i]);
-    }
+    const Chunk& chunk = work.chunk;
+    read_gradients<Acc>(b, index, work);
     for (int64_t start = 0; start < chunk.count; start += work.tiles * pixels) {
       const int64_t tiles = std::min(work.tiles, (chunk.count - start + pixels - 1) / pixels);
       Lanes along[kChunkPixels / pixels][vectors];
@@ -260,7 +268,7 @@ struct BackwardRows {
   FASTUDA_INLINE static void blend_tile(const Bound& b, const Acc* packed, Work& work, int64_t count, Ahead ahead) {
     const Blocks all = blocks(b);
     std::fill(work.along, work.along + kRowSlots, Lanes{});
-    for (int64_t i = 0; i < all.blocks; ++i) {
+    for (int64_t i = 0; i < all.count; ++i) {
       const int64_t c = all.first(i) * step, width = all.size(i);
       const Acc* rows = packed + c * b.classes() * (kSecond ? 2 : 1);
       for (int64_t p = 0; p < count; p += M::row_pixels)
@@ -302,34 +310,12 @@ struct BackwardRows {
     }
   }
 
-  // The chunk's pixels; ignored ones get their zeros.
-  FASTUDA_INLINE static void read(const Bound& b, Work& work, int64_t index) {
-    Chunk& chunk = work.chunk;
-    chunk.read(b, index);
-    chunk.place(b.result.grid, work.result_offset);
-    int64_t at[kChunkPixels];
-    chunk.place(b.grads, at);
-    for (int64_t i = 0; i < chunk.size; ++i) {
-      work.grad[i] = static_cast<const Acc*>(b.grad)[at[i]];
-      if (chunk.label[i] >= b.classes())
-        std::memset(
-            static_cast<char*>(b.slope) + work.result_offset[i] * bytes_of(b.type), 0,
-            b.channels() * bytes_of(b.type));
-    }
-  }
-
-  FASTUDA_INLINE static Ahead following(const Bound& b, const Work& work, int64_t start) {
-    if (start >= work.chunk.count) return {};
-    const int64_t size = bytes_of(b.type), from = work.chunk.offset[work.chunk.order[start]];
-    return {reinterpret_cast<uintptr_t>(b.data) + from * size, kRowPixels * b.channels() * size / 64};
-  }
-
   FASTUDA_INLINE static void run(const Bound& b, const Packed<Acc>& packed, int64_t index, Work& work) {
-    read(b, work, index);
+    read_gradients<Acc>(b, index, work);
     const bool stream = isa == Isa::avx512 && b.type == kTypeOf<float> && streams(b);
     for (int64_t start = 0; start < work.chunk.count; start += kRowPixels) {
       const int64_t count = std::min(kRowPixels, work.chunk.count - start);
-      const Ahead ahead = following(b, work, start + kRowPixels);
+      const Ahead ahead = following(b, work.chunk, start + kRowPixels, kRowPixels);
       load_rows(b, work, start, count);
       weigh(b, work, start, count);
       if (b.kind == Covariance::diagonal) blend_tile<true>(b, packed.rows.data(), work, count, ahead);

@@ -70,25 +70,22 @@ inline std::vector<double> inverse_lengths(const torch::stable::Tensor& t, int64
 inline Bound make_bound(
     const torch::stable::Tensor& features, const torch::stable::Tensor& labels, const torch::stable::Tensor& mean,
     const std::optional<torch::stable::Tensor>& covariance, double temperature, bool normalize, int64_t ignore_index) {
-  using torch::headeronly::ScalarType;
-  const ScalarType type = features.scalar_type();
-  STD_TORCH_CHECK(
-      type == ScalarType::Double || type == ScalarType::Float || type == ScalarType::Half ||
-          type == ScalarType::BFloat16,
-      "features must be float32, float16, bfloat16 or float64");
+  check_numbers(features, "features");
   STD_TORCH_CHECK(features.dim() == 4 && labels.dim() == 3, "features must be (N, A, H, W) and labels (N, H, W)");
   STD_TORCH_CHECK(mean.dim() == 2 && mean.size(1) == features.size(1), "mean must be (K, A)");
   const int64_t classes = mean.size(0), channels = mean.size(1);
-  Bound b{feature_view(features), {}, label_view(labels, classes, ignore_index), {}, features.const_data_ptr(), type};
+  Bound b{feature_view(features), {}, label_view(labels, classes, ignore_index), {}, features.const_data_ptr(),
+          features.scalar_type()};
   STD_TORCH_CHECK(b.labels.grid.pixels() == b.features.grid.pixels(), "labels must match the pixels of features");
   b.kind = !covariance ? Covariance::none : covariance->dim() == 2 ? Covariance::diagonal : Covariance::full;
   b.mean = torch::stable::contiguous(mean);
   b.covariance = covariance ? torch::stable::contiguous(*covariance) : b.mean;
-  for (const auto& t : {b.mean, b.covariance})
+  for (const auto& t : {b.mean, b.covariance}) {
+    is_double(t, "a statistic");
     STD_TORCH_CHECK(
-        (t.scalar_type() == ScalarType::Float || t.scalar_type() == ScalarType::Double) && t.size(0) == classes &&
-            t.size(1) == channels && (t.dim() == 2 || t.size(2) == channels),
-        "mean and covariance must be float32 or float64 and agree in shape");
+        t.size(0) == classes && t.size(1) == channels && (t.dim() == 2 || t.size(2) == channels),
+        "mean and covariance must agree in shape");
+  }
   b.normalize = normalize;
   b.temperature = temperature;
   b.mean_scale.assign(classes, 1);
@@ -101,48 +98,23 @@ inline Bound make_bound(
   return b;
 }
 
-// The pixels of a work item in the order in which tiles take them.
-struct Chunk {
-  int32_t label[kChunkPixels];
-  int64_t offset[kChunkPixels];
-  int32_t order[kChunkPixels];
-  int64_t begin, size, count;
+using Chunk = PixelChunk<kChunkPixels>;
 
-  void read(const Bound& b, int64_t index) {
-    begin = index * kChunkPixels;
-    size = std::min(kChunkPixels, b.features.grid.pixels() - begin);
-    b.labels.read(begin, begin + size, label);
-    place(b.features.grid, offset);
-    // Rows of channels can be taken from anywhere; planes are read along the pixels, without gaps.
-    const bool rows = b.features.channel_stride == 1;
-    int64_t valid = 0;
-    for (int64_t i = 0; i < size; ++i) valid += label[i] < b.classes();
-    count = 0;
-    for (int64_t i = 0; i < size; ++i)
-      if (rows ? label[i] < b.classes() : valid > 0) order[count++] = static_cast<int32_t>(i);
-  }
+inline void read_chunk(const Bound& b, int64_t index, Chunk& chunk) {
+  const int64_t first = index * kChunkPixels;
+  chunk.read(b.features, b.labels, first, std::min(first + kChunkPixels, b.features.grid.pixels()));
+}
 
-  void place(const PixelGrid& grid, int64_t* to) const {
-    grid.runs(begin, begin + size, [&](int64_t pixel, int64_t at, int64_t length) {
-      for (int64_t i = 0; i < length; ++i) to[pixel - begin + i] = at + i * grid.column_stride;
-    });
-  }
-};
+// The lines of the features that `pixels` pixels from `next` of a chunk's order on will read.
+inline Ahead following(const Bound& b, const Chunk& chunk, int64_t next, int64_t pixels) {
+  return chunk.following(b.features, b.data, b.type, next, pixels);
+}
 
 // The statistics as the contrastive bound's products read them, packed once a call.
 //
 // A full covariance is packed from its lower triangle, whole entries below the diagonal and half of those on it: then
 // q^T Sigma q / 2 is the sum of q_a t_ab q_b over the triangle, and Sigma q is what each t_ab adds to row a (times q_b)
 // and to row b (times q_a). Both directions multiply the triangle once instead of the square.
-
-// Items (classes, or vectors of channels) in blocks of nearly equal size, at most `most` in one.
-struct Blocks {
-  int64_t items, blocks;
-
-  Blocks(int64_t all, int64_t most) : items(all), blocks((all + most - 1) / most) {}
-  int64_t first(int64_t block) const { return block * items / blocks; }
-  int64_t size(int64_t block) const { return first(block + 1) - first(block); }
-};
 
 // What Sigma_k is multiplied by in the gradient; half of that in the score.
 inline double second_factor(const Bound& b, int64_t k) {
@@ -173,8 +145,8 @@ void pack_scores(const Bound& b, int64_t most, Buffer<Acc>& out) {
   const int64_t channels = b.channels(), half = b.classes() * channels;
   out.resize(2 * half);
   std::vector<int64_t> at(b.classes()), pitch(b.classes());
-  for (int64_t i = 0; i < blocks.blocks; ++i)
-    for (int64_t k = blocks.first(i); k < blocks.first(i + 1); ++k) {
+  for (int64_t i = 0; i < blocks.count; ++i)
+    for (int64_t k = blocks.first(i); k < blocks.first(i) + blocks.size(i); ++k) {
       pitch[k] = blocks.size(i);
       at[k] = blocks.first(i) * channels + k - blocks.first(i);
     }
@@ -205,8 +177,8 @@ void pack_row_slopes(const Bound& b, const Blocks& blocks, Buffer<Acc>& out) {
   const int64_t forms = b.kind == Covariance::diagonal ? 2 : 1;
   out.resize(blocks.items * step * b.classes() * forms);
   std::vector<int64_t> block(blocks.items);
-  for (int64_t i = 0; i < blocks.blocks; ++i)
-    std::fill(block.begin() + blocks.first(i), block.begin() + blocks.first(i + 1), i);
+  for (int64_t i = 0; i < blocks.count; ++i)
+    std::fill(block.begin() + blocks.first(i), block.begin() + blocks.first(i) + blocks.size(i), i);
   each_number(b, [&](int64_t k, int64_t c, double first, double second) {
     const int64_t i = block[c / step], from = blocks.first(i) * step, width = blocks.size(i) * step;
     Acc* to = out.data() + (from * b.classes() + k * width) * forms + c - from;

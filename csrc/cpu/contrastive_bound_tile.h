@@ -11,27 +11,13 @@
 
 namespace fastuda {
 
-// Register blocks of each instruction set: vectors of pixels, classes (or rows of Sigma), channels; for the gradient of
-// a full covariance a block of the triangle; where channels lie across the lanes, pixels and vectors of channels.
+// Register blocks of each instruction set. width: channels; for the gradient of a full covariance a block of the
+// triangle; where channels lie across the lanes, pixels and vectors of channels.
 template <Isa isa>
-struct Machine;
-template <>
-struct Machine<Isa::avx512> {
-  static constexpr int vectors = 2, rows = 12, width = 6;
-  static constexpr int triangle_rows = 4, triangle_columns = 3;
-  static constexpr int row_pixels = 6, row_vectors = 2;
-};
-template <>
-struct Machine<Isa::avx2> {
-  static constexpr int vectors = 1, rows = 6, width = 3;
-  static constexpr int triangle_rows = 3, triangle_columns = 2;
-  static constexpr int row_pixels = 2, row_vectors = 1;
-};
-template <>
-struct Machine<Isa::portable> {
-  static constexpr int vectors = 1, rows = 3, width = 1;
-  static constexpr int triangle_rows = 3, triangle_columns = 1;
-  static constexpr int row_pixels = 1, row_vectors = 1;
+struct Machine : ProductBlock<isa> {
+  static constexpr int width = by_isa<isa>(6, 3, 1);
+  static constexpr int triangle_rows = by_isa<isa>(4, 3, 3), triangle_columns = by_isa<isa>(3, 2, 1);
+  static constexpr int row_pixels = by_isa<isa>(6, 2, 1), row_vectors = by_isa<isa>(2, 1, 1);
 };
 
 // What a full covariance's triangle is cut into.
@@ -153,14 +139,6 @@ struct TilePass {
         }
         squared[v] += (part[0] + part[1]) + (part[2] + part[3]);
       }
-  }
-
-  // Lines of the features that the tile after this one will read, where they lie in a row.
-  FASTUDA_INLINE static Ahead following(const Bound& b, const Work& work, int64_t start) {
-    const Chunk& chunk = work.chunk;
-    if (b.features.channel_stride != 1 || start + pixels >= chunk.count) return {};
-    const int64_t size = bytes_of(b.type), from = chunk.offset[chunk.order[start + pixels]];
-    return {reinterpret_cast<uintptr_t>(b.data) + from * size, pixels * b.channels() * size / 64};
   }
 };
 

@@ -10,6 +10,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include "cpu/lovasz_softmax_sweeps.h"
+#include "cpu/parallel.h"
 #include "cpu/upsample_nodes.h"
 
 namespace fastuda {
@@ -139,11 +140,11 @@ class Lovasz {
 
   template <class Body>
   void each(const NodeSums<Acc>& s, const Body& body) {
-    torch::stable::parallel_for(0, s.items(), 1, body);
+    parallel_on<Acc, isa>(s.items(), 1, body);
   }
   void gather(const NodeSums<Acc>& s) {
-    torch::stable::parallel_for(0, view_.images * view_.height, 8, [&](int64_t begin, int64_t end) {
-      on_isa<Acc, isa>([&]() FASTUDA_INLINED { gather_rows(s, begin, end); });
+    parallel_on<Acc, isa>(view_.images * view_.height, 8, [&](int64_t begin, int64_t end) FASTUDA_INLINED {
+      gather_rows(s, begin, end);
     });
   }
 
@@ -161,8 +162,8 @@ class Lovasz {
     for (int64_t first = 0; first < view_.classes; first += kGroup) loss += group(first, toward, partials);
     if (o_.with_slope && !o_.probabilities) {
       const NodeSums<Acc> s = sums(p_, partials, 0, true);
-      each(s, [&](int64_t begin, int64_t end) {
-        on_isa<Acc, isa>([&]() FASTUDA_INLINED { sweep_tiles<SlopeTile<Acc, isa, true>>(p_, s, begin, end); });
+      each(s, [&](int64_t begin, int64_t end) FASTUDA_INLINED {
+        sweep_tiles<SlopeTile<Acc, isa, true>>(p_, s, begin, end);
       });
       gather(s);
     }
@@ -174,7 +175,7 @@ class Lovasz {
     const NodeSums<Acc> none{p_.up, chunks_, nullptr, nullptr, 0, view_.classes, false};
     std::vector<Acc> least(view_.classes, Acc(2));
     std::mutex lock;
-    each(none, [&](int64_t begin, int64_t end) {
+    torch::stable::parallel_for(0, none.items(), 1, [&](int64_t begin, int64_t end) {
       std::vector<Acc> mine(view_.classes, Acc(2));
       on_isa<Acc, isa>([&]() FASTUDA_INLINED { norm_tiles<Acc, isa>(p_, none, mine.data(), begin, end); });
       const std::lock_guard<std::mutex> guard(lock);
@@ -214,8 +215,8 @@ class Lovasz {
       LovaszProblem<Acc> p = part(first, count);
       p.toward = planes;
       const NodeSums<Acc> s = sums(p, partials, first, false);
-      each(s, [&](int64_t begin, int64_t end) {
-        on_isa<Acc, isa>([&]() FASTUDA_INLINED { sweep_tiles<SlopeTile<Acc, isa, false>>(p, s, begin, end); });
+      each(s, [&](int64_t begin, int64_t end) FASTUDA_INLINED {
+        sweep_tiles<SlopeTile<Acc, isa, false>>(p, s, begin, end);
       });
       gather(s);
     }
@@ -242,7 +243,7 @@ class Lovasz {
     std::vector<int64_t> counts(entries), own(entries);
     std::mutex lock;
     const NodeSums<Acc> none{p_.up, chunks_, nullptr, nullptr, 0, view_.classes, false};
-    each(none, [&](int64_t begin, int64_t end) {
+    torch::stable::parallel_for(0, none.items(), 1, [&](int64_t begin, int64_t end) {
       std::vector<uint32_t> mine(2 * entries);
       on_isa<Acc, isa>([&]() FASTUDA_INLINED {
         count_tiles<Acc, isa>(p_, none, mine.data(), mine.data() + entries, begin, end);
@@ -258,8 +259,8 @@ class Lovasz {
     Tensor partials = make(0);
     const NodeSums<Acc> s = sums(p_, partials, 0, false);
     std::vector<double> losses(s.items());
-    each(s, [&](int64_t begin, int64_t end) {
-      on_isa<Acc, isa>([&]() FASTUDA_INLINED { weigh_tiles<Acc, isa>(p_, s, losses.data(), begin, end); });
+    each(s, [&](int64_t begin, int64_t end) FASTUDA_INLINED {
+      weigh_tiles<Acc, isa>(p_, s, losses.data(), begin, end);
     });
     if (o_.with_slope) gather(s);
     double loss = 0;
@@ -298,25 +299,18 @@ class Lovasz {
   int64_t present_ = 0;
 };
 
-template <class Acc>
-std::tuple<Tensor, Tensor> run(const Tensor& logits, const Tensor& target, const Options& o) {
-  return with_isa<Acc>([&]<Isa isa>() { return Lovasz<Acc, isa>(logits, target, o).run(); });
-}
-
 std::tuple<Tensor, Tensor> lovasz_softmax(
     const Tensor& logits, const Tensor& target, int64_t bins, bool probabilities, bool align_corners,
     int64_t ignore_index, bool with_slope) {
-  const ScalarType type = target.scalar_type();
   STD_TORCH_CHECK(
       logits.dim() == 4 && target.dim() == 3 && target.size(0) == logits.size(0),
       "logits must be (N, K, h, w) and target (N, H, W)");
-  STD_TORCH_CHECK(
-      type == ScalarType::Byte || type == ScalarType::Int || type == ScalarType::Long,
-      "target must be uint8, int32 or int64");
+  label_bytes(target, "target");
   STD_TORCH_CHECK(0 <= bins && bins <= 65536, "bins must be between 0 and 65536");
   const Options options{bins, probabilities, align_corners, ignore_index, with_slope};
-  if (logits.scalar_type() == ScalarType::Double) return run<double>(logits, target, options);
-  return run<float>(logits, target, options);
+  return with_sums(logits.scalar_type(), [&]<class Acc>() {
+    return with_isa<Acc>([&]<Isa isa>() { return Lovasz<Acc, isa>(logits, target, options).run(); });
+  });
 }
 
 }  // namespace

@@ -299,7 +299,7 @@ class BinTile : public LovaszTile<BinTile<Acc, isa, kCount>, Acc, isa> {
   FASTUDA_INLINE bool row(int64_t y, int64_t x) {
     if (!this->read_labels(y, x)) return false;
     const typename Base::Values z = this->values(y);
-    V scale[kVecs];
+    V scale[kVecs] = {};
     if (!this->p_.probabilities) {
       V most[kVecs], sum[kVecs], own[kVecs];
       this->template powers<false>(z, most, sum, own);

@@ -7,6 +7,7 @@
 
 #include "cpu/mode_losses_backward.h"
 #include "cpu/mode_losses_forward.h"
+#include "cpu/parallel.h"
 
 namespace fastuda {
 namespace {
@@ -15,27 +16,13 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 template <class Acc, Isa isa>
-FASTUDA_INLINE void forward_chunks(const ModeProblem& p, const PackedModes<Acc>& modes, int64_t begin, int64_t end) {
-  typename ModeForward<Acc, isa>::Work work(p);
-  for (int64_t i = begin; i < end; ++i) {
-    const int64_t first = i * kModePixels;
-    ModeForward<Acc, isa>::run(p, modes, first, std::min(first + kModePixels, p.features.grid.pixels()), work);
-  }
-}
-
-template <class Acc, Isa isa>
-FASTUDA_INLINE void backward_segments(
-    const ModeProblem& p, const PanelModes<Acc>& modes, int64_t segments, int64_t begin, int64_t end) {
-  typename ModeBackward<Acc, isa>::Work work(p, modes.modes.padded);
-  for (int64_t i = begin; i < end; ++i) ModeBackward<Acc, isa>::run(p, modes, i, segments, work);
-}
-
-template <class Acc, Isa isa>
 void forward_on(const ModeProblem& p) {
   const PackedModes<Acc> modes(p, ModeMachine<isa>::rows);
-  const int64_t chunks = (p.features.grid.pixels() + kModePixels - 1) / kModePixels;
-  torch::stable::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
-    on_isa<Acc, isa>([&]() FASTUDA_INLINED { forward_chunks<Acc, isa>(p, modes, begin, end); });
+  const int64_t pixels = p.features.grid.pixels(), chunks = (pixels + kModePixels - 1) / kModePixels;
+  parallel_on<Acc, isa>(chunks, 1, [&](int64_t begin, int64_t end) FASTUDA_INLINED {
+    typename ModeForward<Acc, isa>::Work work(p);
+    for (int64_t first = begin * kModePixels; first < end * kModePixels; first += kModePixels)
+      ModeForward<Acc, isa>::run(p, modes, first, std::min(first + kModePixels, pixels), work);
   });
 }
 
@@ -46,23 +33,13 @@ void backward_on(ModeProblem& p, const Tensor& features, ScalarType type) {
   const Tensor partials =
       torch::stable::new_empty(features, {segments, p.rows(), modes.modes.padded + 1}, type);
   p.partials = partials.mutable_data_ptr();
-  torch::stable::parallel_for(0, segments, 1, [&](int64_t begin, int64_t end) {
-    on_isa<Acc, isa>([&]() FASTUDA_INLINED { backward_segments<Acc, isa>(p, modes, segments, begin, end); });
+  parallel_on<Acc, isa>(segments, 1, [&](int64_t begin, int64_t end) FASTUDA_INLINED {
+    typename ModeBackward<Acc, isa>::Work work(p, modes.modes.padded);
+    for (int64_t i = begin; i < end; ++i) ModeBackward<Acc, isa>::run(p, modes, i, segments, work);
   });
-  torch::stable::parallel_for(0, p.rows(), 16, [&](int64_t begin, int64_t end) {
-    on_isa<Acc, isa>([&]() FASTUDA_INLINED { ModeBackward<Acc, isa>::merge(p, modes, segments, begin, end); });
+  parallel_on<Acc, isa>(p.rows(), 16, [&](int64_t begin, int64_t end) FASTUDA_INLINED {
+    ModeBackward<Acc, isa>::merge(p, modes, segments, begin, end);
   });
-}
-
-// Calls run.operator()<Acc, isa>() for the type of the sums and the instruction set chosen at run time.
-template <class Run>
-void dispatch(ScalarType type, const Run& run) {
-  if (type == ScalarType::Double) run.template operator()<double, Isa::portable>();
-  else with_isa<float>([&]<Isa isa>() { run.template operator()<float, isa>(); });
-}
-
-ScalarType compute_type(const Tensor& features) {
-  return features.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> mode_losses_forward(
@@ -73,7 +50,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> mode_losses_forward(
   p.margin = margin;
   p.square = square;
   const int64_t n = labels.size(0), h = labels.size(1), w = labels.size(2);
-  const ScalarType type = compute_type(features);
+  const ScalarType type = sum_type(features.scalar_type());
   Tensor triplet = torch::stable::new_empty(features, {n, h, w}, type);
   Tensor cross_entropy = torch::stable::new_empty(features, {n, h, w}, type);
   Tensor own_mode = torch::stable::new_empty(features, {n, h, w}, ScalarType::Long);
@@ -86,7 +63,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> mode_losses_forward(
   p.rival = static_cast<int64_t*>(rival.mutable_data_ptr());
   p.weight = weight.mutable_data_ptr();
   p.nearest = static_cast<uint8_t*>(nearest.mutable_data_ptr());
-  dispatch(features.scalar_type(), [&]<class Acc, Isa isa>() { forward_on<Acc, isa>(p); });
+  with_sums(p.type, [&]<class Acc>() { with_isa<Acc>([&]<Isa isa>() { forward_on<Acc, isa>(p); }); });
   return {triplet, cross_entropy, own_mode, rival, weight, nearest};
 }
 
@@ -95,7 +72,7 @@ std::tuple<Tensor, Tensor> mode_losses_backward(
     const Tensor& modes, const Tensor& triplet, const Tensor& rival, const Tensor& weight, const Tensor& nearest,
     int64_t ignore_index) {
   ModeProblem p = make_modes(features, labels, modes, ignore_index);
-  const ScalarType type = compute_type(features);
+  const ScalarType type = sum_type(features.scalar_type());
   const int64_t pixels = p.labels.grid.pixels();
   for (const Tensor& t : {grad_triplet, grad_cross_entropy, triplet})
     STD_TORCH_CHECK(
@@ -121,7 +98,7 @@ std::tuple<Tensor, Tensor> mode_losses_backward(
   p.result = feature_view(slope);
   p.slope = slope.mutable_data_ptr();
   p.modes_slope = modes_slope.mutable_data_ptr();
-  dispatch(features.scalar_type(), [&]<class Acc, Isa isa>() { backward_on<Acc, isa>(p, features, type); });
+  with_sums(p.type, [&]<class Acc>() { with_isa<Acc>([&]<Isa isa>() { backward_on<Acc, isa>(p, features, type); }); });
   return {slope, modes_slope};
 }
 

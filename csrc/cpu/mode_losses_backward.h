@@ -331,7 +331,7 @@ struct ModeBackward {
       Acc* weights) {
     ModeChunk& chunk = work.chunk;
     const int64_t padded = modes.modes.padded, rows = p.rows();
-    chunk.read(p, begin, end);
+    chunk.read(p.features, p.labels, begin, end);
     chunk.place(p.result.grid, work.result_offset);
     chunk.place(p.triplet_grads, work.triplet_offset);
     chunk.place(p.cross_entropy_grads, work.cross_entropy_offset);
@@ -339,7 +339,7 @@ struct ModeBackward {
       const int64_t count = std::min(kModeBlock, chunk.count - start);
       read_slopes(p, work, start, count);
       load_block(p, modes.modes, work, start, count);
-      Ahead ahead = chunk.following(p, start + kModeBlock, kModeBlock);
+      Ahead ahead = following(p, chunk, start + kModeBlock, kModeBlock);
       each_panel<panel>(0, padded / step, [&]<int kVectors>(int64_t first) FASTUDA_INLINED {
         const Acc* panels = modes.panels.data() + rows * first * step;
         for (int64_t i = 0; i + 2 <= count; i += 2) slopes<kVectors, 2>(p, panels, work, start, i, first, ahead);

@@ -8,20 +8,11 @@
 
 namespace fastuda {
 
-// Rows of a product spread evenly over register blocks of at most kMost.
-struct RowBlocks {
-  int64_t count, base, larger;  // the first `larger` blocks have one row more than the base
-
-  RowBlocks(int64_t rows, int64_t most) : count((rows + most - 1) / most), base(rows / count), larger(rows % count) {}
-  FASTUDA_INLINE int64_t first(int64_t i) const { return i * base + std::min(i, larger); }
-  FASTUDA_INLINE int64_t size(int64_t i) const { return base + (i < larger); }
-};
-
 // The mean of the modes, -2 u of each, [block][channel][row of the block], and |u|^2.
 template <class Acc>
 struct PackedModes {
   ModeRows<Acc> modes;
-  RowBlocks blocks;
+  Blocks blocks;
   Buffer<Acc> centre, rows, squared;
 
   PackedModes(const ModeProblem& p, int64_t most) : modes(p), blocks(p.rows(), most) {
@@ -145,7 +136,7 @@ struct ModeForward {
   }
 
   FASTUDA_INLINE static void multiply(const ModeProblem& p, const PackedModes<Acc>& packed, Work& work, Ahead ahead) {
-    const RowBlocks& blocks = packed.blocks;
+    const Blocks& blocks = packed.blocks;
     for (int64_t c = 0; c < std::max<int64_t>(p.channels(), 1); c += kModeDepth) {
       const int64_t depth = std::min(kModeDepth, p.channels() - c);
       for (int64_t i = 0; i < blocks.count; ++i) {
@@ -363,6 +354,14 @@ struct ModeForward {
       for (int i = 0; i < count; ++i) p.nearest[at[i] + k] = static_cast<uint8_t>(nearest[k * pixels + i]);
   }
 
+  // Asks for the lines of a tile's results, `bytes` a pixel.
+  FASTUDA_INLINE static void expect_results(
+      const ModeChunk& chunk, const void* results, int64_t bytes, int64_t start) {
+    const int64_t from = chunk.begin + chunk.order[start];
+    const int64_t to = chunk.begin + chunk.order[std::min<int64_t>(start + pixels, chunk.count) - 1] + 1;
+    expect_writes(static_cast<const char*>(results) + from * bytes, (to - from) * bytes);
+  }
+
   FASTUDA_INLINE static void erase_ignored(const ModeProblem& p, const ModeChunk& chunk) {
     const int64_t classes = p.classes();
     for (int64_t i = 0; i < chunk.size; ++i) {
@@ -378,12 +377,12 @@ struct ModeForward {
   FASTUDA_INLINE static void run(
       const ModeProblem& p, const PackedModes<Acc>& packed, int64_t first, int64_t last, Work& work) {
     ModeChunk& chunk = work.chunk;
-    chunk.read(p, first, last);
+    chunk.read(p.features, p.labels, first, last);
     for (int64_t start = 0; start < chunk.count; start += pixels) {
       load_features(p, packed, work, start);
-      chunk.expect(p.weight, p.classes() * sizeof(Acc), start, pixels);
-      chunk.expect(p.nearest, p.classes(), start, pixels);
-      multiply(p, packed, work, chunk.following(p, start + pixels, pixels));
+      expect_results(chunk, p.weight, p.classes() * sizeof(Acc), start);
+      expect_results(chunk, p.nearest, p.classes(), start);
+      multiply(p, packed, work, following(p, chunk, start + pixels, pixels));
       for (int v = 0; v * step < work.where.count; ++v) {
         Lanes low;
         nearest(p, packed, work, v, low);

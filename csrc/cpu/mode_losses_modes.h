@@ -119,20 +119,10 @@ FASTUDA_INLINE void expect_writes(const void* first, int64_t bytes) {
 constexpr int64_t kModePixels = 1024;  // pixels of a work item
 constexpr int64_t kModeDepth = 256;  // channels summed in one run: bounds rounding, and a tile's run fits the L1 cache
 
-// Register blocks of each instruction set: vectors of pixels and modes of a product, vectors of channels of a panel.
+// Register blocks of each instruction set; panel: vectors of channels.
 template <Isa isa>
-struct ModeMachine;
-template <>
-struct ModeMachine<Isa::avx512> {
-  static constexpr int vectors = 2, rows = 12, panel = 8;
-};
-template <>
-struct ModeMachine<Isa::avx2> {
-  static constexpr int vectors = 1, rows = 6, panel = 4;
-};
-template <>
-struct ModeMachine<Isa::portable> {
-  static constexpr int vectors = 1, rows = 3, panel = 2;
+struct ModeMachine : ProductBlock<isa> {
+  static constexpr int panel = by_isa<isa>(8, 4, 2);
 };
 
 constexpr int64_t kModeBlock = 64;  // pixels of a block, bits of a word
@@ -175,24 +165,26 @@ struct ModeProblem {
   int64_t rows() const { return classes() * per_class; }
 };
 
+using ModeChunk = PixelChunk<kModePixels>;
+
+// The lines of the features that `pixels` pixels from `next` of a chunk's order on will read.
+inline Ahead following(const ModeProblem& p, const ModeChunk& chunk, int64_t next, int64_t pixels) {
+  return chunk.following(p.features, p.data, p.type, next, pixels);
+}
+
 inline ModeProblem make_modes(
     const torch::stable::Tensor& features, const torch::stable::Tensor& labels, const torch::stable::Tensor& modes,
     int64_t ignore_index) {
-  using torch::headeronly::ScalarType;
-  const ScalarType type = features.scalar_type(), modes_type = modes.scalar_type();
-  STD_TORCH_CHECK(
-      type == ScalarType::Double || type == ScalarType::Float || type == ScalarType::Half ||
-          type == ScalarType::BFloat16,
-      "features must be float32, float16, bfloat16 or float64");
-  STD_TORCH_CHECK(
-      modes_type == ScalarType::Float || modes_type == ScalarType::Double, "modes must be float32 or float64");
+  check_numbers(features, "features");
+  is_double(modes, "modes");
   STD_TORCH_CHECK(features.dim() == 4 && labels.dim() == 3, "features must be (N, d, H, W) and labels (N, H, W)");
   STD_TORCH_CHECK(
       modes.dim() == 3 && modes.size(2) == features.size(1) && modes.size(0) >= 1 && modes.size(1) >= 1 &&
           modes.size(1) <= 256,
       "modes must be (K, M, d) with K >= 1 and 1 <= M <= 256");
   ModeProblem p{
-      feature_view(features), {}, label_view(labels, modes.size(0), ignore_index), features.const_data_ptr(), type};
+      feature_view(features), {}, label_view(labels, modes.size(0), ignore_index), features.const_data_ptr(),
+      features.scalar_type()};
   STD_TORCH_CHECK(p.labels.grid.pixels() == p.features.grid.pixels(), "labels must match the pixels of features");
   p.per_class = modes.size(1);
   p.modes = torch::stable::contiguous(modes);
@@ -220,49 +212,6 @@ struct ModeRows {
     const S* from = static_cast<const S*>(p.modes.const_data_ptr());
     for (int64_t r = 0; r < count; ++r)
       for (int64_t c = 0; c < channels; ++c) values.data()[r * padded + c] = static_cast<Acc>(from[r * channels + c]);
-  }
-};
-
-// The pixels of a work item in the order in which tiles take them.
-struct ModeChunk {
-  int32_t label[kModePixels];
-  int64_t offset[kModePixels];
-  int32_t order[kModePixels];
-  int64_t begin, size, count;
-
-  void read(const ModeProblem& p, int64_t first, int64_t last) {
-    begin = first;
-    size = last - first;
-    p.labels.read(first, last, label);
-    place(p.features.grid, offset);
-    // Rows of channels can be taken from anywhere; planes are read along the pixels, without gaps.
-    const bool rows = p.features.channel_stride == 1;
-    int64_t valid = 0;
-    for (int64_t i = 0; i < size; ++i) valid += label[i] < p.classes();
-    count = 0;
-    for (int64_t i = 0; i < size; ++i)
-      if (rows ? label[i] < p.classes() : valid > 0) order[count++] = static_cast<int32_t>(i);
-  }
-
-  void place(const PixelGrid& grid, int64_t* to) const {
-    grid.runs(begin, begin + size, [&](int64_t pixel, int64_t at, int64_t length) {
-      for (int64_t i = 0; i < length; ++i) to[pixel - begin + i] = at + i * grid.column_stride;
-    });
-  }
-
-  // Asks for the lines of the results of a tile starting at `start` of the order, `bytes` a pixel.
-  void expect(const void* results, int64_t bytes, int64_t start, int64_t pixels) const {
-    const int64_t from = begin + order[start], to = begin + order[std::min(start + pixels, count) - 1] + 1;
-    expect_writes(static_cast<const char*>(results) + from * bytes, (to - from) * bytes);
-  }
-
-  // Lines of the features that a tile starting at `next` of the order will read, where they lie in a row.
-  Ahead following(const ModeProblem& p, int64_t next, int64_t pixels) const {
-    if (p.features.channel_stride != 1 || next >= count) return {};
-    const int64_t from = offset[order[next]], last = offset[order[std::min(next + pixels, count) - 1]];
-    const int64_t size = bytes_of(p.type), most = 2 * pixels * p.channels();
-    const int64_t numbers = std::clamp<int64_t>(last - from + p.channels(), 0, most);
-    return {reinterpret_cast<uintptr_t>(p.data) + from * size, numbers * size / 64};
   }
 };
 

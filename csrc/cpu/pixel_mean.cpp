@@ -77,7 +77,7 @@ std::tuple<Tensor, Tensor, Tensor> pixel_mean(
     const Tensor& losses, const std::optional<Tensor>& others, const Tensor& labels, int64_t num_classes,
     int64_t ignore_index, bool mean) {
   const ScalarType type = losses.scalar_type();
-  STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double, "losses must be float32 or float64");
+  const bool wide = is_double(losses, "losses");
   STD_TORCH_CHECK(num_classes >= 0 && num_classes < int64_t(1) << 31, "num_classes must be below 2^31");
   for (const Tensor& t : {losses, others ? *others : losses})
     STD_TORCH_CHECK(
@@ -93,7 +93,7 @@ std::tuple<Tensor, Tensor, Tensor> pixel_mean(
   torch::stable::parallel_for(0, segments, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)
       parts[i] =
-          sum_segment(views, type == ScalarType::Double, of, i * kSegment, std::min(pixels, (i + 1) * kSegment));
+          sum_segment(views, wide, of, i * kSegment, std::min(pixels, (i + 1) * kSegment));
   });
   Sums all;
   for (const Sums& part : parts) {

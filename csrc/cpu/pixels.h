@@ -7,34 +7,12 @@
 
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/Exception.h>
 
 #include "cpu/simd.h"
+#include "labels.h"
+#include "tensors.h"
 
 namespace fastuda {
-
-// A (P, A) tensor is one image of one row.
-struct PixelGrid {
-  int64_t images, height, width;
-  int64_t image_stride, row_stride, column_stride;
-
-  int64_t pixels() const { return images * height * width; }
-  // Largest element offset of a pixel, where there are any.
-  int64_t furthest() const {
-    return (images - 1) * image_stride + (height - 1) * row_stride + (width - 1) * column_stride;
-  }
-
-  // Calls run(first pixel, element offset, number of pixels) for each piece of a row inside [begin, end).
-  template <class Run>
-  void runs(int64_t begin, int64_t end, const Run& run) const {
-    for (int64_t pixel = begin; pixel < end;) {
-      const int64_t column = pixel % width, row = pixel / width % height, image = pixel / (width * height);
-      const int64_t length = std::min(width - column, end - pixel);
-      run(pixel, image * image_stride + row * row_stride + column * column_stride, length);
-      pixel += length;
-    }
-  }
-};
 
 struct FeatureView {
   PixelGrid grid;
@@ -57,14 +35,43 @@ inline PixelGrid joined(PixelGrid g) {
 }
 
 inline FeatureView feature_view(const torch::stable::Tensor& t) {
-  if (t.dim() == 2) return {{1, 1, t.size(0), 0, 0, t.stride(0)}, t.size(1), t.stride(1)};
-  const PixelGrid grid{t.size(0), t.size(2), t.size(3), t.stride(0), t.stride(2), t.stride(3)};
-  return {joined(grid), t.size(1), t.stride(1)};
+  return {joined(pixel_grid(t, true)), t.size(1), t.stride(1)};
 }
 
-inline PixelGrid label_grid(const torch::stable::Tensor& t) {
-  if (t.dim() == 1) return {1, 1, t.size(0), 0, 0, t.stride(0)};
-  return joined({t.size(0), t.size(1), t.size(2), t.stride(0), t.stride(1), t.stride(2)});
+inline PixelGrid label_grid(const torch::stable::Tensor& t) { return joined(pixel_grid(t, false)); }
+
+// Writes the class of each of `count` labels `step` apart, `classes` for one that is ignored; whether any is a class.
+template <class T, class Class>
+FASTUDA_INLINE bool read_labels(
+    const T* from, int64_t step, int64_t count, int64_t classes, int64_t ignore_index, Class* out) {
+  // In 32 bits where these hold the labels. An ignore_index that they do not hold is no label's, like -1.
+  using Wide = std::conditional_t<sizeof(T) == 8, int64_t, int32_t>;
+  const Wide none = static_cast<Wide>(classes);
+  const Wide ignored = ignore_index == static_cast<Wide>(ignore_index) ? static_cast<Wide>(ignore_index) : Wide(-1);
+  Class found = 0;
+  const auto read = [&](int64_t i, Wide label) {
+    const Wide value = class_or(label, none, ignored, none);
+    out[i] = static_cast<Class>(value);
+    found |= value != none;
+  };
+  if (step == 1)
+    for (int64_t i = 0; i < count; ++i) read(i, static_cast<Wide>(from[i]));
+  else
+    for (int64_t i = 0; i < count; ++i) read(i, static_cast<Wide>(from[i * step]));
+  return found != 0;
+}
+
+// The same of labels at an element of a tensor of any of their types.
+template <class Class>
+FASTUDA_INLINE bool read_labels(
+    const void* data, torch::headeronly::ScalarType type, int64_t first, int64_t step, int64_t count, int64_t classes,
+    int64_t ignore_index, Class* out) {
+  using torch::headeronly::ScalarType;
+  if (type == ScalarType::Byte)
+    return read_labels(static_cast<const uint8_t*>(data) + first, step, count, classes, ignore_index, out);
+  if (type == ScalarType::Int)
+    return read_labels(static_cast<const int32_t*>(data) + first, step, count, classes, ignore_index, out);
+  return read_labels(static_cast<const int64_t*>(data) + first, step, count, classes, ignore_index, out);
 }
 
 struct LabelView {
@@ -84,33 +91,16 @@ struct LabelView {
  private:
   template <class T>
   FASTUDA_INLINE void read_as(int64_t begin, int64_t end, int32_t* out) const {
-    // 32 bits where they do; an ignore_index beyond them is no label's, like -1, which is no class either.
-    using Wide = std::conditional_t<sizeof(T) == 8, int64_t, int32_t>;
-    const Wide classes = static_cast<Wide>(num_classes);
-    const Wide ignored = ignore_index == static_cast<Wide>(ignore_index) ? static_cast<Wide>(ignore_index) : Wide(-1);
-    const int64_t step = grid.column_stride;
-    const auto convert = [=](Wide label) {  // without a branch, which would be guessed wrong at ignored pixels
-      const bool valid = (label >= 0) & (label < classes) & (label != ignored);
-      return static_cast<int32_t>(valid ? label : classes);
-    };
-    grid.runs(begin, end, [&](int64_t pixel, int64_t offset, int64_t length) {
-      const T* from = static_cast<const T*>(data) + offset;
-      int32_t* to = out + (pixel - begin);
-      if (step == 1)
-        for (int64_t i = 0; i < length; ++i) to[i] = convert(from[i]);
-      else
-        for (int64_t i = 0; i < length; ++i) to[i] = convert(from[i * step]);
+    grid.runs(begin, end, [&](int64_t pixel, int64_t offset, int64_t length) FASTUDA_INLINED {
+      const T* const from = static_cast<const T*>(data) + offset;
+      read_labels(from, grid.column_stride, length, num_classes, ignore_index, out + (pixel - begin));
     });
   }
 };
 
 inline LabelView label_view(const torch::stable::Tensor& t, int64_t num_classes, int64_t ignore_index) {
-  using torch::headeronly::ScalarType;
-  const ScalarType type = t.scalar_type();
-  STD_TORCH_CHECK(
-      type == ScalarType::Byte || type == ScalarType::Int || type == ScalarType::Long,
-      "labels must be uint8, int32 or int64");
-  return {label_grid(t), t.const_data_ptr(), type, num_classes, ignore_index};
+  label_bytes(t);
+  return {label_grid(t), t.const_data_ptr(), t.scalar_type(), num_classes, ignore_index};
 }
 
 }  // namespace fastuda

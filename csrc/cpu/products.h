@@ -67,6 +67,22 @@ struct Ahead {
   }
 };
 
+// The sums of a product that stay in registers: vectors of pixels, rows of statistics.
+template <Isa isa>
+struct ProductBlock {
+  static constexpr int vectors = by_isa<isa>(2, 1, 1), rows = by_isa<isa>(12, 6, 3);
+};
+
+// Items (rows, or vectors of channels) in blocks of at most `most`, whose sizes differ by one at most.
+struct Blocks {
+  int64_t items, count, base, larger;  // the first `larger` blocks have one item more than the base
+
+  Blocks(int64_t all, int64_t most)
+      : items(all), count((all + most - 1) / most), base(count ? all / count : 0), larger(count ? all % count : 0) {}
+  FASTUDA_INLINE int64_t first(int64_t i) const { return i * base + std::min(i, larger); }
+  FASTUDA_INLINE int64_t size(int64_t i) const { return base + (i < larger); }
+};
+
 // acc[b][v] = sum over c < depth of rows[c][b] * x[c][v], or * x[c][v]^2.
 template <int kVectors, int kRows, class Acc>
 FASTUDA_INLINE void dot(

@@ -6,6 +6,7 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include "cpu/dense_labels.h"
+#include "cpu/parallel.h"
 
 namespace fastuda {
 namespace {
@@ -24,21 +25,11 @@ struct Rectifying {
 
 // log(x) of any positive number, subnormal ones too; -infinity for 0 and below, NaN for NaN.
 FASTUDA_INLINE Vec<float> log_of(const Vec<float>& x) {
-  const Vec<float> large = x * 0x1p64f;
-  Words bits;
-  std::memcpy(&bits, &large, sizeof(bits));
-  const Words shifted = bits - 0x3f3504f3u;  // of sqrt(1/2)
-  const Vec<float> exponent = __builtin_convertvector(((Ints)shifted >> 23) - 64, Vec<float>);
-  const Words mantissa = (shifted & 0x7fffffu) + 0x3f3504f3u;
-  Vec<float> m;
-  std::memcpy(&m, &mantissa, sizeof(m));
-  // log m = 2 atanh(s) for m in [0.707, 1.414)
-  const Vec<float> s = (m - 1.0f) / (m + 1.0f), t = s * s;
-  Vec<float> p = t * (2.0f / 9) + 2.0f / 7;
-  p = p * t + 2.0f / 5;
-  p = p * t + 2.0f / 3;
-  p = p * t * s + 2.0f * s;
-  const Vec<float> log = exponent * 0.693359375f + (p - exponent * 2.12194440e-4f);
+  Ints exponent;
+  Vec<float> part;
+  split_log(x * 0x1p64f, exponent, part);
+  const Vec<float> whole = __builtin_convertvector(exponent - 64, Vec<float>);
+  const Vec<float> log = whole * 0.693359375f + (part - whole * 2.12194440e-4f);
   return x > 0 ? log : x - INFINITY;
 }
 
@@ -93,10 +84,8 @@ void run(
                     {height, soft.height, align}, {width, soft.width, align}, false,
                     static_cast<Acc>(1 / temperature), label};
   p.few_nodes = Nodes<Acc>::serve(p.along) && Nodes<Acc>::serve(p.soft_along);
-  with_isa<Acc>([&]<Isa isa>() {
-    torch::stable::parallel_for(0, scores.images * height, kRowGrain, [&](int64_t begin, int64_t end) {
-      on_isa<Acc, isa>([&]() FASTUDA_INLINED { rectify_rows<Acc, isa>(p, begin, end); });
-    });
+  parallel<Acc>(scores.images * height, kRowGrain, [&]<Isa isa>(int64_t begin, int64_t end) FASTUDA_INLINED {
+    rectify_rows<Acc, isa>(p, begin, end);
   });
 }
 
@@ -109,8 +98,10 @@ Tensor prototype_rectify(
       "soft must have the images and classes of scores");
   STD_TORCH_CHECK(height >= 1 && width >= 1 && temperature > 0, "height, width and temperature must be positive");
   Tensor label = torch::stable::new_empty(scores, {view.images, height, width}, ScalarType::Byte);
-  (view.type == ScalarType::Double ? run<double> : run<float>)(
-      view, shares, height, width, temperature, align_corners, static_cast<uint8_t*>(label.mutable_data_ptr()));
+  with_sums(view.type, [&]<class Acc>() {
+    run<Acc>(
+        view, shares, height, width, temperature, align_corners, static_cast<uint8_t*>(label.mutable_data_ptr()));
+  });
   return label;
 }
 

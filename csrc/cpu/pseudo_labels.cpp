@@ -11,6 +11,7 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include "cpu/dense_labels.h"
+#include "cpu/parallel.h"
 
 namespace fastuda {
 namespace {
@@ -73,7 +74,7 @@ void run(const ScoreView& scores, const Tensor& threshold, const Options& o, uin
   Labelling<Acc> p{scores, {o.height, scores.height, o.align_corners}, {o.width, scores.width, o.align_corners},
                    false, {}, {}, o.probabilities, o.balanced, label, static_cast<Acc*>(confidence)};
   p.few_nodes = Nodes<Acc>::serve(p.along);
-  const bool wide = threshold.scalar_type() == ScalarType::Double;
+  const bool wide = is_double(threshold, "threshold");
   for (int64_t k = 0; k < scores.classes; ++k) {
     const int64_t at = k * threshold.stride(0);
     const Acc given = wide ? static_cast<Acc>(static_cast<const double*>(threshold.const_data_ptr())[at])
@@ -82,10 +83,8 @@ void run(const ScoreView& scores, const Tensor& threshold, const Options& o, uin
     p.least.push_back(none ? std::numeric_limits<Acc>::infinity() : given);
     p.factor.push_back(1 / p.least.back());
   }
-  with_isa<Acc>([&]<Isa isa>() {
-    torch::stable::parallel_for(0, scores.images * o.height, kRowGrain, [&](int64_t begin, int64_t end) {
-      on_isa<Acc, isa>([&]() FASTUDA_INLINED { label_rows<Acc, isa>(p, begin, end); });
-    });
+  parallel<Acc>(scores.images * o.height, kRowGrain, [&]<Isa isa>(int64_t begin, int64_t end) FASTUDA_INLINED {
+    label_rows<Acc, isa>(p, begin, end);
   });
 }
 
@@ -93,21 +92,18 @@ std::tuple<Tensor, Tensor> pseudo_labels(
     const Tensor& scores, const Tensor& threshold, int64_t height, int64_t width, bool probabilities, bool balanced,
     bool align_corners, bool with_confidence) {
   const ScoreView view = score_view(scores);
-  const ScalarType type = threshold.scalar_type();
   STD_TORCH_CHECK(view.classes <= kMostClasses, "scores must have at most 255 classes");
-  STD_TORCH_CHECK(
-      threshold.dim() == 1 && threshold.size(0) == view.classes &&
-          (type == ScalarType::Float || type == ScalarType::Double),
-      "threshold must be (K,) float32 or float64");
+  STD_TORCH_CHECK(threshold.dim() == 1 && threshold.size(0) == view.classes, "threshold must be (K,)");
   STD_TORCH_CHECK(height >= 1 && width >= 1, "height and width must be at least 1");
-  const bool wide = view.type == ScalarType::Double;
   Tensor label = torch::stable::new_empty(scores, {view.images, height, width}, ScalarType::Byte);
   const std::vector<int64_t> shape = with_confidence ? std::vector<int64_t>{view.images, height, width}
                                                      : std::vector<int64_t>{0};
-  Tensor confidence = torch::stable::new_empty(scores, shape, wide ? ScalarType::Double : ScalarType::Float);
+  Tensor confidence = torch::stable::new_empty(scores, shape, sum_type(view.type));
   void* to = with_confidence ? confidence.mutable_data_ptr() : nullptr;
   const Options options{height, width, probabilities, balanced, align_corners};
-  (wide ? run<double> : run<float>)(view, threshold, options, static_cast<uint8_t*>(label.mutable_data_ptr()), to);
+  with_sums(view.type, [&]<class Acc>() {
+    run<Acc>(view, threshold, options, static_cast<uint8_t*>(label.mutable_data_ptr()), to);
+  });
   return {label, confidence};
 }
 

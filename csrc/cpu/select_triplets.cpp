@@ -6,7 +6,7 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
-#include "random_bits.h"
+#include "cpu/random_seed.h"
 
 namespace fastuda {
 namespace {
@@ -77,8 +77,8 @@ std::tuple<Tensor, Tensor, Tensor> select_triplets(
       const int64_t class_count = starts[(label + 1) * num_modes] - class_first, others = usable - class_count;
       if (own == 0 || others == 0) continue;
       const uint32_t counter = static_cast<uint32_t>(i);
-      const int64_t other = below(random.of(counter, 1), others);
-      to_positive[i] = order[first + below(random.of(counter, 0), own)];
+      const int64_t other = below(random.of(counter, 1), static_cast<uint32_t>(others));
+      to_positive[i] = order[first + below(random.of(counter, 0), static_cast<uint32_t>(own))];
       to_negative[i] = order[other < class_first ? other : other + class_count];
       to_valid[i] = true;
     }

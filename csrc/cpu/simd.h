@@ -15,6 +15,8 @@
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
+#include "portable.h"
+
 #define FASTUDA_INLINE inline __attribute__((always_inline))
 
 // A lambda whose code belongs to the function that calls it, and to that one's instruction set.
@@ -63,18 +65,6 @@ inline Isa cpu_isa() {
   }();
   return chosen;
 }
-
-// Accumulators: double for double, float for everything else.
-template <class T>
-struct AccumulateOf {
-  using type = float;
-};
-template <>
-struct AccumulateOf<double> {
-  using type = double;
-};
-template <class T>
-using Accumulate = typename AccumulateOf<T>::type;
 
 // Calls run.operator()<T>() with the type of a tensor's numbers. Arithmetic exists once for each type of sums: float32
 // and 16-bit numbers are distinguished where they are loaded and stored, outside the innermost loop. float64 is there to
@@ -141,6 +131,12 @@ void on_isa(const Body& body) {
   else if constexpr (isa == Isa::avx512) on_avx512(body);
   else if constexpr (isa == Isa::avx2) on_avx2(body);
   else on_any(body);
+}
+
+// A number that depends on the instruction set, such as how many sums fit into its registers.
+template <Isa isa>
+constexpr int by_isa(int avx512, int avx2, int portable) {
+  return isa == Isa::avx512 ? avx512 : isa == Isa::avx2 ? avx2 : portable;
 }
 
 template <class Acc>

@@ -10,13 +10,13 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/Exception.h>
 
+#include "cpu/parallel.h"
 #include "cpu/products.h"
 #include "cpu/row_tile.h"
 #include "cpu/scaled_exp.h"
 #include "cpu/sinkhorn_wide.h"
+#include "tensors.h"
 
 namespace fastuda {
 namespace {
@@ -208,10 +208,8 @@ FASTUDA_INLINE void run_units(const Narrow& n, int64_t begin, int64_t end) {
 
 template <Step step>
 void run_step(const Narrow& n, int64_t units, int64_t grain) {
-  with_isa<float>([&]<Isa isa>() {
-    torch::stable::parallel_for(0, units, grain, [&](int64_t begin, int64_t end) {
-      on_isa<float, isa>([&]() FASTUDA_INLINED { run_units<isa, step>(n, begin, end); });
-    });
+  parallel<float>(units, grain, [&]<Isa isa>(int64_t begin, int64_t end) FASTUDA_INLINED {
+    run_units<isa, step>(n, begin, end);
   });
 }
 
@@ -288,7 +286,7 @@ void run_wide(const Sinkhorn& p, int64_t b) {
     problem.scale(round == 0);
   }
   torch::stable::parallel_for(0, p.current, 64, [&](int64_t begin, int64_t end) {
-    p.type == ScalarType::Double ? problem.write<double>(begin, end) : problem.write<float>(begin, end);
+    with_sums(p.type, [&]<class Out>() { problem.write<Out>(begin, end); });
   });
 }
 
@@ -302,7 +300,7 @@ void run(const Sinkhorn& p, const Tensor& like) {
 std::vector<double> read_shares(const Tensor& marginal) {
   const int64_t batch = marginal.size(0), classes = marginal.size(1);
   std::vector<double> shares(batch * classes);
-  const bool wide = marginal.scalar_type() == ScalarType::Double;
+  const bool wide = is_double(marginal, "marginal");
   for (int64_t i = 0; i < batch * classes; ++i) {
     const int64_t at = i / classes * marginal.stride(0) + i % classes * marginal.stride(1);
     shares[i] = wide ? static_cast<const double*>(marginal.const_data_ptr())[at]
@@ -312,22 +310,15 @@ std::vector<double> read_shares(const Tensor& marginal) {
 }
 
 Tensor sinkhorn(const Tensor& scores, const Tensor& marginal, double epsilon, int64_t iterations, int64_t current) {
-  const ScalarType type = scores.scalar_type(), share_type = marginal.scalar_type();
-  STD_TORCH_CHECK(
-      type == ScalarType::Double || type == ScalarType::Float || type == ScalarType::Half ||
-          type == ScalarType::BFloat16,
-      "scores must be float32, float16, bfloat16 or float64");
+  const ScalarType type = scores.scalar_type();
+  check_numbers(scores, "scores");
   STD_TORCH_CHECK(scores.dim() == 3 && marginal.dim() == 2, "scores must be (B, N, K) and marginal (B, K)");
   const int64_t batch = scores.size(0), rows = scores.size(1), classes = scores.size(2);
-  STD_TORCH_CHECK(
-      marginal.size(0) == batch && marginal.size(1) == classes &&
-          (share_type == ScalarType::Float || share_type == ScalarType::Double),
-      "marginal must be (B, K) float32 or float64");
+  STD_TORCH_CHECK(marginal.size(0) == batch && marginal.size(1) == classes, "marginal must be (B, K)");
   STD_TORCH_CHECK(
       epsilon > 0 && iterations >= 1 && 0 <= current && current <= rows,
       "epsilon must be positive, iterations at least 1 and current between 0 and N");
-  Tensor out = torch::stable::new_empty(
-      scores, {batch, current, classes}, type == ScalarType::Double ? ScalarType::Double : ScalarType::Float);
+  Tensor out = torch::stable::new_empty(scores, {batch, current, classes}, sum_type(type));
   if (batch == 0 || current == 0 || classes == 0) return out;
   const std::vector<double> shares = read_shares(marginal);
   const Sinkhorn p{scores.const_data_ptr(), type, batch, rows, classes, scores.stride(0), scores.stride(1),

@@ -5,6 +5,7 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
+#include "cpu/parallel.h"
 #include "cpu/softmax_kl_tile.h"
 
 namespace fastuda {
@@ -13,16 +14,13 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-template <class Acc>
 void run(const KlProblem& p) {
-  with_isa<Acc>([&]<Isa isa>() {
-    torch::stable::parallel_for(0, p.chunks(), 1, [&](int64_t begin, int64_t end) {
-      on_isa<Acc, isa>([&]() FASTUDA_INLINED { SoftmaxKl<Acc, isa>::run(p, begin, end); });
+  with_sums(p.type, [&]<class Acc>() {
+    parallel<Acc>(p.chunks(), 1, [&]<Isa isa>(int64_t begin, int64_t end) FASTUDA_INLINED {
+      SoftmaxKl<Acc, isa>::run(p, begin, end);
     });
   });
 }
-
-void run_all(const KlProblem& p) { p.type == ScalarType::Double ? run<double>(p) : run<float>(p); }
 
 KlProblem problem(
     const Tensor& logits, const Tensor& other, const std::optional<Tensor>& mask, double temperature, bool symmetric) {
@@ -32,13 +30,9 @@ KlProblem problem(
       "logits and other must be (N, K, h, w) or (P, K) with K >= 1, of one dtype");
   for (int64_t i = 0; i < logits.dim(); ++i)
     STD_TORCH_CHECK(logits.size(i) == other.size(i), "logits and other must have one shape");
-  const ScalarType type = logits.scalar_type();
-  STD_TORCH_CHECK(
-      type == ScalarType::Double || type == ScalarType::Float || type == ScalarType::Half ||
-          type == ScalarType::BFloat16,
-      "logits must be float32, float16, bfloat16 or float64");
+  check_numbers(logits, "logits");
   KlProblem p{};
-  p.type = type;
+  p.type = logits.scalar_type();
   for (int i = 0; i < 2; ++i) {
     p.sides[i].view = feature_view(i ? other : logits);
     p.sides[i].data = (i ? other : logits).const_data_ptr();
@@ -56,19 +50,15 @@ KlProblem problem(
   return p;
 }
 
-ScalarType compute_type(const Tensor& logits) {
-  return logits.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
 Tensor softmax_kl_forward(
     const Tensor& logits, const Tensor& other, const std::optional<Tensor>& mask, double temperature,
     bool symmetric) {
   KlProblem p = problem(logits, other, mask, temperature, symmetric);
   std::vector<int64_t> size{logits.size(0)};
   for (int64_t i = 2; i < logits.dim(); ++i) size.push_back(logits.size(i));
-  Tensor loss = torch::stable::new_empty(logits, size, compute_type(logits));
+  Tensor loss = torch::stable::new_empty(logits, size, sum_type(logits.scalar_type()));
   p.loss = loss.mutable_data_ptr();
-  run_all(p);
+  run(p);
   return loss;
 }
 
@@ -77,7 +67,7 @@ std::tuple<Tensor, Tensor> softmax_kl_backward(
     double temperature, bool symmetric) {
   KlProblem p = problem(logits, other, mask, temperature, symmetric);
   STD_TORCH_CHECK(
-      grad.scalar_type() == compute_type(logits) && grad.dim() == logits.dim() - 1 &&
+      grad.scalar_type() == sum_type(logits.scalar_type()) && grad.dim() == logits.dim() - 1 &&
           grad.numel() == p.pixels(),
       "grad must be (N, h, w) or (P,) of the loss's dtype");
   p.grad = grad.const_data_ptr();
@@ -90,7 +80,7 @@ std::tuple<Tensor, Tensor> softmax_kl_backward(
     p.sides[1].result = feature_view(other_slope);
     p.sides[1].slope = other_slope.mutable_data_ptr();
   }
-  run_all(p);
+  run(p);
   return {slope, other_slope};
 }
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "cpu/pixels.h"
+#include "cpu/products.h"
 #include "cpu/widen.h"
 
 namespace fastuda {
@@ -28,6 +29,49 @@ struct TilePlace {
       for (int j = 1; j < kStep; ++j) gaps += offset[i + j] - offset[i + j - 1] != 1;
       dense[i] = gaps == 0 && i + kStep <= pixels;
     }
+  }
+};
+
+// The pixels of a work item, and the order in which tiles take them.
+template <int64_t kPixels>
+struct PixelChunk {
+  int32_t label[kPixels];
+  int64_t offset[kPixels];
+  int32_t order[kPixels];
+  int64_t begin, size, count;
+
+  // Pixels [first, last), at most kPixels.
+  void read(const FeatureView& features, const LabelView& labels, int64_t first, int64_t last) {
+    begin = first;
+    size = last - first;
+    labels.read(first, last, label);
+    place(features.grid, offset);
+    // Rows of channels can be taken from anywhere; planes are read along the pixels, without gaps.
+    const bool rows = features.channel_stride == 1;
+    int64_t valid = 0;
+    for (int64_t i = 0; i < size; ++i) valid += label[i] < labels.num_classes;
+    count = 0;
+    for (int64_t i = 0; i < size; ++i)
+      if (rows ? label[i] < labels.num_classes : valid > 0) order[count++] = static_cast<int32_t>(i);
+  }
+
+  // to[i] = where pixel i of the chunk lies in a tensor.
+  void place(const PixelGrid& grid, int64_t* to) const {
+    grid.runs(begin, begin + size, [&](int64_t pixel, int64_t at, int64_t length) {
+      for (int64_t i = 0; i < length; ++i) to[pixel - begin + i] = at + i * grid.column_stride;
+    });
+  }
+
+  // The cache lines of `pixels` pixels from `next` of the order on, where their channels lie in a row. At most twice as
+  // many lines as they have: between them may lie pixels that are ignored.
+  Ahead following(
+      const FeatureView& features, const void* data, torch::headeronly::ScalarType type, int64_t next,
+      int64_t pixels) const {
+    if (features.channel_stride != 1 || next >= count) return {};
+    const int64_t from = offset[order[next]], last = offset[order[std::min(next + pixels, count) - 1]];
+    const int64_t bytes = bytes_of(type), most = 2 * pixels * features.channels;
+    const int64_t numbers = std::clamp<int64_t>(last - from + features.channels, 0, most);
+    return {reinterpret_cast<uintptr_t>(data) + from * bytes, numbers * bytes / 64};
   }
 };
 

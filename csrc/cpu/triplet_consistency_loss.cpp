@@ -13,8 +13,10 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include "cpu/parallel.h"
 #include "cpu/products.h"
 #include "cpu/simd.h"
+#include "tensors.h"
 
 namespace fastuda {
 namespace {
@@ -215,11 +217,9 @@ FASTUDA_INLINE void source_slopes(const Backward& w, int64_t begin, int64_t end)
 // Calls body.operator()<T>(begin, end) for ranges of rows, T being the type of their numbers.
 template <class Acc, class Body>
 void for_rows(ScalarType type, int64_t rows, const Body& body) {
-  with_isa<Acc>([&]<Isa isa>() {
-    torch::stable::parallel_for(0, rows, kGrain, [&](int64_t begin, int64_t end) {
-      with_type<Acc>(type, [&]<class T>() {
-        on_isa<Acc, isa>([&]() FASTUDA_INLINED { body.template operator()<T>(begin, end); });
-      });
+  with_type<Acc>(type, [&]<class T>() {
+    parallel<Acc>(rows, kGrain, [&]<Isa isa>(int64_t begin, int64_t end) FASTUDA_INLINED {
+      body.template operator()<T>(begin, end);
     });
   });
 }
@@ -259,16 +259,10 @@ void run_backward(Backward& w) {
   });
 }
 
-ScalarType compute_type(const Tensor& t) {
-  return t.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
 Triplets view(const Tensor& target, const Tensor& source, const Tensor& positive, const Tensor& negative) {
   const ScalarType type = target.scalar_type();
-  STD_TORCH_CHECK(
-      type == source.scalar_type() && (type == ScalarType::Double || type == ScalarType::Float ||
-                                       type == ScalarType::Half || type == ScalarType::BFloat16),
-      "target and source must share one of float32, float16, bfloat16 and float64");
+  check_numbers(target, "target");
+  STD_TORCH_CHECK(type == source.scalar_type(), "source must have the dtype of target");
   STD_TORCH_CHECK(
       target.dim() == 2 && source.dim() == 2 && target.size(1) == source.size(1),
       "target must be (T, d) and source (S, d)");
@@ -296,11 +290,11 @@ Tensor triplet_consistency_forward(
   STD_TORCH_CHECK(
       valid.scalar_type() == ScalarType::Bool && valid.dim() == 1 && valid.size(0) == t.rows,
       "valid must be bool (T,)");
-  Tensor loss = torch::stable::new_empty(target, {t.rows}, compute_type(target));
+  Tensor loss = torch::stable::new_empty(target, {t.rows}, sum_type(target.scalar_type()));
   if (t.sources == 0) return torch::stable::zero_(loss);
   const Forward f{
       t, static_cast<const bool*>(valid.const_data_ptr()), valid.stride(0), margin, loss.mutable_data_ptr()};
-  t.type == ScalarType::Double ? run_forward<double>(f) : run_forward<float>(f);
+  with_sums(t.type, [&]<class Acc>() { run_forward<Acc>(f); });
   return loss;
 }
 
@@ -310,7 +304,7 @@ std::tuple<Tensor, Tensor> triplet_consistency_backward(
   const Triplets t = view(target, source, positive, negative);
   for (const Tensor* each : {&grad, &loss})
     STD_TORCH_CHECK(
-        each->scalar_type() == compute_type(target) && each->dim() == 1 && each->size(0) == t.rows,
+        each->scalar_type() == sum_type(target.scalar_type()) && each->dim() == 1 && each->size(0) == t.rows,
         "grad and loss must be (T,) in the dtype of the loss");
   Tensor target_slope = torch::stable::empty_like(target);
   Tensor source_slope = torch::stable::new_empty(source, {t.sources, t.channels});
@@ -319,7 +313,7 @@ std::tuple<Tensor, Tensor> triplet_consistency_backward(
       t, grad.const_data_ptr(), loss.const_data_ptr(), grad.stride(0), loss.stride(0),
       target_slope.mutable_data_ptr(), source_slope.mutable_data_ptr(), target_slope.stride(0), target_slope.stride(1),
       {}, {}};
-  t.type == ScalarType::Double ? run_backward<double>(w) : run_backward<float>(w);
+  with_sums(t.type, [&]<class Acc>() { run_backward<Acc>(w); });
   return {target_slope, source_slope};
 }
 

@@ -6,6 +6,7 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
+#include "cpu/parallel.h"
 #include "cpu/upsample_nodes.h"
 #include "cpu/upsample_tile.h"
 
@@ -178,15 +179,15 @@ FASTUDA_INLINE void losses(const Run<Acc>& r, int64_t begin, int64_t end) {
   }
 }
 
-template <class Acc, Isa isa>
-void run_on(const Run<Acc>& r) {
-  torch::stable::parallel_for(0, r.nodes.items(), 1, [&](int64_t begin, int64_t end) {
-    on_isa<Acc, isa>([&]() FASTUDA_INLINED { losses<Acc, isa>(r, begin, end); });
+template <class Acc>
+void sweep(const Run<Acc>& r) {
+  parallel<Acc>(r.nodes.items(), 1, [&]<Isa isa>(int64_t begin, int64_t end) FASTUDA_INLINED {
+    losses<Acc, isa>(r, begin, end);
   });
   if (!r.p.with_slope) return;
   const ScoreView& view = r.p.up.scores;
-  torch::stable::parallel_for(0, view.images * view.height, 8, [&](int64_t begin, int64_t end) {
-    on_isa<Acc, isa>([&]() FASTUDA_INLINED { gather_rows(r.nodes, begin, end); });
+  parallel<Acc>(view.images * view.height, 8, [&]<Isa isa>(int64_t begin, int64_t end) FASTUDA_INLINED {
+    gather_rows(r.nodes, begin, end);
   });
 }
 
@@ -195,7 +196,7 @@ std::vector<Acc> class_weights(const std::optional<Tensor>& weight, int64_t clas
   std::vector<Acc> values(classes + 1, Acc(1));
   if (weight) {
     const int64_t step = weight->stride(0);
-    const bool wide = weight->scalar_type() == ScalarType::Double;
+    const bool wide = is_double(*weight, "weight");
     for (int64_t k = 0; k < classes; ++k)
       values[k] = wide ? static_cast<Acc>(static_cast<const double*>(weight->const_data_ptr())[k * step])
                        : static_cast<Acc>(static_cast<const float*>(weight->const_data_ptr())[k * step]);
@@ -239,7 +240,7 @@ std::tuple<Tensor, Tensor, Tensor> run(
   Acc* const partial = o.with_slope ? static_cast<Acc*>(partials.mutable_data_ptr()) : nullptr;
   Acc* const to = static_cast<Acc*>(slope.mutable_data_ptr());
   const Run<Acc> r{p, {p.up, chunks, partial, to, 0, view.classes, false}, sums.data()};
-  with_isa<Acc>([&]<Isa isa>() { run_on<Acc, isa>(r); });
+  sweep(r);
   double loss = 0, divisor = 0;
   for (size_t i = 0; i < sums.size(); i += 2) {
     loss += sums[i];
@@ -251,29 +252,23 @@ std::tuple<Tensor, Tensor, Tensor> run(
   return {total, losses, slope};
 }
 
-bool is_real(const Tensor& t) { return t.scalar_type() == ScalarType::Float || t.scalar_type() == ScalarType::Double; }
-
 std::tuple<Tensor, Tensor, Tensor> upsample_cross_entropy(
     const Tensor& logits, const Tensor& target, const std::optional<Tensor>& weight,
     const std::optional<Tensor>& pixel_weight, bool align_corners, int64_t ignore_index, double label_smoothing,
     bool with_map, bool with_slope) {
-  const ScalarType type = target.scalar_type();
   STD_TORCH_CHECK(
       logits.dim() == 4 && target.dim() == 3 && target.size(0) == logits.size(0),
       "logits must be (N, K, h, w) and target (N, H, W)");
+  label_bytes(target, "target");
+  STD_TORCH_CHECK(!weight || (weight->dim() == 1 && weight->size(0) == logits.size(1)), "weight must be (K,)");
+  if (pixel_weight) is_double(*pixel_weight, "pixel_weight");
   STD_TORCH_CHECK(
-      type == ScalarType::Byte || type == ScalarType::Int || type == ScalarType::Long,
-      "target must be uint8, int32 or int64");
-  STD_TORCH_CHECK(
-      !weight || (weight->dim() == 1 && weight->size(0) == logits.size(1) && is_real(*weight)),
-      "weight must be (K,) float32 or float64");
-  STD_TORCH_CHECK(
-      !pixel_weight || (pixel_weight->dim() == 3 && is_real(*pixel_weight) && pixel_weight->size(0) == target.size(0) &&
+      !pixel_weight || (pixel_weight->dim() == 3 && pixel_weight->size(0) == target.size(0) &&
                         pixel_weight->size(1) == target.size(1) && pixel_weight->size(2) == target.size(2)),
-      "pixel_weight must be (N, H, W) float32 or float64");
+      "pixel_weight must be (N, H, W)");
   const Options options{align_corners, ignore_index, label_smoothing, with_map, with_slope};
-  if (logits.scalar_type() == ScalarType::Double) return run<double>(logits, target, weight, pixel_weight, options);
-  return run<float>(logits, target, weight, pixel_weight, options);
+  return with_sums(
+      logits.scalar_type(), [&]<class Acc>() { return run<Acc>(logits, target, weight, pixel_weight, options); });
 }
 
 }  // namespace

@@ -4,11 +4,11 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <type_traits>
 
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include "cpu/pixels.h"
 #include "cpu/vector_math.h"
 
 namespace fastuda {
@@ -56,37 +56,13 @@ inline PixelPlane pixel_plane(const torch::stable::Tensor& t) {
   return {t.const_data_ptr(), t.scalar_type(), t.stride(0), t.stride(1), t.stride(2)};
 }
 
-// Class of each of `count` pixels of a row, `classes` for an ignored one; whether any counts.
-template <class T, class Label>
-FASTUDA_INLINE bool read_label_row(
-    const T* from, int64_t step, int64_t count, int64_t classes, int64_t ignore_index, Label* out) {
-  using Wide = std::conditional_t<sizeof(T) == 8, int64_t, int32_t>;
-  const Wide most = static_cast<Wide>(classes);
-  const Wide ignored = ignore_index == static_cast<Wide>(ignore_index) ? static_cast<Wide>(ignore_index) : Wide(-1);
-  Label found = 0;
-  const auto one = [&](int64_t i, Wide label) {
-    const bool valid = (label >= 0) & (label < most) & (label != ignored);
-    out[i] = static_cast<Label>(valid ? label : most);
-    found |= valid;
-  };
-  if (step == 1)
-    for (int64_t i = 0; i < count; ++i) one(i, static_cast<Wide>(from[i]));
-  else
-    for (int64_t i = 0; i < count; ++i) one(i, static_cast<Wide>(from[i * step]));
-  return found != 0;
-}
-
-template <class Label>
+// Writes the class of each of `count` pixels of a row, `classes` for an ignored one; whether any is a class.
+template <class Class>
 FASTUDA_INLINE bool read_label_row(
     const PixelPlane& p, int64_t image, int64_t row, int64_t column, int64_t count, int64_t classes,
-    int64_t ignore_index, Label* out) {
-  using torch::headeronly::ScalarType;
-  const int64_t at = image * p.image_stride + row * p.row_stride + column * p.column_stride, step = p.column_stride;
-  if (p.type == ScalarType::Byte)
-    return read_label_row(static_cast<const uint8_t*>(p.data) + at, step, count, classes, ignore_index, out);
-  if (p.type == ScalarType::Int)
-    return read_label_row(static_cast<const int32_t*>(p.data) + at, step, count, classes, ignore_index, out);
-  return read_label_row(static_cast<const int64_t*>(p.data) + at, step, count, classes, ignore_index, out);
+    int64_t ignore_index, Class* out) {
+  const int64_t first = image * p.image_stride + row * p.row_stride + column * p.column_stride;
+  return read_labels(p.data, p.type, first, p.column_stride, count, classes, ignore_index, out);
 }
 
 }  // namespace fastuda

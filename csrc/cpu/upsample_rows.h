@@ -7,9 +7,10 @@
 
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/Exception.h>
 
 #include "cpu/widen.h"
+#include "tensors.h"
+#include "upsample_position.h"
 
 namespace fastuda {
 
@@ -27,16 +28,13 @@ struct Taps {
 
   Taps(int64_t size, int64_t source, bool align_corners)
       : size(size), source(source), lower(size + kBeyond), weight(size + kBeyond), first(source + 1) {
-    const int64_t most = std::max<int64_t>(size - 1, 1);
     for (int64_t i = 0; i < size + kBeyond; ++i) {
-      const int64_t at = std::min(i, std::max<int64_t>(size - 1, 0));
-      const int64_t numerator = align_corners ? at * (source - 1) : std::max<int64_t>((2 * at + 1) * source - size, 0);
-      const int64_t denominator = align_corners ? most : std::max<int64_t>(2 * size, 1);
-      const int64_t cell = std::min(numerator / denominator, source - 1);
-      const double share = static_cast<double>(numerator - cell * denominator) / static_cast<double>(denominator);
-      lower[i] = static_cast<int32_t>(cell);
-      weight[i] = cell + 1 < source ? static_cast<Acc>(share) : Acc(0);
-      if (i < size) ++first[cell + 1];
+      const int64_t position = std::min(i, std::max<int64_t>(size - 1, 0));
+      const auto p = upsample_position<int64_t>(position, std::max<int64_t>(size, 1), source, align_corners);
+      const double share = static_cast<double>(p.numerator) / static_cast<double>(p.denominator);
+      lower[i] = static_cast<int32_t>(p.lower);
+      weight[i] = p.lower + 1 < source ? static_cast<Acc>(share) : Acc(0);
+      if (i < size) ++first[p.lower + 1];
     }
     for (int64_t i = 0; i < source; ++i) first[i + 1] += first[i];
   }
@@ -54,17 +52,9 @@ struct ScoreView {
 };
 
 inline ScoreView score_view(const torch::stable::Tensor& t) {
-  using torch::headeronly::ScalarType;
-  const ScalarType type = t.scalar_type();
-  STD_TORCH_CHECK(
-      type == ScalarType::Double || type == ScalarType::Float || type == ScalarType::Half ||
-          type == ScalarType::BFloat16,
-      "scores must be float32, float16, bfloat16 or float64");
-  STD_TORCH_CHECK(
-      t.dim() == 4 && t.size(1) >= 1 && t.size(2) >= 1 && t.size(3) >= 1,
-      "scores must be (N, K, h, w) with K, h, w >= 1");
-  return {t.const_data_ptr(), type, t.size(0), t.size(1), t.size(2), t.size(3), t.stride(0), t.stride(1), t.stride(2),
-          t.stride(3)};
+  check_scores(t, "scores");
+  return {t.const_data_ptr(), t.scalar_type(), t.size(0), t.size(1), t.size(2), t.size(3), t.stride(0), t.stride(1),
+          t.stride(2), t.stride(3)};
 }
 
 // Columns of a row buffer [class][pitch]: a vector can be read from every column, and from the one after it.

@@ -29,22 +29,30 @@ FASTUDA_INLINE void exp_negative(const Vec<float>& x, Vec<float>& out) {
   out = p * scale;
 }
 
-// log(x) for finite x >= 1; NaN stays NaN. With m in [0.707, 1.414), log m = 2 atanh(s), s = (m - 1) / (m + 1).
-FASTUDA_INLINE void log_from_one(const Vec<float>& x, Vec<float>& out) {
+// log(x) = whole ln 2 + part for positive, normal, finite x. With m in [0.707, 1.414), part = log m = 2 atanh(s),
+// s = (m - 1) / (m + 1).
+FASTUDA_INLINE void split_log(const Vec<float>& x, Ints& whole, Vec<float>& part) {
   Words bits;
   std::memcpy(&bits, &x, sizeof(bits));
   const Words shifted = bits - 0x3f3504f3u;  // of sqrt(1/2)
-  const Ints exponent = (Ints)shifted >> 23;
+  whole = (Ints)shifted >> 23;
   const Words mantissa = (shifted & 0x7fffffu) + 0x3f3504f3u;
   Vec<float> m;
   std::memcpy(&m, &mantissa, sizeof(m));
   const Vec<float> s = (m - 1.0f) / (m + 1.0f), t = s * s;
-  Vec<float> p = t * (2.0f / 9) + 2.0f / 7;
-  p = p * t + 2.0f / 5;
-  p = p * t + 2.0f / 3;
-  p = p * t * s + 2.0f * s;
+  part = t * (2.0f / 9) + 2.0f / 7;
+  part = part * t + 2.0f / 5;
+  part = part * t + 2.0f / 3;
+  part = part * t * s + 2.0f * s;
+}
+
+// log(x) for finite x >= 1; NaN stays NaN.
+FASTUDA_INLINE void log_from_one(const Vec<float>& x, Vec<float>& out) {
+  Ints exponent;
+  Vec<float> part;
+  split_log(x, exponent, part);
   const Vec<float> whole = __builtin_convertvector(exponent, Vec<float>);
-  out = whole * 0.693359375f + (p - whole * 2.12194440e-4f);
+  out = whole * 0.693359375f + (part - whole * 2.12194440e-4f);
   out = x == x ? out : x;
 }
 

@@ -52,7 +52,7 @@ __device__ __forceinline__ void list_walk(const ClassList& s, i64 number) {
     for (int list = lane; list < s.lists; list += kWarp) s.table[entry(list)] = 0;
     __syncwarp();
   }
-  const RandomBits random(s.draw.seed);
+  const RandomBits random = random_bits(s.draw.seed);
   const u32 begin = chunk * kListChunk;
   const u32 end = s.draw.pixels - begin < kListChunk ? s.draw.pixels : begin + kListChunk;
   int current = -1, next = 0;  // the list at hand, and how many pixels of it came before

@@ -45,10 +45,7 @@ __device__ __forceinline__ int draw_pass_bits(int pass) {
 
 // The class of a pixel, or -1 where it is ignored or out of range.
 __device__ __forceinline__ int class_of(const Labels& labels, u32 image, u32 pixel) {
-  const i64 at = image * labels.grid.image_stride + pixel * labels.grid.column_stride;
-  const i64 label = labels.size == 1 ? labels.bytes[at] : labels.size == 4 ? labels.ints[at] : labels.longs[at];
-  const bool valid = label >= 0 && label < labels.classes && label != labels.ignore_index;
-  return valid ? static_cast<int>(label) : -1;
+  return class_at(labels, image * labels.grid.image_stride + pixel * labels.grid.column_stride);
 }
 
 __device__ __forceinline__ u64 draw_key(u32 bits, u32 pixel) { return static_cast<u64>(bits) << 32 | pixel; }
@@ -114,7 +111,7 @@ __device__ __forceinline__ void draw_count(
     for (int i = threadIdx.x; i < buckets * kDigits; i += kDrawThreads) own[i] = 0;
     __syncthreads();
   }
-  const RandomBits random(d.seed);
+  const RandomBits random = random_bits(d.seed);
   int valid = 0;
   for (u32 pixel = begin + threadIdx.x; pixel < end; pixel += kDrawThreads) {
     const Candidate<kSecond> c(d, random, image, pixel, pass > 0, shift + draw_pass_bits(pass));
@@ -206,7 +203,7 @@ __device__ __forceinline__ void draw_ties(const ClassDraw& d, i64 at) {
   if (left == 0) return;
   const int buckets = kSecond ? 1 : d.classes, bucket = static_cast<int>(at % buckets);
   const u32 image = static_cast<u32>(at / buckets);
-  const RandomBits random(d.seed);
+  const RandomBits random = random_bits(d.seed);
   int before = 0;
   for (u32 first = 0; first < d.pixels && before < left; first += kDrawThreads) {
     const u32 pixel = first + threadIdx.x;

@@ -14,6 +14,7 @@
 // Scratch: M and S. Deterministic: no atomics. Untuned, as no GPU was at hand: tile sizes, the uncoalesced writes of the
 // posterior (4 K bytes a pixel), overlap of loads and products within a block, quads of NCHW pixels read one by one.
 #include "cuda/contrastive_bound_backward_kernel.h"
+#include "cuda/contrastive_bound_forward_kernel.h"
 #include "cuda/contrastive_bound_problem.h"
 
 namespace fastuda::cuda {

@@ -172,7 +172,7 @@ MatrixBuffer matrices(const BoundProblem& p, const std::optional<Tensor>& covari
           covariance->size(2) == p.channels,
       "covariance must be (K, A, A)");
   const Tensor& t = *covariance;
-  return {buffer(t), is_wide(t), t.stride(0), t.stride(1), t.stride(2)};
+  return {buffer(t), is_double(t, "a statistic"), t.stride(0), t.stride(1), t.stride(2)};
 }
 
 std::tuple<Tensor, Tensor> contrastive_bound_full_forward_cuda(

@@ -58,12 +58,6 @@ void run_bound_backward(
 
 #if !defined(FASTUDA_EMULATION)
 
-inline bool is_wide(const Tensor& statistic) {
-  const ScalarType type = statistic.scalar_type();
-  STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double, "statistics must be float32 or float64");
-  return type == ScalarType::Double;
-}
-
 // covariance: None or (K, A).
 inline BoundProblem bound_problem(
     const Tensor& features, const Tensor& labels, const Tensor& mean, const std::optional<Tensor>& covariance,
@@ -71,7 +65,7 @@ inline BoundProblem bound_problem(
   STD_TORCH_CHECK(
       !covariance || covariance->dim() == 2, "covariance must be None or (K, A): matrices have operators of their own");
   const auto statistic = [](const Tensor& t) {
-    return StatisticBuffer{buffer(t), is_wide(t), t.stride(0), t.stride(1)};
+    return StatisticBuffer{buffer(t), is_double(t, "a statistic"), t.stride(0), t.stride(1)};
   };
   return {
       feature_type(features), pixel_buffer(features, true), pixel_buffer(labels, false), features.stride(1),

@@ -2,6 +2,8 @@
 #pragma once
 
 #include "cuda/launch.h"
+#include "labels.h"
+#include "portable.h"
 
 namespace fastuda::cuda {
 
@@ -15,17 +17,6 @@ struct Half {
 struct BFloat16 {
   unsigned short bits;
 };
-
-template <class T>
-struct AccumulateOf {
-  using type = float;
-};
-template <>
-struct AccumulateOf<double> {
-  using type = double;
-};
-template <class T>
-using Accumulate = typename AccumulateOf<T>::type;
 
 __device__ __forceinline__ float widen(float x) { return x; }
 __device__ __forceinline__ double widen(double x) { return x; }
@@ -110,8 +101,7 @@ struct Labels {
 // The class that lies at an offset, or -1 where it is ignored or out of range.
 __device__ __forceinline__ int class_at(const Labels& labels, i64 at) {
   const i64 label = labels.size == 1 ? labels.bytes[at] : labels.size == 4 ? labels.ints[at] : labels.longs[at];
-  const bool valid = label >= 0 && label < labels.classes && label != labels.ignore_index;
-  return valid ? static_cast<int>(label) : -1;
+  return static_cast<int>(class_or<i64>(label, labels.classes, labels.ignore_index, -1));
 }
 
 // That of a pixel.

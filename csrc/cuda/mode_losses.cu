@@ -23,6 +23,7 @@
 #if !defined(FASTUDA_KERNELS_ONLY)
 #include <algorithm>
 #if !defined(FASTUDA_EMULATION)
+#include "cuda/mode_losses_forward_kernel.h"
 #include "cuda/tensor.h"
 #endif
 #endif
@@ -137,13 +138,12 @@ inline ModeProblem mode_problem(
   STD_TORCH_CHECK(features.dim() == 4 && labels.dim() == 3, "features must be (N, d, H, W) and labels (N, H, W)");
   STD_TORCH_CHECK(
       modes.dim() == 3 && modes.size(2) == features.size(1) && modes.size(1) <= 256, "modes must be (K, M <= 256, d)");
-  const ScalarType type = modes.scalar_type();
-  STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double, "modes must be float32 or float64");
+  const bool wide = is_double(modes, "modes");
   small(modes.size(0) * modes.size(1));
   return {
       feature_type(features), pixel_buffer(features, true), pixel_buffer(labels, false), features.stride(1),
       ignore_index, label_bytes(labels), small(features.size(1)), small(modes.size(0)), small(modes.size(1)),
-      pixel_count(features, labels), buffer(modes), type == ScalarType::Double,
+      pixel_count(features, labels), buffer(modes), wide,
       {modes.stride(0), modes.stride(1), modes.stride(2)}};
 }
 

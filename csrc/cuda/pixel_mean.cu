@@ -158,7 +158,7 @@ std::tuple<Tensor, Tensor, Tensor> pixel_mean_cuda(
     const Tensor& losses, std::optional<Tensor> others, const Tensor& labels, int64_t num_classes,
     int64_t ignore_index, bool mean) {
   const ScalarType type = losses.scalar_type();
-  STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double, "losses must be float32 or float64");
+  is_double(losses, "losses");
   for (const Tensor& t : {losses, others ? *others : losses})
     STD_TORCH_CHECK(
         t.scalar_type() == type && (t.dim() == 1 || t.dim() == 3) && t.dim() == labels.dim() &&

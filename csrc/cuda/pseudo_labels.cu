@@ -113,12 +113,11 @@ std::tuple<Tensor, Tensor> pseudo_labels_cuda(
     bool align_corners, bool with_confidence) {
   const Device device(scores);
   const ScoreBuffer view = score_buffer(scores, "scores");
-  const ScalarType type = threshold.scalar_type();
+  const bool wide = is_double(threshold, "threshold");
   STD_TORCH_CHECK(view.classes <= kNoLabel, "scores must have at most 255 classes");
   STD_TORCH_CHECK(
-      threshold.is_cuda() && threshold.dim() == 1 && threshold.size(0) == view.classes &&
-          (type == ScalarType::Float || type == ScalarType::Double),
-      "threshold must be (K,) float32 or float64 in the card's memory");
+      threshold.is_cuda() && threshold.dim() == 1 && threshold.size(0) == view.classes,
+      "threshold must be (K,) in the card's memory");
   STD_TORCH_CHECK(height >= 1 && width >= 1, "height and width must be at least 1");
   small(view.images * height * width);
   Tensor label = torch::stable::new_empty(scores, {view.images, height, width}, ScalarType::Byte);
@@ -127,7 +126,7 @@ std::tuple<Tensor, Tensor> pseudo_labels_cuda(
       : torch::stable::new_empty(scores, {0}, statistic_type(view.type));
   const PseudoLabelsProblem problem{
       view, upsample_axis(height, view.height, align_corners), upsample_axis(width, view.width, align_corners),
-      probabilities, balanced, buffer(threshold), type == ScalarType::Double, threshold.stride(0)};
+      probabilities, balanced, buffer(threshold), wide, threshold.stride(0)};
   run_pseudo_labels(problem, buffer(label), buffer(confidence), device.stream());
   STD_CUDA_KERNEL_LAUNCH_CHECK();
   return {label, confidence};

@@ -60,10 +60,10 @@ __global__ void __launch_bounds__(kThreads) partner_draw(PartnerDraw d) {
     const int class_rows = d.starts[class_bucket + modes] - class_first;
     const int others = d.starts[buckets] - class_rows;
     if (own > 0 && others > 0) {
-      const RandomBits random(d.seed);
-      const int other = below(random.of(i, 1), others);
+      const RandomBits random = random_bits(d.seed);
+      const int other = static_cast<int>(below(random.of(i, 1), static_cast<u32>(others)));
       valid = true;
-      positive = d.order[first + below(random.of(i, 0), own)];
+      positive = d.order[first + static_cast<int>(below(random.of(i, 0), static_cast<u32>(own)))];
       negative = d.order[other < class_first ? other : other + class_rows];
     }
   }

@@ -218,12 +218,11 @@ inline int resident_blocks(const SinkhornProblem& p, int slots, int shared_bytes
 Tensor sinkhorn_cuda(
     const Tensor& scores, const Tensor& marginal, double epsilon, int64_t iterations, int64_t current) {
   STD_TORCH_CHECK(scores.dim() == 3 && marginal.dim() == 2, "scores must be (B, N, K) and marginal (B, K)");
-  const ScalarType share = marginal.scalar_type();
-  STD_TORCH_CHECK(share == ScalarType::Float || share == ScalarType::Double, "marginal must be float32 or float64");
+  const bool double_shares = is_double(marginal, "marginal");
   const Device device(scores);
   const SinkhornProblem p{
       feature_type(scores), buffer(scores), buffer(marginal), scores.stride(0), scores.stride(1), scores.stride(2),
-      marginal.stride(0), marginal.stride(1), share == ScalarType::Double, epsilon, small(scores.size(0)),
+      marginal.stride(0), marginal.stride(1), double_shares, epsilon, small(scores.size(0)),
       small(scores.size(1)), small(scores.size(2)), small(current), small(iterations)};
   Tensor result = torch::stable::new_empty(scores, {p.problems, p.current, p.classes}, statistic_type(p.type));
   if (p.problems == 0 || p.current == 0) return result;

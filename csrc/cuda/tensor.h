@@ -14,6 +14,7 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include "cuda/kernel.h"
+#include "tensors.h"
 
 namespace fastuda::cuda {
 
@@ -49,13 +50,12 @@ inline Buffer buffer(const Tensor& t) {
   return {const_cast<void*>(t.const_data_ptr()), elements * static_cast<i64>(t.element_size())};
 }
 
-// Pixels of (N, A, H, W) or (P, A), or without channels of (N, H, W) or (P,).
+// Pixels of (N, A, H, W) or (P, A) with channels, of (N, H, W) or (P,) without.
 inline PixelBuffer pixel_buffer(const Tensor& t, bool channels) {
-  const int64_t h = channels ? 2 : 1;
-  if (t.dim() == h) return {buffer(t), {1, static_cast<u32>(t.size(0)), 0, 0, t.stride(0)}};
+  const fastuda::PixelGrid g = pixel_grid(t, channels);
   return {
       buffer(t),
-      {static_cast<u32>(t.size(h)), static_cast<u32>(t.size(h + 1)), t.stride(0), t.stride(h), t.stride(h + 1)}};
+      {static_cast<u32>(g.height), static_cast<u32>(g.width), g.image_stride, g.row_stride, g.column_stride}};
 }
 
 inline int small(int64_t size) {
@@ -64,31 +64,21 @@ inline int small(int64_t size) {
 }
 
 inline u32 pixel_count(const Tensor& features, const Tensor& labels) {
-  const int64_t pixels = features.dim() == 2 ? features.size(0)
-                                             : features.size(0) * features.size(2) * features.size(3);
+  const int64_t pixels = pixel_grid(features, true).pixels();
   STD_TORCH_CHECK(labels.numel() == pixels, "labels must match the pixels of features");
   return static_cast<u32>(small(pixels));
 }
 
-inline Type feature_type(const Tensor& t) {
+inline Type feature_type(const Tensor& t, const char* name = "features") {
+  check_numbers(t, name);
   const ScalarType type = t.scalar_type();
   if (type == ScalarType::Float) return Type::float32;
   if (type == ScalarType::Half) return Type::float16;
-  if (type == ScalarType::BFloat16) return Type::bfloat16;
-  STD_TORCH_CHECK(type == ScalarType::Double, "features must be float32, float16, bfloat16 or float64");
-  return Type::float64;
+  return type == ScalarType::BFloat16 ? Type::bfloat16 : Type::float64;
 }
 
 inline ScalarType statistic_type(Type features) {
   return features == Type::float64 ? ScalarType::Double : ScalarType::Float;
-}
-
-inline int label_bytes(const Tensor& t) {
-  const ScalarType type = t.scalar_type();
-  if (type == ScalarType::Byte) return 1;
-  if (type == ScalarType::Int) return 4;
-  STD_TORCH_CHECK(type == ScalarType::Long, "labels must be uint8, int32 or int64");
-  return 8;
 }
 
 }  // namespace fastuda::cuda

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "cuda/kernel.h"
+#include "upsample_position.h"
 
 #if !defined(FASTUDA_KERNELS_ONLY) && !defined(FASTUDA_EMULATION)
 #include "cuda/tensor.h"
@@ -29,19 +30,10 @@ struct Tap {
 // The weight is a quotient of integers below 2^24 rounded once: the definition's, bit for bit.
 template <class Acc>
 __device__ __forceinline__ Tap<Acc> tap(const Axis& axis, int i) {
-  const u32 at = static_cast<u32>(i), size = static_cast<u32>(axis.size), source = static_cast<u32>(axis.source);
-  u32 numerator, denominator;
-  if (axis.align_corners) {
-    numerator = at * (source - 1);
-    denominator = size > 1 ? size - 1 : 1;
-  } else {
-    const u32 middle = (2 * at + 1) * source;
-    numerator = middle > size ? middle - size : 0;
-    denominator = 2 * size;
-  }
-  const u32 lower = numerator / denominator;
-  const Acc weight = static_cast<Acc>(numerator - lower * denominator) / static_cast<Acc>(denominator);
-  return {static_cast<int>(lower), static_cast<int>(lower + 1 < source ? lower + 1 : source - 1), weight};
+  const u32 source = static_cast<u32>(axis.source);
+  const auto p = upsample_position<u32>(static_cast<u32>(i), static_cast<u32>(axis.size), source, axis.align_corners);
+  const Acc weight = static_cast<Acc>(p.numerator) / static_cast<Acc>(p.denominator);
+  return {static_cast<int>(p.lower), static_cast<int>(p.lower + 1 < source ? p.lower + 1 : source - 1), weight};
 }
 
 template <class T>
@@ -96,10 +88,8 @@ Scores<T> make_scores(const ScoreBuffer& b) {
 
 // name: what the operator calls the tensor.
 inline ScoreBuffer score_buffer(const Tensor& t, const char* name) {
-  STD_TORCH_CHECK(
-      t.dim() == 4 && t.size(1) >= 1 && t.size(2) >= 1 && t.size(3) >= 1, name,
-      " must be (N, K, h, w) with K, h, w >= 1");
-  return {buffer(t),   feature_type(t),   t.stride(0),        t.stride(1),        t.stride(2),
+  check_scores(t, name);
+  return {buffer(t),   feature_type(t, name),   t.stride(0),        t.stride(1),        t.stride(2),
           t.stride(3), small(t.size(0)), small(t.size(1)), small(t.size(2)), small(t.size(3))};
 }
 

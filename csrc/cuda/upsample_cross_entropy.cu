@@ -236,13 +236,6 @@ inline void run_cross_entropy(
 #if !defined(FASTUDA_KERNELS_ONLY) && !defined(FASTUDA_EMULATION)
 namespace fastuda::cuda {
 
-inline int real_bytes(const Tensor& t) {
-  STD_TORCH_CHECK(
-      t.scalar_type() == ScalarType::Float || t.scalar_type() == ScalarType::Double,
-      "weight and pixel_weight must be float32 or float64");
-  return t.scalar_type() == ScalarType::Float ? 4 : 8;
-}
-
 std::tuple<Tensor, Tensor, Tensor> upsample_cross_entropy_cuda(
     const Tensor& logits, const Tensor& target, const std::optional<Tensor>& weight,
     const std::optional<Tensor>& pixel_weight, bool align_corners, int64_t ignore_index, double label_smoothing,
@@ -263,11 +256,11 @@ std::tuple<Tensor, Tensor, Tensor> upsample_cross_entropy_cuda(
   if (weight) {
     p.weight = buffer(*weight);
     p.weight_stride = weight->stride(0);
-    p.weight_bytes = real_bytes(*weight);
+    p.weight_bytes = is_double(*weight, "weight") ? 8 : 4;
   }
   if (pixel_weight) {
     p.pixel_weight = pixel_buffer(*pixel_weight, false);
-    p.pixel_weight_bytes = real_bytes(*pixel_weight);
+    p.pixel_weight_bytes = is_double(*pixel_weight, "pixel_weight") ? 8 : 4;
   }
   p.smoothing = label_smoothing;
   p.with_map = with_map;

@@ -19,14 +19,6 @@ DEFINES = (
     "-DFASTUDA_ONE_LEVEL",
 )
 FLAGS = ("-shared", "-fPIC", "-std=c++20", "-Wno-psabi", "-fvisibility=hidden", *DEFINES)
-FEWER_DTYPES = {
-    "run<double>": "run<float>",
-    "run<double, ": "run<float, ",
-    "run_forward<double>": "run_forward<float>",
-    "run_backward<double>": "run_backward<float>",
-    "run(double{})": "run(float{})",
-    "<double, Isa::portable>()": "<float, Isa::portable>()",
-}
 
 
 def have_compiler() -> bool:
@@ -46,11 +38,11 @@ def one_instruction_set(sources: Path, isa: str, fewer_dtypes: bool = False) -> 
     text, old = path.read_text(), "inline Isa cpu_isa() {"
     assert text.count(old) == 1
     path.write_text(text.replace(old, f"constexpr Isa cpu_isa() {{ return Isa::{isa}; }}\ninline Isa found_isa() {{"))
-    for path in (sources / "cpu").glob("*.cpp") if fewer_dtypes else ():
-        text = path.read_text()
-        for dtype, other in FEWER_DTYPES.items():
-            text = text.replace(dtype, other)
-        path.write_text(text)
+    if fewer_dtypes:
+        path = sources / "cpu/parallel.h"
+        text, old = path.read_text(), "return run.template operator()<double>();"
+        assert text.count(old) == 1
+        path.write_text(text.replace(old, "return run.template operator()<float>();"))
 
 
 def build(name: str, target: Path, sources: Path = ROOT / "csrc", flags: tuple[str, ...] = ("-O1",)) -> Path:

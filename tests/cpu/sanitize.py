@@ -70,11 +70,11 @@ TESTS = {
         "softmax_kl": "both_gradients or (every_number and (17 or 2)) or do_not_count or any_strides or any_size",
     },
 }
-LABEL = "to[i] = convert(from[i]);"
+LABEL = "read(i, static_cast<Wide>(from[i]));"
 # What replaces that line of pixels.h, and the report that it must cause.
 PLANTED = {
-    "read": ("to[i] = convert(from[i + 1]);", "heap-buffer-overflow"),
-    "overflow": ("to[i] = convert(from[i]) + classes * 1000000000;", "signed integer overflow"),
+    "read": ("read(i, static_cast<Wide>(from[i + 1]));", "heap-buffer-overflow"),
+    "overflow": ("read(i, static_cast<Wide>(from[i])), out[i] += none * 1000000000;", "signed integer overflow"),
 }
 
 PROGRAM = """
