@@ -7,9 +7,6 @@
 
 namespace fastuda::cuda {
 
-using u64 = unsigned long long;
-
-
 struct CellCounts {
   Pointer<u64> total;
   int cells;

@@ -187,13 +187,10 @@ std::tuple<Tensor, Tensor, Tensor> class_moments_cuda(
     const Tensor& features, const Tensor& labels, int64_t num_classes, int64_t ignore_index) {
   const Device device(features);
   const MomentsProblem p = moments_problem(features, labels, num_classes, ignore_index);
-  const ScalarType statistic = statistic_type(p.type);
   const MomentsPlan plan = plan_moments(p, device.card());
-  Tensor partials = torch::stable::new_empty(features, {plan.partials}, statistic);
+  Tensor partials = torch::stable::new_empty(features, {plan.partials}, statistic_type(p.type));
   Tensor counts = torch::stable::new_empty(features, {plan.counts}, ScalarType::Int);
-  Tensor count = torch::stable::new_empty(features, {num_classes}, ScalarType::Long);
-  Tensor mean = torch::stable::new_empty(features, {num_classes, p.channels}, statistic);
-  Tensor m2 = torch::stable::new_empty(features, {num_classes, p.channels}, statistic);
+  auto [count, mean, m2] = new_moments(p, features, false);
   run_moments(
       p, plan, buffer(partials), buffer(counts), buffer(count), buffer(mean), buffer(m2), device.stream());
   STD_CUDA_KERNEL_LAUNCH_CHECK();

@@ -274,12 +274,9 @@ std::tuple<Tensor, Tensor, Tensor> class_moments_full_cuda(
     const Tensor& features, const Tensor& labels, int64_t num_classes, int64_t ignore_index) {
   const Device device(features);
   const MomentsProblem p = moments_problem(features, labels, num_classes, ignore_index);
-  const ScalarType statistic = statistic_type(p.type);
   const FullPlan plan = plan_full_moments(p, device.card());
   Tensor scratch = torch::stable::new_empty(features, {plan.scratch}, ScalarType::Byte);
-  Tensor count = torch::stable::new_empty(features, {num_classes}, ScalarType::Long);
-  Tensor mean = torch::stable::new_empty(features, {num_classes, p.channels}, statistic);
-  Tensor m2 = torch::stable::new_empty(features, {num_classes, p.channels, p.channels}, statistic);
+  auto [count, mean, m2] = new_moments(p, features, true);
   run_full_moments(p, plan, buffer(scratch), buffer(count), buffer(mean), buffer(m2), device.stream());
   STD_CUDA_KERNEL_LAUNCH_CHECK();
   return {count, mean, m2};

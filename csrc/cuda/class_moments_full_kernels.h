@@ -165,15 +165,7 @@ __global__ void __launch_bounds__(kTileThreads, sizeof(Accumulate<T>) == 8 ? 1 :
   tile.multiply(ceil_div(rows, Tile::depth), diagonal, a, b);
   const Pointer<Acc> to =
       f.partials + (static_cast<i64>(panel) * f.group + place) * (Tile::width * Tile::width);
-#pragma unroll
-  for (int i = 0; i < kEdge; ++i)
-#pragma unroll
-    for (int j = 0; j < kEdge; j += kTileQuad) {
-      Pack<Acc, kTileQuad> pack;
-#pragma unroll
-      for (int v = 0; v < kTileQuad; ++v) pack.at[v] = tile.sum[i][j + v];
-      store_pack(to + (Tile::at(Tile::y(), i) * Tile::width + Tile::at(Tile::x(), j)), pack);
-    }
+  tile.write(to, Tile::width);
   if (diagonal) a.write_sums(f.sums + static_cast<i64>(panel) * f.channels, square.row * Tile::width);
 }
 

@@ -34,21 +34,12 @@ static_assert(kBinPitch >= kThresholdSteps + 2 && kThresholdClasses * kThreshold
 
 // Whole numbers in the order of the floats.
 __device__ __forceinline__ u32 key_of(float value) {
-#if defined(FASTUDA_EMULATION)
-  const u32 bits = std::bit_cast<u32>(value);
-#else
-  const u32 bits = __float_as_uint(value);
-#endif
+  const u32 bits = bits_of(value);
   return bits >> 31 ? ~bits : bits | 0x80000000u;
 }
 
 __device__ __forceinline__ float value_of(u32 key) {
-  const u32 bits = key >> 31 ? key & 0x7fffffffu : ~key;
-#if defined(FASTUDA_EMULATION)
-  return std::bit_cast<float>(bits);
-#else
-  return __uint_as_float(bits);
-#endif
+  return number_of(key >> 31 ? key & 0x7fffffffu : ~key);
 }
 
 // What is known of the classes.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cuda/contrastive_bound_prepare.h"
+#include "cuda/pixel_stage.h"
 
 namespace fastuda::cuda {
 
@@ -37,20 +38,14 @@ struct ForwardTile {
 };
 
 // Brings channels [c0, c0 + width) of the block's pixels and of classes [k0, k0 + tile) to shared memory, with 0 beyond
-// the last pixel. Neighbouring threads read along channels or along pixels, whichever lie side by side.
+// the last pixel.
 template <class T, bool kCovariance>
 __device__ __forceinline__ void stage_step(
     const Bound<T>& in, const ForwardTile<Accumulate<T>>& tile, int c0, int width, int k0) {
   using Acc = Accumulate<T>;
   constexpr int classes = kClassTile<Acc>;
-  const bool rows = in.channel_stride == 1;
-#pragma unroll 8
-  for (int i = threadIdx.x; i < kChannels * kPixels; i += kThreads) {
-    const int c = rows ? i % kChannels : i / kPixels, p = rows ? i / kChannels : i % kPixels;
-    if (c >= width) continue;
-    const i64 offset = tile.offsets[p];
-    tile.q[c * kPitch + p] = offset < 0 ? Acc(0) : widen(in.features[offset + (c0 + c) * in.channel_stride]);
-  }
+  stage_pixels<kThreads, kChannels, kPixels, kPitch, T, Acc>(
+      in.features, in.channel_stride, tile.offsets, c0, width, tile.q);
   for (int i = threadIdx.x; i < width * classes; i += kThreads) {
     const i64 from = static_cast<i64>(c0 + i / classes) * in.padded + k0 + i % classes;
     tile.means[i] = in.means[from];

@@ -216,15 +216,7 @@ __global__ void __launch_bounds__(kTileThreads, sizeof(Acc) == 8 ? 1 : 2) bound_
   Tile tile;
   tile.clear();
   tile.multiply(steps * p.classes, false, a, b);
-#pragma unroll
-  for (int i = 0; i < kEdge; ++i)
-#pragma unroll
-    for (int j = 0; j < kEdge; j += kTileQuad) {
-      Pack<Acc, kTileQuad> pack;
-#pragma unroll
-      for (int v = 0; v < kTileQuad; ++v) pack.at[v] = tile.sum[i][j + v];
-      store_pack(p.to + ((c0 + Tile::at(Tile::y(), i)) * p.pitch + pixel0 + Tile::at(Tile::x(), j)), pack);
-    }
+  tile.write(p.to + (c0 * p.pitch + pixel0), p.pitch);
 }
 
 }  // namespace fastuda::cuda

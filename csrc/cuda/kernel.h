@@ -21,14 +21,20 @@ struct BFloat16 {
 __device__ __forceinline__ float widen(float x) { return x; }
 __device__ __forceinline__ double widen(double x) { return x; }
 
-__device__ __forceinline__ float widen(BFloat16 x) {
-  const u32 bits = static_cast<u32>(x.bits) << 16;
+// The bits of a number as a whole number, and back.
 #if defined(FASTUDA_EMULATION)
-  return std::bit_cast<float>(bits);
+inline u32 bits_of(float x) { return std::bit_cast<u32>(x); }
+inline u64 bits_of(double x) { return std::bit_cast<u64>(x); }
+inline float number_of(u32 bits) { return std::bit_cast<float>(bits); }
+inline double number_of(u64 bits) { return std::bit_cast<double>(bits); }
 #else
-  return __uint_as_float(bits);
+__device__ __forceinline__ u32 bits_of(float x) { return __float_as_uint(x); }
+__device__ __forceinline__ u64 bits_of(double x) { return static_cast<u64>(__double_as_longlong(x)); }
+__device__ __forceinline__ float number_of(u32 bits) { return __uint_as_float(bits); }
+__device__ __forceinline__ double number_of(u64 bits) { return __longlong_as_double(static_cast<i64>(bits)); }
 #endif
-}
+
+__device__ __forceinline__ float widen(BFloat16 x) { return number_of(static_cast<u32>(x.bits) << 16); }
 
 __device__ __forceinline__ float widen(Half x) {
 #if defined(FASTUDA_EMULATION)
@@ -53,11 +59,7 @@ __device__ __forceinline__ void narrow(float x, Half& to) {
 
 // To nearest, ties to even; by integers, since cards before compute capability 8.0 have no instruction for it.
 __device__ __forceinline__ void narrow(float x, BFloat16& to) {
-#if defined(FASTUDA_EMULATION)
-  const u32 bits = std::bit_cast<u32>(x);
-#else
-  const u32 bits = __float_as_uint(x);
-#endif
+  const u32 bits = bits_of(x);
   const u32 rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
   to.bits = static_cast<unsigned short>(x != x ? 0x7fc0u : rounded);
 }

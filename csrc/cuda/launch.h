@@ -20,6 +20,7 @@ namespace fastuda::cuda {
 using i64 = long long;
 using u8 = unsigned char;
 using u32 = unsigned int;
+using u64 = unsigned long long;
 
 // Memory of a tensor from its first element to its last.
 struct Buffer {

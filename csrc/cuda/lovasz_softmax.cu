@@ -6,7 +6,6 @@
 #if !defined(FASTUDA_KERNELS_ONLY)
 namespace fastuda::cuda {
 
-
 struct LovaszExactParts {
   int group, tiles;  // classes sorted at once; tiles of one class's order
   Buffer totals, least, most, unit, mean, keys[2], order[2], table, digits, sizes, own, sums, partials;

@@ -5,8 +5,8 @@
 // the others leave. A few blocks a multiprocessor walk all cells and keep 16-bit counts in shared memory, which they
 // add to all before one can overflow (a pixel counts once in a class); where bins do not fit, they are counted in
 // global memory. Then a block a class scans its bins from the largest errors down for what an error in each counts for,
-// and the second walk computes the errors again and reads that from the table. Counts are whole numbers and all other sums have
-// their own order: the same bits for every launch.
+// and the second walk computes the errors again and reads that from the table. Counts are whole numbers and all other
+// sums have their own order: the same bits for every launch.
 //
 // Launches: five, with a gradient six. Scratch: 12 bytes a class and bin (16 with sums in double), and with a gradient
 // two to three times it at 8-fold upsampling.
@@ -73,34 +73,28 @@ __global__ void __launch_bounds__(kCellThreads, kCellBlocks<Accumulate<T>>) lova
   for (int i = threadIdx.x; i < words; i += kCellThreads) counts[i] = 0;
   LovaszRows<T> rows;
   int counted = 0;  // chunks
-  for (i64 at = blockIdx.x; at < p.cells.blocks(); at += gridDim.x) {
-    CellBlock<T> block(p.cells, p.scores, static_cast<u32>(at), score_unit<T>(p.probabilities));
-    const int chunks = block.row_chunks() * block.column_chunks();
-    for (int chunk = 0; chunk < chunks; ++chunk) {
-      block.place(chunk / block.row_chunks(), chunk % block.row_chunks());
-      rows.read(p, block);
+  walk_cells(p, rows, [&](const CellBlock<T>& block) {
 #pragma unroll
-      for (int r = 0; r < kCellRows; ++r)
-        if (rows.label[r] >= 0) atomicAdd(totals + rows.label[r], 1);
-      for (int k = 0; k < classes; ++k) {
-        Acc a, d;
-        block.ends(k, a, d);
+    for (int r = 0; r < kCellRows; ++r)
+      if (rows.label[r] >= 0) atomicAdd(totals + rows.label[r], 1);
+    for (int k = 0; k < classes; ++k) {
+      Acc a, d;
+      block.ends(k, a, d);
 #pragma unroll
-        for (int r = 0; r < kCellRows; ++r) {
-          if (rows.label[r] < 0) continue;
-          const bool own = rows.label[r] == k;
-          const Acc probability = rows.probability(p, r, a + block.weight[r] * d);
-          const int bin = bin_of(p, own ? 1 - probability : probability);
-          if (bin == 0) continue;
-          const i64 to = static_cast<i64>(k) * p.bins + bin;
-          if (p.in_shared) atomicAdd(counts + to / 2, to % 2 ? 0x10000u : 1u);
-          else atomicAdd(p.pixels + to, 1);
-          if (own) atomicAdd(p.own + to, 1);
-        }
+      for (int r = 0; r < kCellRows; ++r) {
+        if (rows.label[r] < 0) continue;
+        const bool own = rows.label[r] == k;
+        const Acc probability = rows.probability(p, r, a + block.weight[r] * d);
+        const int bin = bin_of(p, own ? 1 - probability : probability);
+        if (bin == 0) continue;
+        const i64 to = static_cast<i64>(k) * p.bins + bin;
+        if (p.in_shared) atomicAdd(counts + to / 2, to % 2 ? 0x10000u : 1u);
+        else atomicAdd(p.pixels + to, 1);
+        if (own) atomicAdd(p.own + to, 1);
       }
-      if (p.in_shared && ++counted % kLovaszChunks == 0) add_counts(p, counts, words);
     }
-  }
+    if (p.in_shared && ++counted % kLovaszChunks == 0) add_counts(p, counts, words);
+  });
   add_counts(p, counts, words);
   for (int i = threadIdx.x; i < classes; i += kCellThreads) {
     const int total = totals[i];
@@ -166,25 +160,12 @@ __device__ __forceinline__ void lovasz_slopes(
     const LovaszBins<T>& p, const CellBlock<T>& block, const LovaszRows<T>& rows, const Accumulate<T> (&mean)[kCellRows],
     int columns, bool first_chunk) {
   using Acc = Accumulate<T>;
-  const int classes = p.cells.classes;
-  for (int group = 0; group < classes; group += kCellGroup) {
-    const int count = classes - group < kCellGroup ? classes - group : kCellGroup;
-#pragma unroll 1
-    for (int i = 0; i < count; ++i) {
-      Acc a, d, sum = 0, below = 0;
-      block.ends(group + i, a, d);
-#pragma unroll
-      for (int r = 0; r < kCellRows; ++r) {
-        if (rows.label[r] < 0) continue;
-        const LovaszWeight<T> w(p, rows, group + i, r, a + block.weight[r] * d);
-        const Acc slope = p.probabilities ? w.toward : w.probability * (w.toward - mean[r]);
-        sum += slope;
-        below += slope * block.weight[r];
-      }
-      block.keep(i, sum, below);
-    }
-    block.gather(p.partials, group, count, columns, first_chunk);
-  }
+  const auto slope = [&](int k, int r, Acc z) {
+    if (rows.label[r] < 0) return Acc(0);
+    const LovaszWeight<T> w(p, rows, k, r, z);
+    return p.probabilities ? w.toward : w.probability * (w.toward - mean[r]);
+  };
+  block.bring(p.partials, 0, p.cells.classes, columns, first_chunk, slope, [](int, Acc&, Acc&) {});
 }
 
 template <class T, bool kSlope>

@@ -25,8 +25,6 @@
 
 namespace fastuda::cuda {
 
-using u64 = unsigned long long;
-
 // An error as a whole number. Bits of numbers from 0 to infinity are in their order; all that are no number become one.
 template <class Acc>
 struct ErrorKey {
@@ -40,35 +38,6 @@ struct ErrorKey<double> {
   static constexpr type infinity = 0x7ff0000000000000u;
   static constexpr int passes = 8;
 };
-
-__device__ __forceinline__ u32 bits_of(float x) {
-#if defined(FASTUDA_EMULATION)
-  return std::bit_cast<u32>(x);
-#else
-  return __float_as_uint(x);
-#endif
-}
-__device__ __forceinline__ u64 bits_of(double x) {
-#if defined(FASTUDA_EMULATION)
-  return std::bit_cast<u64>(x);
-#else
-  return static_cast<u64>(__double_as_longlong(x));
-#endif
-}
-__device__ __forceinline__ float number_of(u32 bits) {
-#if defined(FASTUDA_EMULATION)
-  return std::bit_cast<float>(bits);
-#else
-  return __uint_as_float(bits);
-#endif
-}
-__device__ __forceinline__ double number_of(u64 bits) {
-#if defined(FASTUDA_EMULATION)
-  return std::bit_cast<double>(bits);
-#else
-  return __longlong_as_double(static_cast<long long>(bits));
-#endif
-}
 
 // Of the error's size: its bits, or those after infinity where it is no number.
 template <class Acc>
@@ -140,32 +109,26 @@ __global__ void __launch_bounds__(kCellThreads, kCellBlocks<Accumulate<T>>) lova
     least[i] = ~Key(0);
   }
   LovaszRows<T> rows;
-  for (i64 at = blockIdx.x; at < p.cells.blocks(); at += gridDim.x) {
-    CellBlock<T> block(p.cells, p.scores, static_cast<u32>(at), score_unit<T>(p.probabilities));
-    const int chunks = block.row_chunks() * block.column_chunks();
-    for (int chunk = 0; chunk < chunks; ++chunk) {
-      block.place(chunk / block.row_chunks(), chunk % block.row_chunks());
-      rows.read(p, block);
+  walk_cells(p, rows, [&](const CellBlock<T>& block) {
 #pragma unroll
-      for (int r = 0; r < kCellRows; ++r) {
-        const int k = rows.label[r];
-        if (k < 0) continue;
-        Acc a, d;
-        block.ends(k, a, d);
-        const Key bits = error_bits(1 - rows.probability(p, r, a + block.weight[r] * d));
-        if (p.in_shared) {
-          atomicAdd(totals + k, 1);
-          atomicMin(least + k, bits);
-        } else {
-          atomicAdd(p.totals + k, 1);
-          atomicMin(p.least + k, bits);
-        }
-        if (p.probabilities) continue;
-        p.most[p.pixel(block, r)] = rows.most[r];
-        p.unit[p.pixel(block, r)] = rows.unit[r];
+    for (int r = 0; r < kCellRows; ++r) {
+      const int k = rows.label[r];
+      if (k < 0) continue;
+      Acc a, d;
+      block.ends(k, a, d);
+      const Key bits = error_bits(1 - rows.probability(p, r, a + block.weight[r] * d));
+      if (p.in_shared) {
+        atomicAdd(totals + k, 1);
+        atomicMin(least + k, bits);
+      } else {
+        atomicAdd(p.totals + k, 1);
+        atomicMin(p.least + k, bits);
       }
+      if (p.probabilities) continue;
+      p.most[p.pixel(block, r)] = rows.most[r];
+      p.unit[p.pixel(block, r)] = rows.unit[r];
     }
-  }
+  });
   __syncthreads();
   for (int i = threadIdx.x; i < own; i += kCellThreads) {
     const int total = totals[i];
@@ -315,33 +278,17 @@ __global__ void __launch_bounds__(kCellThreads, kCellBlocks<Accumulate<T>>) lova
         for (int r = 0; r < kCellRows; ++r)
           if (rows.label[r] >= 0) mean[r] = p.mean[p.pixel(block, r)];
       }
-      for (int group = kRest ? 0 : p.first; group < end; group += kCellGroup) {
-        const int count = end - group < kCellGroup ? end - group : kCellGroup;
-#pragma unroll 1
-        for (int i = 0; i < count; ++i) {
-          const int k = group + i;
-          const bool present = kRest || p.totals[k] > 0;
-          Acc a, d, sum = 0, below = 0;
-          block.ends(k, a, d);
-#pragma unroll
-          for (int r = 0; r < kCellRows; ++r) {
-            if (!present || rows.label[r] < 0) continue;
-            const Acc probability = rows.probability(p, r, a + block.weight[r] * d);
-            Acc slope;
-            if constexpr (kRest) {
-              slope = -probability * mean[r];
-            } else {
-              slope = p.toward[static_cast<i64>(k - p.first) * p.pixels + p.pixel(block, r)];
-              if (!p.probabilities) slope *= probability;
-              mean[r] += slope;
-            }
-            sum += slope;
-            below += slope * block.weight[r];
-          }
-          block.keep(i, sum, below);
-        }
-        block.gather(p.partials, group, count, columns, !kRest && columns == 0 && chunk == 0);
-      }
+      const auto slope = [&](int k, int r, Acc z) {
+        if (rows.label[r] < 0 || !(kRest || p.totals[k] > 0)) return Acc(0);
+        const Acc probability = rows.probability(p, r, z);
+        if constexpr (kRest) return -probability * mean[r];
+        Acc part = p.toward[static_cast<i64>(k - p.first) * p.pixels + p.pixel(block, r)];
+        if (!p.probabilities) part *= probability;
+        mean[r] += part;
+        return part;
+      };
+      const bool first_chunk = !kRest && columns == 0 && chunk == 0;
+      block.bring(p.partials, kRest ? 0 : p.first, end, columns, first_chunk, slope, [](int, Acc&, Acc&) {});
       if constexpr (!kRest) {
         if (p.probabilities) continue;
 #pragma unroll

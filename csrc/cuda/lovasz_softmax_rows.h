@@ -51,6 +51,21 @@ __device__ __forceinline__ Accumulate<T> score_unit(bool probabilities) {
   return static_cast<Accumulate<T>>(probabilities ? 1 : 1.44269504088896340736);  // powers of 2 instead of e
 }
 
+// Calls run(block) for the pixels of every cell, chunk by chunk, with their labels and softmax in `rows`: a few blocks
+// walk over all cells.
+template <class T, class Run>
+__device__ __forceinline__ void walk_cells(const LovaszPixels<T>& p, LovaszRows<T>& rows, const Run& run) {
+  for (i64 at = blockIdx.x; at < p.cells.blocks(); at += gridDim.x) {
+    CellBlock<T> block(p.cells, p.scores, static_cast<u32>(at), score_unit<T>(p.probabilities));
+    const int chunks = block.row_chunks() * block.column_chunks();
+    for (int chunk = 0; chunk < chunks; ++chunk) {
+      block.place(chunk / block.row_chunks(), chunk % block.row_chunks());
+      rows.read(p, block);
+      run(block);
+    }
+  }
+}
+
 #if !defined(FASTUDA_KERNELS_ONLY)
 
 constexpr i64 kErrorsAtOnce = 1 << 24;  // what a card is filled with; 280 MB

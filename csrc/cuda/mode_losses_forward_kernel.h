@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cuda/kernel.h"
+#include "cuda/pixel_stage.h"
 
 namespace fastuda::cuda {
 
@@ -66,21 +67,14 @@ struct ModeTile {
         offsets(shared<i64>(offsets_at)) {}
 };
 
-// Channels [c0, c0 + width) of the block's pixels and of modes [n0, n0 + tile), 0 beyond the last ones. Neighbouring
-// threads read along channels or along pixels, whichever lie side by side.
+// Channels [c0, c0 + width) of the block's pixels and of modes [n0, n0 + tile), 0 beyond the last ones.
 template <class T>
 __device__ __forceinline__ void stage_modes_step(
     const ModeForward<T>& f, const ModeTile<Accumulate<T>>& tile, int c0, int width, int n0) {
   using Acc = Accumulate<T>;
   constexpr int modes = kModeTile<Acc>, pitch = ModeTile<Acc>::pitch;
-  const bool rows = f.channel_stride == 1;
-#pragma unroll 8
-  for (int i = threadIdx.x; i < kModeChannels * kModePixels; i += kModeThreads) {
-    const int c = rows ? i % kModeChannels : i / kModePixels, p = rows ? i / kModeChannels : i % kModePixels;
-    if (c >= width) continue;
-    const i64 offset = tile.offsets[p];
-    tile.e[c * kModePitch + p] = offset < 0 ? Acc(0) : widen(f.features[offset + (c0 + c) * f.channel_stride]);
-  }
+  stage_pixels<kModeThreads, kModeChannels, kModePixels, kModePitch, T, Acc>(
+      f.features, f.channel_stride, tile.offsets, c0, width, tile.e);
   for (int i = threadIdx.x; i < kModeChannels * modes; i += kModeThreads) {
     const int c = i % kModeChannels, n = i / kModeChannels;
     if (c >= width) continue;

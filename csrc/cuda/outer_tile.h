@@ -58,6 +58,20 @@ struct OuterTile {
     }
   }
 
+  // Writes the thread's sums to a square of rows `pitch` elements apart.
+  template <class Pitch>
+  __device__ __forceinline__ void write(const Pointer<Acc>& to, Pitch pitch) const {
+#pragma unroll
+    for (int i = 0; i < kEdge; ++i)
+#pragma unroll
+      for (int j = 0; j < kEdge; j += kTileQuad) {
+        Pack<Acc, kTileQuad> pack;
+#pragma unroll
+        for (int v = 0; v < kTileQuad; ++v) pack.at[v] = sum[i][j + v];
+        store_pack(to + (at(y(), i) * pitch + at(x(), j)), pack);
+      }
+  }
+
   // Adds `steps` steps. fetch(step) of an operand reads the thread's quad, store(to) writes it to a step's rows;
   // `same`: b is a. All threads of the block take part; the shared memory is free again afterwards.
   template <class A, class B>

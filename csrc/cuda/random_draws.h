@@ -6,8 +6,6 @@
 
 namespace fastuda::cuda {
 
-using u64 = unsigned long long;
-
 // Two numbers below 2^32 in the card's memory: the host never waits for them.
 struct Seed {
   Pointer<const i64> at;

@@ -225,6 +225,31 @@ class CellBlock {
     __syncthreads();
   }
 
+  // Brings a gradient of classes [begin, end) to the nodes. slope(k, r, z) is that of row r by its score z of class k;
+  // finish(k, sum, weighted) completes the thread's moments of class k.
+  template <class Slope, class Finish>
+  __device__ __forceinline__ void bring(
+      const Pointer<Acc>& partials, int begin, int end, int columns, bool first_chunk, const Slope& slope,
+      const Finish& finish) const {
+    for (int group = begin; group < end; group += kCellGroup) {
+      const int count = end - group < kCellGroup ? end - group : kCellGroup;
+#pragma unroll 1
+      for (int i = 0; i < count; ++i) {
+        Acc a, d, sum = 0, weighted = 0;
+        ends(group + i, a, d);
+#pragma unroll
+        for (int r = 0; r < kCellRows; ++r) {
+          const Acc part = slope(group + i, r, a + weight[r] * d);
+          sum += part;
+          weighted += part * weight[r];
+        }
+        finish(group + i, sum, weighted);
+        keep(i, sum, weighted);
+      }
+      gather(partials, group, count, columns, first_chunk);
+    }
+  }
+
  private:
   static __device__ __forceinline__ int skewed(int column) { return column + column / 8; }
 };

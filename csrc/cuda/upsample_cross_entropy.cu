@@ -113,29 +113,18 @@ __device__ __forceinline__ void cross_entropy_slopes(
     bool first_chunk) {
   using Acc = Accumulate<T>;
   const int classes = p.cells.classes;
-  for (int group = 0; group < classes; group += kCellGroup) {
-    const int count = classes - group < kCellGroup ? classes - group : kCellGroup;
-#pragma unroll 1
-    for (int i = 0; i < count; ++i) {
-      Acc a, d, sum = 0, below = 0;
-      block.ends(group + i, a, d);
-#pragma unroll
-      for (int r = 0; r < kCellRows; ++r) {
-        Acc slope = power_of_two(a + block.weight[r] * d - rows.most[r]) * rows.part[r];
-        if (rows.label[r] == group + i) slope -= rows.wanted[r];
-        slope = rows.label[r] < 0 ? Acc(0) : slope;  // of an ignored pixel the logits may be anything
-        sum += slope;
-        below += slope * block.weight[r];
-      }
-      if (p.smoothing != 0) {
-        const Acc even = p.smoothing / classes * p.class_weight(group + i);
-        sum -= even * rows.scale;
-        below -= even * rows.scale_below;
-      }
-      block.keep(i, sum, below);
-    }
-    block.gather(p.partials, group, count, columns, first_chunk);
-  }
+  const auto slope = [&](int k, int r, Acc z) {
+    const Acc part = power_of_two(z - rows.most[r]) * rows.part[r];
+    // The logits of an ignored pixel may be anything.
+    return rows.label[r] < 0 ? Acc(0) : rows.label[r] == k ? part - rows.wanted[r] : part;
+  };
+  const auto smooth = [&](int k, Acc& sum, Acc& weighted) {
+    if (p.smoothing == 0) return;
+    const Acc even = p.smoothing / classes * p.class_weight(k);
+    sum -= even * rows.scale;
+    weighted -= even * rows.scale_below;
+  };
+  block.bring(p.partials, 0, classes, columns, first_chunk, slope, smooth);
 }
 
 template <class T, bool kSlope>
