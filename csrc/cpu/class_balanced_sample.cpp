@@ -2,7 +2,7 @@
 //
 // The n smallest of m random numbers are nearly always among those below (n + a few standard deviations) / m, so one
 // pass keeps a short list of candidates, and only these are partitioned. A class whose candidates turn out to be too
-// few is looked through whole. Images are independent.
+// few is searched whole. Images are independent.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -47,22 +47,22 @@ void prepare_image(
   });
 }
 
-// Below which number to look for the n smallest of m.
+// A bound below which the n smallest of m random numbers nearly always lie.
 uint32_t limit_of(int64_t n, int64_t m) {
   if (n == 0) return 0;
   const double wanted = static_cast<double>(n) + 3 * std::sqrt(static_cast<double>(n)) + 4;
   return wanted >= static_cast<double>(m) ? kEverything : static_cast<uint32_t>(wanted / m * kEverything);
 }
 
-// The number above the n <= count smallest of `keys`, which are different; they are put in another order. Others than
-// `keys` are compared with it too, so it is no larger than needed even where n is all of them.
+// The smallest number above the n <= count smallest of `keys`, which are all different and are reordered. It is no
+// larger than that even where n is all of them, since numbers that are not in `keys` are compared with it, too.
 uint64_t bound_of(uint64_t* keys, int64_t n, int64_t count) {
   if (n == 0) return 0;
   std::nth_element(keys, keys + n - 1, keys + count);
   return keys[n - 1] + 1;
 }
 
-// One image at a time; kept for the next one.
+// The draw of one image at a time; the memory is used again for the next image.
 class Drawing {
  public:
   Drawing(const Labels& labels, const RandomBits& random)
@@ -133,14 +133,15 @@ class Drawing {
   }
 
  private:
-  // Different numbers in random order: the pixel decides between equal bits.
+  // Keys are all different: pixels with equal bits are ordered by their number.
   static uint64_t key(int64_t pixel, uint32_t bits) {
     return (static_cast<uint64_t>(bits) << 32) + static_cast<uint64_t>(pixel);
   }
   uint64_t key(int64_t pixel) const { return key(pixel, bits_[pixel]); }
   bool chosen(int64_t pixel) const { return key(pixel) < bounds_[label_[pixel]]; }
 
-  // Lists the pixels below their class's limit in rising order, and counts them by class. No branch to mispredict.
+  // Lists the pixels below their class's limit in rising order, and counts them by class. It has no branch, as a CPU
+  // could not predict it.
   void collect() {
     count_ = 0;
     for (int64_t i = 0; i < labels_.pixels; ++i) {

@@ -2,8 +2,8 @@
 //
 // Pixels are cut into chunks whose number depends on the shape alone. A chunk keeps, for each class it saw, a pivot
 // (mean of the first few pixels), the sum and the sum of squares of x - pivot. A counting sort lists the chunk's pixels
-// by class; cpu/class_moments_rows.h adds them up, class after class. The chunks are merged in order (Chan et al. 1979),
-// which makes the result independent of the number of threads.
+// by class; cpu/class_moments_rows.h adds them up, class after class. The chunks are merged in order (Chan et al.
+// 1979), which makes the result independent of the number of threads.
 #include <algorithm>
 #include <cstdint>
 #include <vector>
@@ -89,7 +89,7 @@ FASTUDA_INLINE void accumulate_classes(
           tables + k * 3 * problem.padded, problem.padded);
 }
 
-// Rows of the features as they are: what is converted before it is added would be written and read once more.
+// Adds rows of the features without converting them first, which would write and read them once more.
 template <class Acc, Isa isa>
 void add_rows_of_features(const Problem& problem, Workspace<Acc>& work, Acc* tables, const int64_t* counts) {
   const FeatureView& view = problem.features;
@@ -146,7 +146,7 @@ FASTUDA_INLINE void merge_class(const Problem& problem, int64_t label, double* m
     const Acc* pivot = static_cast<const Acc*>(problem.partials) + (chunk * problem.classes() + label) * 3 * padded;
     const Acc *sum = pivot + padded, *square = pivot + 2 * padded;
     const double each = 1 / count, share = count / (total + count), cross = total * share;
-    // The next chunk's sums of this class lie far away, where the hardware does not guess them.
+    // The next chunk's sums of this class lie far away, so the hardware does not prefetch them.
     const int64_t ahead = chunk + 1 < problem.chunks ? problem.classes() * 3 * padded : 0;
     constexpr int64_t block = 256 / sizeof(Acc);
     for (int64_t begin = 0; begin < channels; begin += block) {
@@ -190,8 +190,8 @@ void run_on(const Problem& problem) {
   });
 }
 
-// Long chunks keep the partial sums small and the last bundle of a class rare, short ones keep many threads busy. At
-// most kMostRows, as what a sum in float32 loses grows with the number of rows.
+// Pixels of a chunk. Long chunks need little memory for partial sums and have few incomplete bundles of rows; short
+// ones keep more threads busy. A chunk has at most kMostRows, because the error of a float32 sum grows with its length.
 int64_t rows_of_chunk(int64_t pixels, int64_t channels, int64_t classes) {
   const int64_t least = std::max<int64_t>(64 * classes, 256);
   const int64_t wanted = (int64_t(1) << 20) / std::max<int64_t>(channels, 1);
@@ -235,7 +235,7 @@ std::tuple<Tensor, Tensor, Tensor> class_moments_full(
   const ScalarType type = features.scalar_type();
   const ScalarType statistic = sum_type(type);
   check_numbers(features, "features");
-  Tensor rows = features;  // planes are copied: pixels of a class are gathered, and lie scattered in every plane
+  Tensor rows = features;  // planes are copied into rows: a pixel gathered from planes touches a cache line per channel
   if (features.stride(1) != 1) {
     rows = features.dim() == 2 ? features : torch::stable::transpose(torch::stable::transpose(features, 1, 2), 2, 3);
     rows = torch::stable::contiguous(rows);

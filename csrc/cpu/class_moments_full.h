@@ -97,7 +97,7 @@ FASTUDA_INLINE void pack_rows(const Panel<Acc>& p, int64_t begin, int64_t end) {
     const T* data = static_cast<const T*>(p.data);
     for (int64_t row = begin; row < end; ++row) {
       const T* from = data + p.offsets[row];
-      if (row + 2 < p.rows)  // rows of a class are scattered: the hardware cannot guess the next one
+      if (row + 2 < p.rows)  // the hardware does not prefetch the rows of a class, which are scattered
         for (int64_t c = 0; c < p.channels; c += 64 / int64_t(sizeof(T)))
           __builtin_prefetch(data + p.offsets[row + 2] + c, 0, 2);
       for (int64_t g = 0; g < p.groups; ++g) {
@@ -170,8 +170,8 @@ void finish_class(const Panel<Acc>& p, int64_t count, Acc* mean, Acc* m2) {
   });
 }
 
-// The mean of some rows. Rounded as a feature: 16-bit features lie on a coarse grid, and all would differ from a finer
-// pivot by the same odd bits, whose rounding errors add up instead of cancelling.
+// The mean of some rows, rounded to the type of the features. All 16-bit features would differ from a finer pivot by
+// the same low bits, and the rounding errors of these would add up instead of cancelling.
 template <class Acc>
 void mean_of_rows(
     const void* data, torch::headeronly::ScalarType type, const int64_t* offsets, int64_t count, int64_t channels,
@@ -211,7 +211,7 @@ void full_moments(
       torch::stable::parallel_for(0, (p.rows + kPackRows - 1) / kPackRows, 1, [&](int64_t a, int64_t b) {
         on_isa<Acc, isa>([&]() FASTUDA_INLINED { pack_rows(p, a * kPackRows, std::min(b * kPackRows, p.rows)); });
       });
-      // Early strips are long, late ones short: pairs of them keep contiguous shares of the work even.
+      // The first strips are the longest. Taken in pairs from both ends, equal numbers of strips are equal work.
       torch::stable::parallel_for(0, strips, 1, [&](int64_t a, int64_t b) {
         on_isa<Acc, isa>([&]() FASTUDA_INLINED {
           for (int64_t i = a; i < b; ++i) add_strip_on<isa>(p, i % 2 ? strips - 1 - i / 2 : i / 2);

@@ -1,8 +1,8 @@
 // Sums of rows of one class around a pivot, for the diagonal class moments.
 //
 // A class's table (pivot, sum, sum of squares) stays in the first-level cache while its rows stream by, eight at a
-// time, so that the table is read and written once for eight rows. The rows of a class lie scattered, hence the
-// prefetches: the hardware cannot guess the next ones.
+// time, so that the table is read and written once for eight rows. The rows of a class lie scattered in memory, so the
+// hardware does not prefetch them: the code does.
 #pragma once
 
 #include <algorithm>
@@ -31,7 +31,7 @@ struct Group {
   T* level;       // room for the pivots as features
   int64_t ahead;  // rows[i + ahead] is prefetched with rows[i]
   bool first;     // the class has no pivot yet
-  bool beyond;    // whole vectors may be read at the end of a row: what lies there goes to lanes nobody looks at
+  bool beyond;    // whole vectors may be read at the end of a row: the lanes beyond it are never used
 };
 
 // Rows that are summed together, and where to prefetch meanwhile.
@@ -186,7 +186,7 @@ FASTUDA_INLINE void accumulate(const Group<T>& group, int64_t channels, Acc* tab
 }
 
 // Copies channels [channel, channel + width) of `count` pixels into stage[pixel][width]. 16 planes (8 for float64) are
-// followed at a time, a few lines ahead: the hardware loses track of so many.
+// prefetched at a time, a few lines ahead: the hardware does not follow so many streams.
 template <Isa isa, class Acc>
 FASTUDA_INLINE void stage_channels(
     const void* data, torch::headeronly::ScalarType type, const int64_t* offsets, int64_t count,

@@ -1,9 +1,10 @@
 // Order statistics of confidence by class on the CPU, exact without a sort.
 //
-// A pass counts, for every class, confidences in at most 2050 bins of the interval that holds the wanted one: the whole
-// line at first, cut evenly between 0 and 1 because the leading bits of a float say little there, and then the bits of
-// the bin found before. As soon as few pixels are left they are collected and the wanted one is picked among them.
-// Counts are whole numbers and a pick does not depend on the order, so neither does the result on the threads.
+// A pass counts, for every class, the confidences in at most 2050 bins of the interval that holds the wanted one. The
+// first interval is all numbers, with equal bins between 0 and 1; each later one is a bin of the pass before, divided
+// by the bits of its floats. As soon as few pixels are left in the intervals, they are collected and the wanted one is
+// selected. Counts are integers and the selection does not depend on the order of the pixels, so the result does not
+// depend on the number of threads.
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -150,7 +151,7 @@ FASTUDA_INLINE void count_inside(const Search& s, int64_t begin, int64_t end, ui
       uint32_t distance;
       const bool inside = distance_of(s, label[i], value[i], distance);
       const uint32_t bin = static_cast<uint32_t>(label[i]) * kBins + (distance >> s.shift[label[i]]);
-      // By turns, as increments of one cell wait for each other.
+      // Sixteen cells in turn: an increment waits for the one before it in the same cell.
       label[i] = inside ? static_cast<int32_t>(bin) : outside + static_cast<int32_t>(i & 15);
     }
     for (int64_t i = 0; i < count; ++i) ++counts[label[i]];

@@ -1,7 +1,8 @@
-// Histograms of the confidence of upsampled scores on the CPU: the labels' engine, counted instead of written.
+// Histograms of the confidence of upsampled scores on the CPU: as pseudo_labels.cpp, but confidences are counted
+// instead of labels written.
 //
-// A thread counts its rows of pixels in a table of its own and adds it to the result: integers, whose order is nobody's
-// concern.
+// A thread counts its rows of pixels in a table of its own, which it then adds to the result. Sums of integers are the
+// same in any order.
 #include <cstring>
 
 #include <torch/csrc/stable/library.h>

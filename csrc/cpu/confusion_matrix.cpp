@@ -1,8 +1,9 @@
 // Counts of (truth, prediction) pairs on the CPU.
 //
-// Both labels become one cell number, ignored ones in a row and a column of their own, so that nothing branches on a
-// pixel. Images are made of runs: vectors of one and the same pair are counted at once. Where neighbours differ, four
-// tables take turns, so that an increment seldom waits for the one before it. Whole numbers: exact in any order.
+// The two labels of a pixel become one cell number, with a row and a column for ignored labels, so that no pixel needs
+// a branch. A vector whose pixels all have the same pair is counted by one addition, which is the usual case. Otherwise
+// four tables are used in turn, so that an increment seldom waits for the one before it. The counts are integers, so
+// the order of the additions does not matter.
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
@@ -39,7 +40,7 @@ struct Pairs {
 
 FASTUDA_INLINE void load(const int32_t* from, Cells& to) { std::memcpy(&to, from, sizeof(to)); }
 
-// Whether all lanes are `value`; halves are joined until a word is left.
+// Whether all lanes are `value`.
 FASTUDA_INLINE bool uniform(const Cells& cells, int32_t value) {
   typedef uint64_t Half __attribute__((vector_size(32)));
   typedef uint64_t Quarter __attribute__((vector_size(16)));

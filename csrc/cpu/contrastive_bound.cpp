@@ -1,4 +1,4 @@
-// The contrastive bound on the CPU: cpu/contrastive_bound_tile.h tells how.
+// The contrastive bound on the CPU. cpu/contrastive_bound_tile.h describes the method.
 #include <algorithm>
 #include <cstdint>
 #include <limits>
@@ -189,8 +189,9 @@ Tensor contrastive_bound_backward(
     const std::optional<Tensor>& covariance, const Tensor& posterior, double temperature, bool normalize,
     int64_t ignore_index) {
   Bound b = make_bound(features, labels, mean, covariance, temperature, normalize, ignore_index);
+  const ScalarType type = sum_type(features.scalar_type());
   STD_TORCH_CHECK(
-      grad.scalar_type() == sum_type(features.scalar_type()) && posterior.scalar_type() == sum_type(features.scalar_type()),
+      grad.scalar_type() == type && posterior.scalar_type() == type,
       "grad and posterior must have the dtype of the loss");
   STD_TORCH_CHECK(
       grad.dim() == 3 && label_grid(grad).pixels() == b.labels.grid.pixels() && posterior.dim() == 4 &&

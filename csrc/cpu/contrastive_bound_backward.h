@@ -186,7 +186,7 @@ struct RowScratch {
     slope.resize(kRowPixels * pitch());
     weights.resize(kRowPixels * 2 * ((b.classes() + kWeights - 1) / kWeights * kWeights));
   }
-  // A row is not a power of two from the next: they would meet in a few sets of the L1 cache.
+  // Rows whose distance is a power of two would be mapped to the same few sets of the L1 cache.
   int64_t pitch() const { return channels + 64 / int64_t(sizeof(Acc)); }
   static bool in_place(const Bound& b) { return b.type == kTypeOf<Acc> && b.channels() % step == 0; }
 };
@@ -324,7 +324,7 @@ struct BackwardRows {
     }
   }
 
-  // Whole cache lines only, and more of them than a cache keeps for whoever reads the gradient next.
+  // Whether the gradient consists of whole cache lines and is too large to stay in the caches until it is read.
   static bool streams(const Bound& b) {
     const PixelGrid& g = b.result.grid;
     const int64_t line = 64 / sizeof(Acc);

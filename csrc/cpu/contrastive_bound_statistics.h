@@ -51,7 +51,7 @@ void with_numbers(const torch::stable::Tensor& t, const Run& run) {
 
 // 1 / length of each row, 0 for a row of length 0.
 inline std::vector<double> inverse_lengths(const torch::stable::Tensor& t, int64_t rows, int64_t columns) {
-  constexpr int parts = 16;  // independent sums: one alone would wait for each addition
+  constexpr int parts = 16;  // independent sums: in a single one each addition would wait for the one before
   std::vector<double> out(rows);
   with_numbers(t, [&](const auto* from) {
     for (int64_t k = 0; k < rows; ++k, from += columns) {

@@ -1,10 +1,10 @@
-// A tile of pixels of the contrastive bound, what both passes do with it.
+// A tile of pixels of the contrastive bound, and the steps that both passes share.
 //
 // A tile is transposed to [channel][pixel] once, so that the sums over channels, the softmax over classes and the
 // gradient all stay in their lane, and one broadcast number of the statistics serves every pixel of the tile. Ignored
 // pixels of (P, A) and channels_last features are left out of the tiles. The next tile is fetched meanwhile.
 // A full covariance is visited by a few rows of its triangle at a time, all classes of them against a group of tiles.
-// Every pixel is computed from start to end by one thread: the number of threads changes nothing.
+// Every pixel is computed by one thread from start to end, so the result does not depend on the number of threads.
 #pragma once
 
 #include "cpu/contrastive_bound_statistics.h"

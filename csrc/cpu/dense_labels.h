@@ -15,9 +15,7 @@
 
 namespace fastuda {
 
-// Low-resolution scores at the height of the labels, and the label maps' rows as units of work.
-
-// The same of scores of another kind than the sums: float64 beside float32 or 16-bit ones.
+// read_scores for scores of another type than the sums: float64 for float32 sums, or the reverse.
 template <class Acc>
 void convert_scores(const ScoreView& s, int64_t image, int64_t row, Acc* to, int64_t pitch) {
   const auto convert = [&]<class T>() {
@@ -53,7 +51,7 @@ class DenseRows {
 
   int64_t pitch() const { return pitch_; }
 
-  // Made for an instruction set once a file, not wherever a row is wanted.
+  // Compiled once in a file for each instruction set, and not inlined wherever a row is read.
   template <Isa isa>
   const Acc* at(int64_t image, int64_t y) {
     const int64_t lower = down_.lower[y], upper = std::min(lower + 1, scores_.height - 1);
@@ -112,8 +110,9 @@ class DenseRows {
   Acc *row_[2], *out_;
 };
 
-// A vector of upsampled positions along a row as four nodes and their weights: no lane moves, which is cheaper than
-// Along where the upsampling is as large as that. A weight of 0 must not meet what is not finite.
+// A vector of upsampled positions along a row, as a weighted sum of four low-resolution scores. It needs no shuffles,
+// so it is cheaper than Along where a vector of positions lies between four scores. The scores must be finite, as some
+// of the weights are 0.
 template <class Acc>
 struct Nodes {
   static constexpr int kCount = 4;
@@ -164,7 +163,7 @@ struct Nodes {
   }
 };
 
-// Along, for what Nodes do not serve: smaller upsampling, and rows that are not finite.
+// Along, for what Nodes cannot do: smaller upsampling, and rows that are not finite.
 template <class Acc, Isa isa>
 struct AnyNodes : Along<Acc, isa> {
   static constexpr bool kNeedsFinite = false;
@@ -197,7 +196,7 @@ struct Best {
   Vec<Acc> confidence;  // NaN where a score is
   Mask label;
 
-  // Of classes in rising order; what is not larger than the best, NaN included, leaves it alone.
+  // Takes the classes in rising order: ties go to the first class, and NaN is never the largest.
   FASTUDA_INLINE static void take(const Vec<Acc>& x, int64_t k, Vec<Acc>& most, Mask& label) {
     const Mask above = x > most;
     most = above ? x : most;
@@ -256,7 +255,7 @@ FASTUDA_INLINE void exponentials(int64_t classes, const Vec<Acc>& most, Acc* sta
 }
 
 // Of logits (their softmax) or probabilities at [class][pitch]; with factors, of probability times factor[k].
-// stage: K vectors. What a call asks for is the same for all its pixels: a branch a vector costs nothing.
+// stage: room for K vectors. The branches on the arguments are the same for all pixels and cost nothing.
 template <class Acc, class Along>
 FASTUDA_INLINE Best<Acc> best_of(
     const Acc* row, int64_t pitch, int64_t classes, const Along& along, bool probabilities, const Acc* factor,

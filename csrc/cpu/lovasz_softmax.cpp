@@ -1,4 +1,4 @@
-// Lovász-Softmax of bilinearly upsampled scores on the CPU: cpu/lovasz_softmax_sweeps.h tells how.
+// Lovász-Softmax of bilinearly upsampled scores on the CPU. cpu/lovasz_softmax_sweeps.h describes the method.
 #include <algorithm>
 #include <cstdint>
 #include <limits>

@@ -1,9 +1,9 @@
 // Lovász-Softmax over upsampled scores: what each sweep does with a row of a tile, and the order of a class's errors.
 //
-// Exact: a first sweep keeps the largest logit and the scale of each pixel's softmax, so that later ones need one class
-// at a time. The errors of a class that are not below all those of its own pixels count for something: they are sorted
-// with the pixels they belong to, and what each counts for goes back to a plane of the class. Binned: one sweep counts
-// errors, the other computes them again and looks up what they count for.
+// Exact: a first sweep keeps the largest logit and the scale of each pixel's softmax, so that later sweeps need one
+// class at a time. Errors of a class that are below all errors of its own pixels have no weight in the loss. The others
+// are sorted with the numbers of their pixels, and the weight of each is written to a plane of the class. Binned: one
+// sweep counts the errors in bins, a second one computes them again and reads their weights from a table.
 #pragma once
 
 #include <cstring>
@@ -26,7 +26,8 @@ struct LovaszProblem {
   int64_t bins;
   const Acc* table;
 
-  // From a class's counts to the next one's: not 4 KiB, or the same bin of all classes would share lines of a cache.
+  // The distance between the counts of two classes. It is not a multiple of 4 KiB, which would map the same bin of all
+  // classes to the same set of the cache.
   int64_t bin_pitch() const { return bins + 16; }
 };
 
@@ -145,7 +146,7 @@ class ErrorTile : public LovaszTile<ErrorTile<Acc, isa>, Acc, isa> {
   ErrorItem<Acc>* items;  // one more than there are pixels
   int64_t size = 0;
   uint32_t (*counts)[1 << kDigit];
-  bool poisoned = false;  // whether an error is no number
+  bool poisoned = false;  // whether an error is NaN
   Acc* plane;  // set to 0, unless it is null
 
   using Base::Base;
@@ -170,7 +171,7 @@ class ErrorTile : public LovaszTile<ErrorTile<Acc, isa>, Acc, isa> {
       store(this->labels(v) == own ? 1 - p : p, errors + v * kStep);
     }
     for (int i = 0; i < this->count_; ++i) {
-      // Behind all own pixels the loss no longer grows. Without a branch, which would be guessed wrong.
+      // Smaller errors than those of all own pixels have no weight. No branch, as it would be mispredicted.
       const bool counts_for = (this->label_[i] < this->u_.classes) & !(errors[i] < least);
       Key bits;
       std::memcpy(&bits, errors + i, sizeof(bits));
@@ -345,7 +346,7 @@ class BinTile : public LovaszTile<BinTile<Acc, isa, kCount>, Acc, isa> {
     }
   }
 
-  // Pixel by pixel: counts that follow one another are of different classes, and need not wait for each other.
+  // Pixel by pixel: consecutive increments are of different classes, so none waits for the one before.
   FASTUDA_INLINE void count() {
     const int64_t classes = this->classes_;
     for (int i = 0; i < this->count_; ++i) {

@@ -1,4 +1,5 @@
-// Losses on the modes of each class, on the CPU: cpu/mode_losses_forward.h and cpu/mode_losses_backward.h tell how.
+// Losses on the modes of each class, on the CPU. cpu/mode_losses_forward.h and cpu/mode_losses_backward.h describe the
+// two passes.
 #include <algorithm>
 #include <cstdint>
 

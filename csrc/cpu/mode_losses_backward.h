@@ -200,7 +200,7 @@ struct ModeBackward {
         load(x + j * width + v * step, sum[j][v]);
         sum[j][v] *= work.total[i + j];
       }
-    // Eight bytes at once, eight classes before their turn: a row whose address waits for a load holds up all loads.
+    // The bytes of the next eight classes are loaded one step ahead, so that no load of a mode waits for its address.
     uint64_t later[kPixels], chosen[kPixels];
     for (int j = 0; j < kPixels; ++j) std::memcpy(&later[j], near + j * work.pitch, 8);
     for (int64_t k0 = 0; k0 < classes; k0 += 8) {

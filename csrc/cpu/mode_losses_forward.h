@@ -281,7 +281,7 @@ struct ModeForward {
       best = less ? d : best;
       rival = less ? Mask{} + static_cast<Whole>(k) : rival;
     }
-    // Differences of squares as products: what an FMA leaves of a^2 - a^2 is not 0.
+    // Differences of squares are computed as products: a fused multiply-add would not give exactly 0 for a^2 - a^2.
     const Lanes low = mine < best ? mine : best;
     Lanes high = mine - low;
     if (p.square) high *= mine + low;

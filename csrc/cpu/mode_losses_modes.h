@@ -1,7 +1,8 @@
 // What the passes of mode_losses share: arguments, modes, pixels of a work item.
 //
 // With c the mean of the modes, x = e - c and u = V - c, the squared distance is |x|^2 - 2 x.u + |u|^2: one product
-// with every mode. It loses digits where it is small beside |x|^2: such classes are computed again, by differences.
+// with every mode. Where the distance is much smaller than |x|^2 this loses digits: such distances are computed again
+// from the differences e - V.
 #pragma once
 
 #include <algorithm>
@@ -19,8 +20,6 @@
 #include "cpu/widen.h"
 
 namespace fastuda {
-
-// Pieces of a tile's work in mode_losses: reading it, its products of either kind, and where its results will lie.
 
 // block[j] = channel `column` + j of the pixels at `at`.
 template <Isa isa, class Acc>
@@ -109,7 +108,7 @@ FASTUDA_INLINE void set_dot_of(int64_t n, const Acc* x, int64_t depth, const Acc
   if constexpr (kRows > 1) set_dot_of<kVectors, kRows - 1>(n, x, depth, rows, to, ahead);
 }
 
-// Asks for the lines that will be written, where they are not too many.
+// Prefetches lines that will be written, 16 KB of them at most.
 FASTUDA_INLINE void expect_writes(const void* first, int64_t bytes) {
   const uintptr_t at = reinterpret_cast<uintptr_t>(first);
   for (int64_t b = 0; b < std::min<int64_t>(bytes, 1 << 14); b += 64)

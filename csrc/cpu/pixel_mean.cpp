@@ -1,7 +1,7 @@
 // Means or sums of one or two losses over the pixels that count, and their number, on the CPU.
 //
 // Sums are float64 over segments of fixed length, added up in their order: the same bits for any number of threads.
-// The loop waits for memory: it needs no instruction set of its own.
+// The loop is bound by memory, so it is compiled for one instruction set only.
 #include <algorithm>
 #include <cstdint>
 #include <optional>
@@ -39,7 +39,7 @@ double sum_block(const LossView& from, const int32_t* label, int32_t classes, in
     const T* at = static_cast<const T*>(from.data) + offset;
     const int32_t* own = label + (pixel - begin);
     const int64_t step = from.grid.column_stride;
-    // Chosen, not multiplied: what an ignored pixel holds, be it NaN, reaches no sum.
+    // Selected, not multiplied by 0: the loss of an ignored pixel may be NaN.
     const auto term = [=](int64_t i) { return own[i] < classes ? static_cast<double>(at[i * step]) : 0.0; };
     int64_t i = 0;
     for (; i + kSums <= length; i += kSums)

@@ -54,7 +54,7 @@ FASTUDA_INLINE void fence_streams() {
 #endif
 }
 
-// Asks for the lines of the next tile a few at a time, while this one is multiplied.
+// Prefetches the cache lines of the next tile one at a time while the current tile is multiplied.
 struct Ahead {
   uintptr_t at = 0;
   int64_t lines = 0;
@@ -229,9 +229,9 @@ FASTUDA_INLINE void add_symmetric(
   }
 }
 
-constexpr int64_t kWeights = 32;  // a pixel's factors beside each other: an offset known to the compiler
+constexpr int64_t kWeights = 32;  // factors of a pixel that lie side by side, at offsets known to the compiler
 
-// A loaded vector stays in its register: the compiler would rather read it again with every product.
+// Loads a vector that stays in a register. Without the asm the compiler would load it again for every product.
 template <Isa isa, class Acc>
 FASTUDA_INLINE void load_kept(const Acc* from, Vec<Acc>& to) {
   Vec<Acc> x;

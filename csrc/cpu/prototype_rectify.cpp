@@ -1,6 +1,7 @@
 // Rectified pseudo labels on the CPU: arg max of score / T + log of soft label, both upsampled on the way.
 //
-// One sweep over the classes and nothing kept but the best of them: the sum of the softmax is the same for all.
+// One sweep over the classes keeps the best of them. The denominator of the softmax is the same for all classes and is
+// not needed.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>

@@ -1,4 +1,4 @@
-// exp(S / eps) in float32 for exponents of any size around a shift, with what it saw of their range.
+// exp(S / eps) in float32 relative to a shift of any size, and the range of the exponents.
 #pragma once
 
 #include <algorithm>

@@ -21,9 +21,8 @@
 
 // A lambda whose code belongs to the function that calls it, and to that one's instruction set.
 #define FASTUDA_INLINED __attribute__((always_inline))
-// How a body is compiled: -O3, which loops over single numbers need to become vectors. The portable form, for machines
-// older than AVX2, and float64, which is there to check with, take a third of the compiler's time at -O3 and are rarely
-// run: -O1.
+// How a body is compiled. -O3 vectorises the loops over single numbers. The portable form (for machines older than
+// AVX2) and float64 (for checking) are rarely run and would take a third of the compile time at -O3: they use -O1.
 #if defined(FASTUDA_ONE_LEVEL)  // tests build with less, and with sanitizers
 #define FASTUDA_COMPILED(level, ...) __attribute__((noinline __VA_OPT__(, target(__VA_ARGS__))))
 #else
@@ -66,9 +65,9 @@ inline Isa cpu_isa() {
   return chosen;
 }
 
-// Calls run.operator()<T>() with the type of a tensor's numbers. Arithmetic exists once for each type of sums: float32
-// and 16-bit numbers are distinguished where they are loaded and stored, outside the innermost loop. float64 is there to
-// check with, and reads nothing else.
+// Calls run.operator()<T>() with the type of a tensor's numbers. Arithmetic is compiled once for each type of sums;
+// float32 and 16-bit numbers differ only where they are loaded and stored, outside the innermost loop. Sums in double
+// are of float64 numbers only.
 template <class Acc, class Run>
 FASTUDA_INLINE void with_type(torch::headeronly::ScalarType type, const Run& run) {
   using torch::headeronly::ScalarType;
@@ -96,7 +95,8 @@ constexpr torch::headeronly::ScalarType type_of() {
 template <class Acc>
 inline constexpr torch::headeronly::ScalarType kTypeOf = type_of<Acc>();
 
-// Calls run.operator()<isa>() with the instruction set to use. float64 is there to check with: one form of it will do.
+// Calls run.operator()<isa>() with the instruction set of this machine; for float64, which is for checking, always with
+// the portable one.
 template <class T, class Run>
 auto with_isa(const Run& run) {
   if constexpr (sizeof(Accumulate<T>) == sizeof(float)) {
@@ -106,8 +106,8 @@ auto with_isa(const Run& run) {
   return run.template operator()<Isa::portable>();
 }
 
-// Runs body() as code for an instruction set. The body is an always-inlined lambda, and so is all that it calls and
-// that is to be compiled in this way: what the linker may share between callers is never made for more than any machine.
+// Runs body() as code for an instruction set. The body is an always-inlined lambda and must call only always-inlined
+// functions: other functions are compiled for any machine, as the linker may merge them with those of other files.
 template <class Body>
 FASTUDA_ON_AVX512 void on_avx512(const Body& body) {
   body();
@@ -213,7 +213,7 @@ FASTUDA_INLINE void store(const Vec<float>& from, torch::headeronly::BFloat16* t
   std::memcpy(to, &words, sizeof(words));
 }
 
-// Adding 0.5, whose last bit is worth the smallest half, lets the adder round what becomes a subnormal.
+// The last bit of 0.5f is worth the smallest half, so adding 0.5f rounds a number that becomes a subnormal half.
 FASTUDA_INLINE void store(const Vec<float>& from, torch::headeronly::Half* to) {
   Words bits, small;
   std::memcpy(&bits, &from, sizeof(bits));
@@ -230,8 +230,8 @@ FASTUDA_INLINE void store(const Vec<float>& from, torch::headeronly::Half* to) {
   std::memcpy(to, &words, sizeof(words));
 }
 
-// Swaps off-diagonal blocks of size `bit`. The order of the lanes is a constant: as a vector filled lane by lane it was
-// most of what a transposition took to compile, and was filled again at run time.
+// Swaps off-diagonal blocks of size `bit`. The order of the lanes is a constant expression: filled lane by lane it took
+// most of the compile time of a transposition, and was filled again at run time.
 template <class Acc, int bit, int... lane>
 FASTUDA_INLINE void swap_blocks(Vec<Acc> (&rows)[kLanes<Acc>], std::integer_sequence<int, lane...>) {
   constexpr int lanes = kLanes<Acc>;

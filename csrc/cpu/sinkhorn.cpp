@@ -1,10 +1,10 @@
-// Sinkhorn on the CPU: only the K column scalings v iterate.
+// Sinkhorn on the CPU. Only the scalings v of the K columns are iterated.
 //
 // The first sweep keeps exp(S / eps) 2^-shift as tiles [16 rows][class][row]; with u_i = 1 / sum_k exp_ik v_k every
 // later one needs them once: u_i and the next column sums c_k = sum_i exp_ik u_i come from the same pass. Chunks of
 // rows have shifts of their own, which u undoes, so no sweep is spent on the largest score. Sums are float32 inside a
-// chunk and float64 beyond it, added in the chunks' order: the same bits for any number of threads. Where float32 does
-// not hold the spread of a problem, or the scores are float64, cpu/sinkhorn_wide.h serves it.
+// chunk; the sums of the chunks are added in order in float64, so the result does not depend on the number of threads.
+// A problem whose spread is too large for float32, or whose scores are float64, is solved by cpu/sinkhorn_wide.h.
 #include <tuple>
 
 #include <torch/csrc/stable/library.h>
@@ -45,7 +45,7 @@ struct Narrow {
   }
 };
 
-// In float64, as a tree: no long chain of additions.
+// The sum of the lanes in float64, added as a tree so that no rounding error passes through many additions.
 FASTUDA_INLINE double sum_lanes(const Vec<float>& x) {
   double pair[8];
   for (int i = 0; i < 8; ++i) pair[i] = static_cast<double>(x[i]) + x[i + 8];
@@ -97,7 +97,8 @@ FASTUDA_INLINE void first_sweep(const Narrow& n, int64_t b, int64_t chunk, Vec<f
   with_type<float>(p.type, [&]<class T>() FASTUDA_INLINED {
     score = static_cast<float>(*static_cast<const T*>(source.data));
   });
-  // Any score of the chunk will do: all of them are within the widest spread of it, or the problem is too wide.
+  // The shift may be any score of the chunk: either all other scores are within kWidestSpread of it, or the problem is
+  // solved in float64 anyway.
   const double shift = std::rint(static_cast<double>(score) * n.scale_high);
   ScaledExp<isa> exp{n.scale_high, n.scale_low, static_cast<float>(0x1.8p23 - shift)};
   if (!(std::fabs(shift) <= kLargestExponent)) {
@@ -255,7 +256,7 @@ void rescale(const Narrow& n, int64_t b, bool first) {
   for (int64_t k = 0; k < p.classes; ++k) n.v[b * p.classes + k] = static_cast<float>(sums[k] / largest);
 }
 
-// All problems that float32 holds; marks the others.
+// Solves the problems whose spread float32 holds, and marks the others in `wide`.
 void run_narrow(const Sinkhorn& p, const Tensor& like, std::vector<uint8_t>& wide) {
   Tensor tiles = torch::stable::new_empty(
       like, {p.batch * p.blocks() * kBlockRows * p.classes}, ScalarType::Float);

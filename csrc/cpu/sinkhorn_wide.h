@@ -1,4 +1,4 @@
-// What the two branches of sinkhorn share: the problems and how their rows are cut.
+// The problems of sinkhorn and how their rows are divided, and the solution in float64 for any spread of the scores.
 #pragma once
 
 #include <algorithm>
@@ -32,7 +32,8 @@ struct Sinkhorn {
   const double* shares_of(int64_t b) const { return shares + b * classes; }
 };
 
-// The branch for any spread, in float64 and in the log domain, one exponential per score and sweep and no copy.
+// Solves a problem of any spread, in float64 and in the log domain, with one exponential for each score and sweep and
+// without a copy of the scores.
 //
 // After the first round the classes' sums are taken of P, which is Q with its rows scaled to sum 1:
 // v_k <- v_k r_k / sum_i P_ik. A class never vanishes: its column of Q sums to r_k, and scaling the rows, none of

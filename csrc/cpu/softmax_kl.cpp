@@ -1,4 +1,4 @@
-// Divergences between two softmaxes on the CPU: cpu/softmax_kl_tile.h tells how.
+// Divergences between two softmaxes on the CPU. cpu/softmax_kl_tile.h describes the method.
 #include <cstdint>
 #include <vector>
 

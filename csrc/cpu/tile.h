@@ -138,7 +138,7 @@ FASTUDA_INLINE void load_tile(
   }
 }
 
-// Writes value(channel, first pixel) -> Vec<Acc>, rounded to T where one vector instruction stores that, else to `type`.
+// Writes value(channel, first pixel) -> Vec<Acc>, rounded to T where a vector of T is stored at once, else to `type`.
 template <Isa isa, class T, int kPixels, class Acc, class Value>
 FASTUDA_INLINE void store_tile_of(
     const Value& value, const TilePlace<kPixels>& place, T* data, torch::headeronly::ScalarType type) {

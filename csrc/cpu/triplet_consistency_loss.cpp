@@ -1,4 +1,4 @@
-// The triplet loss on the CPU: partners are read where they lie, nothing is gathered.
+// The triplet loss on the CPU. Partners are read where they lie in the source; no copy of them is made.
 //
 // Backward, a source row's gradient depends on itself and on the target rows that drew it; the draws are counted and
 // sorted by source row, so each row is summed in one order by one thread and rounded once.
@@ -25,7 +25,7 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 constexpr int64_t kGrain = 64;
-constexpr int64_t kAhead = 4;  // rows that are asked for before their turn: the hardware cannot guess random ones
+constexpr int64_t kAhead = 4;  // rows prefetched ahead: the hardware does not prefetch random rows
 
 struct Triplets {
   const void *target, *source;
@@ -134,7 +134,7 @@ FASTUDA_INLINE void for_channels(int64_t channels, const Step& step) {
   if (c < channels) step(c, channels - c);
 }
 
-// As a tree: its depth, not the number of lanes, is what rounding grows with.
+// Added as a tree, so that the rounding error grows with the logarithm of the number of lanes.
 template <class Acc>
 FASTUDA_INLINE Acc sum_lanes(Vec<Acc> x) {
   for (int half = kLanes<Acc> / 2; half > 0; half /= 2)

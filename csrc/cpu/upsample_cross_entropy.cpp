@@ -1,4 +1,4 @@
-// Cross entropy of bilinearly upsampled logits on the CPU: cpu/upsample_tile.h tells how.
+// Cross entropy of bilinearly upsampled logits on the CPU. cpu/upsample_tile.h describes the method.
 #include <algorithm>
 #include <cstdint>
 #include <vector>

@@ -1,4 +1,4 @@
-// What a row of upsampled pixels needs beside its scores: powers of two for the softmax, choices, labels and weights.
+// Powers of two for the softmax of upsampled pixels, and their labels and weights.
 #pragma once
 
 #include <cmath>
@@ -34,7 +34,7 @@ FASTUDA_INLINE void power_negative(const Vec<double>& x, Vec<double>& out) {
   for (int lane = 0; lane < kLanes<double>; ++lane) out[lane] = std::exp2(x[lane]);
 }
 
-// The value where a mask is set, else 0. A choice by a mask that is used twice would be taken lane by lane.
+// The value where a mask is set, else 0. With ?: the compiler would select lane by lane if the mask is used twice.
 template <class V, class Mask>
 FASTUDA_INLINE V kept(const Mask& mask, const V& value) {
   Mask bits;

@@ -66,7 +66,7 @@ struct SlopePlace {
   bool more;  // whether the result is added to
 };
 
-// One thread's scratch, and what is done with a tile whatever its rows are for.
+// One thread's scratch, and the steps that all operators on upsampled tiles share.
 template <class Acc, Isa isa>
 class UpsampleTile {
  public:
@@ -217,7 +217,7 @@ class UpsampleTile {
     }
   }
 
-  // An ignored pixel may hold anything, and nothing of it may reach a node: 0 times its powers must be 0.
+  // The scores of an ignored pixel may be anything. Its powers become 0, so that 0 times them is 0, not NaN.
   FASTUDA_INLINE void clean(const Mask& spoilt) {
     uint64_t words[8], any = 0;
     std::memcpy(words, &spoilt, sizeof(words));

@@ -1,8 +1,8 @@
-// 16-bit numbers widened into a few lines of the L1 cache as they are read, and narrowed from there as they are written.
+// 16-bit numbers are widened to float32 as they are read, and narrowed as they are written.
 //
-// Arithmetic exists for float32 alone. Where a vector of 64 bytes is one register, a conversion is a few instructions
-// and is done in place. Where it is made of shorter ones a conversion is so much code that it was most of what the compiler
-// had to do: there it is made once a file, and what is converted passes through the cache.
+// All arithmetic is float32. Where a vector of 64 bytes is one register (AVX-512), a conversion is a few instructions
+// and is inlined. Elsewhere a conversion is so much code that inlining it took most of the compile time: there it is a
+// function of its own, and the converted rows pass through a few lines of the L1 cache.
 #pragma once
 
 #include <algorithm>
@@ -15,7 +15,7 @@ namespace fastuda {
 template <Isa isa>
 inline constexpr bool kWholeVectors = isa == Isa::avx512;
 
-// with_type where conversions are done in place; elsewhere the sums' own type alone.
+// with_type where conversions are inlined; elsewhere run.operator()<Acc>() alone.
 template <class Acc, Isa isa, class Run>
 FASTUDA_INLINE void with_type_on(torch::headeronly::ScalarType type, const Run& run) {
   if constexpr (kWholeVectors<isa>) with_type<Acc>(type, run);

@@ -1,10 +1,10 @@
 // Overlapping patches averaged into labels on a GPU: every pixel gathers the votes of the patches that cover it, in
-// their order, so that nothing is added by two threads and the bits are the same whatever the card.
+// their order. No sum is shared by two threads, so the result has the same bits on every card.
 //
 // A thread has a strip of four pixels of a column (dense_strip.h). Of each patch that crosses it, the strip of the
 // patch at that place is upsampled three times: for the largest logit, for the sum of the exponentials, and for the
-// votes, which are added to the pixels' sums in shared memory. The label, the confidence and its bin follow at once: the
-// volume of votes never exists unless it is asked for. Two launches, of which the first clears the histogram (one
+// votes, which are added to the pixels' sums in shared memory. The label, the confidence and its bin follow at once:
+// the volume of votes never exists unless it is asked for. Two launches, of which the first clears the histogram (one
 // without bins); no scratch.
 //
 // Traffic: labels and confidences once; the patches from the caches. The sums have 16 K bytes a thread (32 in float64):

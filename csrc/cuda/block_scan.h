@@ -19,8 +19,9 @@ __device__ __forceinline__ int warp_scan(int value) {
   return value;
 }
 
-// One more of counts[at], of none where `at` is negative: neighbours are mostly alike, so lanes whose place is the first
-// lane's add once together, which spares cards that would add one after the other. All lanes of the warp.
+// Adds 1 to counts[at], or nothing where `at` is negative. All lanes with the `at` of the first lane are counted by one
+// atomic addition: neighbouring pixels are mostly alike, and some cards add to one address lane by lane. All lanes of
+// the warp take part.
 __device__ __forceinline__ void count_alike(const Pointer<int>& counts, int at) {
   const int first = __shfl_sync(kFullWarp, at, 0);
   const u32 alike = __ballot_sync(kFullWarp, at == first);

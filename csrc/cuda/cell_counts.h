@@ -1,6 +1,6 @@
-// Counts of cells, such as pairs of classes or bins of a histogram: each block counts in shared memory, two cells a
-// word, and adds what it has to the totals. Neighbours are mostly alike: a warp adds the cell of its first lane once
-// for all lanes that share it. Integers: exact in any order, so the same bits in every run.
+// Counts of cells, such as pairs of classes or bins of a histogram. Each block counts in shared memory, two cells in a
+// word, and then adds its counts to the totals. Neighbouring pixels are mostly alike, so a warp adds all lanes that
+// share the cell of its first lane at once. Sums of integers are the same in any order.
 #pragma once
 
 #include "cuda/kernel.h"
@@ -32,7 +32,7 @@ struct CellCounts {
     }
   }
 
-  // One more of `cell`, or of none where it is negative; all lanes of the warp.
+  // Counts one pixel of `cell`, or none where it is negative; all lanes of the warp.
   __device__ __forceinline__ void add(int cell) const {
     const int first = __shfl_sync(kFullWarp, cell, 0);
     const u32 alike = __ballot_sync(kFullWarp, cell == first);

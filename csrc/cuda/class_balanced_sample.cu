@@ -211,7 +211,7 @@ void run_class_draw(
   const auto kernel = draw_pixels<kDrawThreads>;
   const u32 block_pixels = draw_block_pixels(p, card);
   const int bytes = draw_shared_bytes(p), fit = resident(kernel, kDrawThreads, bytes);
-  // Four blocks a multiprocessor hide what one waits for; more would only make the meetings longer.
+  // Four blocks a multiprocessor hide the latency of each other; more would only make the grid's barriers slower.
   const dim3 blocks(draw_blocks(p, card, block_pixels, fit ? std::min(fit, 4) : 8)), block(kDrawThreads);
   if (p.pixels == 0) {
     const int fill = kListStep + 1;

@@ -6,9 +6,9 @@
 // label changed" never diverges. Sum and sum of squares of x - pivot stay in registers while the label stays; then, and
 // at least every 32 pixels, they are added to the warp's own table of classes in shared memory. The pivot of a class is
 // its first pixel in the block's chunk, so nothing large cancels and a class of one pixel is exact. Where the tables do
-// not fit (many classes) they lie in global memory. NCHW: the warp stages 32 channels x 32 pixels in shared memory, read
-// along pixels, so that one loop serves all layouts. The warps of a block, then the blocks, are added in a fixed order,
-// brought to one pivot: with d the difference of pivots, sum + n d and squares + 2 d sum + n d^2.
+// not fit (many classes) they lie in global memory. NCHW: the warp stages 32 channels x 32 pixels in shared memory,
+// read along pixels, so that one loop serves all layouts. The warps of a block, then the blocks, are added in a fixed
+// order, brought to one pivot: with d the difference of pivots, sum + n d and squares + 2 d sum + n d^2.
 //
 // Traffic: the features once, the labels twice; partial sums of at most 5 % of fp32 features, written and read once.
 // Untuned, as no GPU was at hand: V, pixels in flight (kAhead), warps and blocks per multiprocessor.

@@ -1,4 +1,4 @@
-// The class moments of tensors, as their kernels' host plans take them.
+// The arguments of the class moments as the host code of their kernels takes them.
 #pragma once
 
 #include "cuda/kernel.h"

@@ -1,18 +1,20 @@
-// The contrastive bound without covariance or with a diagonal one, forward and backward, in fp32 on the plain cores of any
-// card (48 KB of shared memory are enough; tensor cores are Triton's).
+// The contrastive bound without covariance or with a diagonal one, forward and backward, in fp32 on the plain cores of
+// any card (48 KB of shared memory are enough; tensor cores are Triton's).
 //
 //     a_k = q.mu_k / tau + q^2.Sigma_k / (2 tau^2)         loss = logsumexp_k(a_k) - q.mu_y / tau
 //     d loss / d q = sum_k (p_k - [k = y]) mu_k / tau + q sum_k p_k Sigma_k / tau^2
 //
 // bound_prepare scales the statistics once: M = mu / tau and S = Sigma / (2 tau^2), normalised where asked for.
 // bound_forward: a thread owns two pixels and all sums of a tile of classes in registers; channels pass through shared
-// memory, norms accumulate beside the products, so that normalisation scales finished logits. Softmax needs no exchange.
-// bound_backward: a thread owns 4 pixels x 4 channels and sums over the classes. Normalised, the part along q needs all
-// channels first: a sweep that sums q.slope and |q|^2, then one that computes the slope again and writes it once.
+// memory, norms accumulate beside the products, so that normalisation scales finished logits. Softmax needs no
+// exchange. bound_backward: a thread owns 4 pixels x 4 channels and sums over the classes. Normalised, the part along q
+// needs all channels first: a sweep that sums q.slope and |q|^2, then one that computes the slope again and writes it
+// once.
 //
 // Traffic: forward reads the features once; backward reads them once (twice normalised) and writes the gradient once.
-// Scratch: M and S. Deterministic: no atomics. Untuned, as no GPU was at hand: tile sizes, the uncoalesced writes of the
-// posterior (4 K bytes a pixel), overlap of loads and products within a block, quads of NCHW pixels read one by one.
+// Scratch: M and S. Deterministic: no atomics. Untuned, as no GPU was at hand: tile sizes, the uncoalesced writes of
+// the posterior (4 K bytes a pixel), overlap of loads and products within a block, quads of NCHW pixels read one by
+// one.
 #include "cuda/contrastive_bound_backward_kernel.h"
 #include "cuda/contrastive_bound_forward_kernel.h"
 #include "cuda/contrastive_bound_problem.h"

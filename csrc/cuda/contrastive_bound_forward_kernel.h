@@ -121,6 +121,27 @@ struct Softmax {
   }
 };
 
+// The loss and the posterior of a pixel, from the logits of its one tile of classes, or from those in f.posterior.
+template <class T>
+__device__ __forceinline__ void write_softmax(
+    const Forward<T>& f, i64 pixel, int label, const Softmax<Accumulate<T>>& soft,
+    const Accumulate<T> (&logits)[kClassTile<Accumulate<T>>]) {
+  using Acc = Accumulate<T>;
+  constexpr int tile_classes = kClassTile<Acc>;
+  const int classes = f.in.labels.classes;
+  // The largest logit is subtracted first: what is left is exact where it matters.
+  const Acc largest = soft.largest, share = 1 / soft.total;
+  f.loss[pixel] = label < 0 ? Acc(0) : (largest - soft.own) + logarithm(soft.total);
+  const Pointer<Acc> posterior = f.posterior + pixel * classes;
+  if (classes <= tile_classes) {
+#pragma unroll
+    for (int k = 0; k < tile_classes; ++k)
+      if (k < classes) posterior[k] = exponential(logits[k] - largest) * share;
+  } else {
+    for (int k = 0; k < classes; ++k) posterior[k] = exponential(posterior[k] - largest) * share;
+  }
+}
+
 template <class T, bool kCovariance>
 __global__ void __launch_bounds__(kThreads, sizeof(Accumulate<T>) == 8 ? 4 : 6) bound_forward(Forward<T> f) {
   using Acc = Accumulate<T>;
@@ -170,18 +191,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(Accumulate<T>) == 8 ? 4 : 6) 
 #pragma unroll
   for (int i = 0; i < kOwn; ++i) {
     const i64 pixel = first + threadIdx.x + i * kThreads;
-    if (pixel >= in.pixels) continue;
-    // The largest logit is subtracted first: what is left is exact where it matters.
-    const Acc largest = soft[i].largest, share = 1 / soft[i].total;
-    f.loss[pixel] = label[i] < 0 ? Acc(0) : (largest - soft[i].own) + logarithm(soft[i].total);
-    const Pointer<Acc> posterior = f.posterior + pixel * classes;
-    if (classes <= tile_classes) {
-#pragma unroll
-      for (int k = 0; k < tile_classes; ++k)
-        if (k < classes) posterior[k] = exponential(sums.one[i][k] - largest) * share;
-    } else {
-      for (int k = 0; k < classes; ++k) posterior[k] = exponential(posterior[k] - largest) * share;
-    }
+    if (pixel < in.pixels) write_softmax(f, pixel, label[i], soft[i], sums.one[i]);
   }
 }
 

@@ -1,5 +1,5 @@
-// The contrastive bound of tensors, as its kernels' host plans take it. contrastive_bound.cu runs everything but the
-// quadratic term of a covariance that is a matrix; who knows that one runs it first and hands over what it made.
+// The arguments of the contrastive bound as the host code of its kernels takes them. contrastive_bound.cu computes
+// everything but the quadratic term of a full covariance, which contrastive_bound_full.cu computes and passes on to it.
 #pragma once
 
 #include "cuda/contrastive_bound_forward_kernel.h"

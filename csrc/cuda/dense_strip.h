@@ -1,6 +1,6 @@
 // A strip: a few output rows of one output column, the pixels of one thread. Its classes are upsampled one after the
-// other: two scores of the column, lerped along, serve all its rows until the next low-resolution row begins. Nothing
-// of full resolution is kept but what a rule knows of each pixel, so that any number of classes fits.
+// other: two scores of the column, lerped along the row, serve all its rows until the next low-resolution row begins.
+// Of each pixel only a few numbers are kept, such as the largest score, so that any number of classes fits.
 #pragma once
 
 #include "cuda/upsample.h"
@@ -72,7 +72,7 @@ struct Strip {
   int lower[kRows];
   Acc down[kRows];
 
-  // From `row` on; rows that lie outside are those at the end, and nobody may use them.
+  // The strip's rows from `row` on. Rows beyond the image repeat its last row; their results must not be used.
   __device__ __forceinline__ void set(const Upsampling<S>& u, i64 from, int row, int column) {
     const Tap<Acc> t = tap<Acc>(u.along, column);
     left = from + t.lower * u.scores.column_stride;

@@ -1,4 +1,4 @@
-// What every kernel on pixels needs: 16-bit numbers, strided pixels, labels that may be out of range, warp shuffles.
+// What every kernel on pixels needs: 16-bit numbers, strided pixels, labels that may be out of range.
 #pragma once
 
 #include "cuda/launch.h"
@@ -77,7 +77,7 @@ constexpr __host__ __device__ T ceil_div(T a, T b) {
   return (a + b - 1) / b;
 }
 
-// Pixels of (N, H, W) in that order; (P,) is one image of one row.  At most 2^31 - 1 of them: 32-bit divisions.
+// fastuda::PixelGrid as kernels take it. There are fewer than 2^31 pixels, so that divisions are of 32 bits.
 struct PixelGrid {
   u32 height, width;
   i64 image_stride, row_stride, column_stride;
@@ -106,7 +106,7 @@ __device__ __forceinline__ int class_at(const Labels& labels, i64 at) {
   return static_cast<int>(class_or<i64>(label, labels.classes, labels.ignore_index, -1));
 }
 
-// That of a pixel.
+// The class of a pixel in the order of the grid, or -1.
 __device__ __forceinline__ int read_class(const Labels& labels, u32 pixel) {
   return class_at(labels, locate(labels.grid, pixel));
 }

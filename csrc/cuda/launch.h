@@ -1,5 +1,5 @@
-// One way to launch a kernel and to hold its pointers, so that a .cu file compiles with nvcc, with NVRTC and, for tests,
-// as plain C++ against tests/emulation (whose header is forced in first and defines FASTUDA_EMULATION).
+// How kernels are launched and how they hold pointers. With it a .cu file compiles with nvcc, with NVRTC and, for
+// tests, as plain C++ with tests/emulation (whose header is included first and defines FASTUDA_EMULATION).
 //
 // Rules that make a kernel run in all three: pointers are Pointer<T>, made from a Buffer by global<T>() on the host or
 // by shared<T>() in the kernel; shared memory is dynamic only; several elements at once go through load_pack.

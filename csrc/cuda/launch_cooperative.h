@@ -26,7 +26,8 @@ int resident_blocks(void (*kernel)(Parameters...), int threads, int shared_bytes
   return error == cudaSuccess ? blocks : 0;
 }
 
-// Throws std::runtime_error, which names the kernel, if the launch is refused: the grid may be too large to be resident.
+// Throws std::runtime_error, which names the kernel, if the launch is refused: the grid may be too large to be
+// resident.
 template <class... Parameters>
 void launch_cooperative(
     void (*kernel)(Parameters...), dim3 grid, dim3 block, int shared_bytes, Stream stream, Parameters... parameters) {

@@ -1,8 +1,8 @@
 // The Lovász-Softmax with errors counted in bins: two walks over the pixels cell by cell (see upsample_cells.h),
 // neither of which stores anything of full resolution.
 //
-// The first counts errors by class and bin. Nearly all of them are near 0: what bin 0 holds is not counted but is what
-// the others leave. A few blocks a multiprocessor walk all cells and keep 16-bit counts in shared memory, which they
+// The first counts errors by class and bin. Nearly all errors are in bin 0, so that one is not counted: it is the total
+// less all others. A few blocks a multiprocessor walk all cells and keep 16-bit counts in shared memory, which they
 // add to all before one can overflow (a pixel counts once in a class); where bins do not fit, they are counted in
 // global memory. Then a block a class scans its bins from the largest errors down for what an error in each counts for,
 // and the second walk computes the errors again and reads that from the table. Counts are whole numbers and all other
@@ -157,8 +157,8 @@ struct LovaszWeight {
 // Brings the gradient of the rows to the nodes. mean: of dL/dp under each pixel's softmax.
 template <class T>
 __device__ __forceinline__ void lovasz_slopes(
-    const LovaszBins<T>& p, const CellBlock<T>& block, const LovaszRows<T>& rows, const Accumulate<T> (&mean)[kCellRows],
-    int columns, bool first_chunk) {
+    const LovaszBins<T>& p, const CellBlock<T>& block, const LovaszRows<T>& rows,
+    const Accumulate<T> (&mean)[kCellRows], int columns, bool first_chunk) {
   using Acc = Accumulate<T>;
   const auto slope = [&](int k, int r, Acc z) {
     if (rows.label[r] < 0) return Acc(0);

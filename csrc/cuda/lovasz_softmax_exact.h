@@ -1,8 +1,8 @@
 // The exact Lovász-Softmax: the errors of a class are sorted, and each counts for the step of the Jaccard loss there.
 //
 // A walk over the pixels keeps the softmax of each (its largest score and its scale) and finds the least error of each
-// class's own pixels: behind it the loss no longer grows, so that the errors of other pixels below it need no place in
-// the order. Then some classes at a time, as many as 2^24 errors allow but at least one:
+// class's own pixels. Errors of other pixels that are smaller have no weight in the loss and are not sorted. Then some
+// classes at a time, as many as 2^24 errors allow but at least one:
 //
 //   a walk writes the error of each pixel and class as a whole number: its distance from the top, so that the largest
 //   comes first, in all bits but the lowest, which says whether the pixel is the class's own (lovasz_errors);

@@ -1,6 +1,6 @@
 // Rectified pseudo labels on a GPU: arg max of score / T + log of soft label in one sweep over the classes, both
-// tensors upsampled on the way, a thread a strip of four pixels of a column (dense_strip.h). The sum of the softmax is
-// the same for all classes: nothing is kept but the best of them. One launch, no scratch, the same bits on all cards.
+// tensors upsampled on the way; a thread has a strip of four pixels of a column (dense_strip.h). The denominator of the
+// softmax is the same for all classes and is not needed. One launch, no scratch, the same bits on all cards.
 //
 // Traffic: the labels once; scores and soft labels from the caches. Untuned, as no GPU was at hand.
 #include "cuda/dense_strip.h"

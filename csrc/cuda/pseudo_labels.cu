@@ -1,6 +1,6 @@
 // Pseudo labels on a GPU: scores upsampled, softmax, arg max and threshold in one launch, a thread a strip of four
 // pixels of a column (dense_strip.h). Logits are upsampled twice, for the largest and for the sum of the exponentials:
-// that costs less than to keep them. The same bits whatever the card.
+// that is cheaper than keeping them. The result has the same bits on every card.
 //
 // Traffic: the labels (and confidences) once; the scores from the caches, four reads a class and strip at four times
 // their size and more, twice. No scratch. Untuned, as no GPU was at hand: rows of a strip, threads of a block.

@@ -1,5 +1,5 @@
-// A stable sort of rows by unsigned keys: the same keys give the same order in every run, without atomics whose order
-// matters.
+// A stable sort of rows by unsigned keys. The same keys give the same order in every run: no result depends on the
+// order of atomic operations.
 //
 // Passes of up to 8 bits from the lowest. A pass counts the digits of each tile of 2048 rows, sums the counts over the
 // tiles, and moves rows to their places: a warp finds the lanes of one digit by a ballot a bit and numbers them in
@@ -9,8 +9,8 @@
 // Several segments of as many rows are sorted by the same launches, a row of the grid each. The first pass leaves out
 // rows whose key is kNoKey; how many are left is a number in the card's memory, which the later passes read.
 //
-// RadixSort sorts one segment by keys in 0..buckets-1, then searches for where each bucket begins, a thread a bucket. Up
-// to 255 buckets take one pass, up to 65535 two, up to 2^24 - 1 three. Scratch: 16 bytes a row (12 in one pass) and
+// RadixSort sorts one segment by keys in 0..buckets-1, then searches for where each bucket begins, a thread a bucket.
+// Up to 255 buckets take one pass, up to 65535 two, up to 2^24 - 1 three. Scratch: 16 bytes a row (12 in one pass) and
 // half a byte a row for counts, or 1 KB a tile.
 #pragma once
 
@@ -107,6 +107,32 @@ __device__ __forceinline__ u32 lanes_alike(u32 among, int digit, int bits) {
   return among;
 }
 
+// From the counts (warps, digits) of a tile: where each warp's rows of a digit begin in the tile, in their place, and
+// how far the rows of each digit move from there to the segment's order. Returns the rows of the tile.
+template <class Key>
+__device__ __forceinline__ int place_digits(
+    const RadixPass<Key>& s, i64 segment, const Pointer<int>& counts, const Pointer<int>& places) {
+  using At = RadixShared<Key>;
+  const int t = threadIdx.x;
+  const bool used = t < 1 << s.bits;
+  const i64 line = (segment << s.bits) + t;
+  const int total = used ? static_cast<int>(s.totals[line]) : 0;
+  int own = 0, all, here;  // of this digit in the tile; of all digits in the segment, and in the tile
+#pragma unroll
+  for (int w = 0; w < kRadixWarps; ++w) own += counts[w * kRadixDigits + t];
+  int place = block_scan(shared<int>(At::sums_at), total, all) - total;
+  int start = block_scan(shared<int>(At::sums_at), own, here) - own;
+  if (used) place += s.table[line * s.tiles + blockIdx.x];
+  places[t] = place - start;
+  for (int w = 0; w < kRadixWarps; ++w) {
+    const int count = counts[w * kRadixDigits + t];
+    counts[w * kRadixDigits + t] = start;
+    start += count;
+  }
+  if (s.first && s.sizes && blockIdx.x == 0 && t == 0) s.sizes[segment] = static_cast<u32>(all);
+  return here;
+}
+
 template <class Key, int kItems>
 __global__ void __launch_bounds__(kRadixThreads) radix_scatter(RadixPass<Key> s) {
   using At = RadixShared<Key>;
@@ -137,22 +163,7 @@ __global__ void __launch_bounds__(kRadixThreads) radix_scatter(RadixPass<Key> s)
     ranks[i] = before + rank;
   }
   __syncthreads();
-  const bool used = t < 1 << s.bits;
-  const i64 line = (segment << s.bits) + t;
-  const int total = used ? static_cast<int>(s.totals[line]) : 0;
-  int own = 0, all, here;  // of this digit in the tile; of all digits in the segment, and in the tile
-#pragma unroll
-  for (int w = 0; w < kRadixWarps; ++w) own += counts[w * kRadixDigits + t];
-  int place = block_scan(shared<int>(At::sums_at), total, all) - total;
-  int start = block_scan(shared<int>(At::sums_at), own, here) - own;
-  if (used) place += s.table[line * s.tiles + blockIdx.x];
-  places[t] = place - start;
-  for (int w = 0; w < kRadixWarps; ++w) {
-    const int count = counts[w * kRadixDigits + t];
-    counts[w * kRadixDigits + t] = start;
-    start += count;
-  }
-  if (s.first && s.sizes && blockIdx.x == 0 && t == 0) s.sizes[segment] = static_cast<u32>(all);
+  const int here = place_digits(s, segment, counts, places);
   __syncthreads();
   const Pointer<Key> tile_keys = shared<Key>(At::keys_at);
   const Pointer<u32> tile_rows = shared<u32>(At::rows_at);

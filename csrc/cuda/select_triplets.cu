@@ -1,5 +1,5 @@
 // Triplet partners on a GPU: source rows sorted by class and mode (radix_sort.h), then two random places a target row,
-// a thread each. The partners of the definition, whatever the card.
+// a thread each. Every card draws the partners of the reference.
 //
 // Launches: 3 + 3 a pass of the sort, of which up to 255 pairs of class and mode need one and up to 65535 two.
 // Scratch: 16.5 bytes a source row and 4 a pair of class and mode. Untuned, as no GPU was at hand.

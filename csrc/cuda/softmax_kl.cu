@@ -7,8 +7,8 @@
 //
 // Four lanes share a pixel, a class apart: a warp reads 8 neighbouring pixels, whole sectors of memory whether pixels
 // or classes lie side by side. Up to 20 classes stay in registers, so that logits are read once and each exponential is
-// made once; more classes are read again in each of three sweeps. Nothing is shared by pixels: no scratch, and the same
-// bits for every launch. Untuned, as no GPU was at hand: lanes of a pixel, threads of a block.
+// made once; more classes are read again in each of three sweeps. Pixels are independent: no scratch is needed, and
+// every launch gives the same bits. Untuned, as no GPU was at hand: lanes of a pixel, threads of a block.
 #include "cuda/upsample.h"
 
 namespace fastuda::cuda {

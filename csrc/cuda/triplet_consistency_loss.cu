@@ -1,5 +1,5 @@
-// The triplet loss on a GPU: max(0, |t - s_p|^2 - |t - s_n|^2 + margin) of each target row, a warp a row; partners are
-// read where they lie, nothing is gathered.
+// The triplet loss on a GPU: max(0, |t - s_p|^2 - |t - s_n|^2 + margin) of each target row, computed by a warp.
+// Partners are read where they lie in the source; no copy of them is made.
 //
 // Backward, a source row's gradient is the sum over the target rows that drew it. The 2 T draws are sorted by source
 // row (radix_sort.h, stable: first the positive ones by target row, then the negative ones); a warp adds a run of 64

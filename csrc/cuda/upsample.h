@@ -44,8 +44,8 @@ struct Scores {
   int images, classes, height, width;
 };
 
-// An element widened to the type of the sums. Through the read-only cache, which cards before compute capability 7.0
-// need to be told: a kernel that reads scores so must not write them.
+// An element widened to the type of the sums, read through the read-only cache, which cards before compute capability
+// 7.0 use only for __ldg. A kernel that reads scores in this way must not write them.
 #if defined(FASTUDA_EMULATION)
 template <class Data>
 auto read_wide(const Data& data, i64 at) {

@@ -1,10 +1,10 @@
-// A pass over the pixels of upsampled scores (N, K, h, w), cell by cell, that brings sums back to the nodes.
+// A pass over the pixels of upsampled scores (N, K, h, w), cell by cell, that also takes a gradient back to the nodes.
 //
-// Output pixels between the same four nodes are a cell. A block walks a row of `tile` cells, or a part of its rows; a
-// thread owns a column of pixels in it, 8 rows at a time. For each class it lerps the four nodes along once, into one
-// value above its pixels and their step down to the one below; a pixel is then one multiply-add. Classes are the outer
-// loop, so that nothing held depends on how many there are; what is held of a pixel (the largest score, the sum of
-// exponentials) lies in registers.
+// The low-resolution scores are the nodes, and the output pixels between the same four nodes are a cell. A block walks
+// a row of `tile` cells, or a part of its rows; a thread owns a column of pixels in it, 8 rows at a time. For each
+// class it lerps the four nodes along once, into one value above its pixels and their step down to the one below; a
+// pixel is then one multiply-add. Classes are the outer loop, so that nothing held depends on how many there are; what
+// is held of a pixel (the largest score, the sum of exponentials) lies in registers.
 //
 // A gradient of the pixels goes back as two moments a class: its sum over the rows and its sum by the rows' weights.
 // For 8 classes at a time they are laid in shared memory, where each node of the tile gathers its columns. The block
