@@ -160,10 +160,11 @@ __device__ __forceinline__ void lovasz_slopes(
     const LovaszBins<T>& p, const CellBlock<T>& block, const LovaszRows<T>& rows,
     const Accumulate<T> (&mean)[kCellRows], int columns, bool first_chunk) {
   using Acc = Accumulate<T>;
-  const auto slope = [&](int k, int r, Acc z) {
-    if (rows.label[r] < 0) return Acc(0);
+  const auto slope = [&](int k, int r, Acc z, Acc& part) {
+    if (rows.label[r] < 0) return false;
     const LovaszWeight<T> w(p, rows, k, r, z);
-    return p.probabilities ? w.toward : w.probability * (w.toward - mean[r]);
+    part = p.probabilities ? w.toward : w.probability * (w.toward - mean[r]);
+    return true;
   };
   block.bring(p.partials, 0, p.cells.classes, columns, first_chunk, slope, [](int, Acc&, Acc&) {});
 }

@@ -278,14 +278,17 @@ __global__ void __launch_bounds__(kCellThreads, kCellBlocks<Accumulate<T>>) lova
         for (int r = 0; r < kCellRows; ++r)
           if (rows.label[r] >= 0) mean[r] = p.mean[p.pixel(block, r)];
       }
-      const auto slope = [&](int k, int r, Acc z) {
-        if (rows.label[r] < 0 || !(kRest || p.totals[k] > 0)) return Acc(0);
+      const auto slope = [&](int k, int r, Acc z, Acc& part) {
+        if (rows.label[r] < 0 || !(kRest || p.totals[k] > 0)) return false;
         const Acc probability = rows.probability(p, r, z);
-        if constexpr (kRest) return -probability * mean[r];
-        Acc part = p.toward[static_cast<i64>(k - p.first) * p.pixels + p.pixel(block, r)];
-        if (!p.probabilities) part *= probability;
-        mean[r] += part;
-        return part;
+        if constexpr (kRest) {
+          part = -probability * mean[r];
+        } else {
+          part = p.toward[static_cast<i64>(k - p.first) * p.pixels + p.pixel(block, r)];
+          if (!p.probabilities) part *= probability;
+          mean[r] += part;
+        }
+        return true;
       };
       const bool first_chunk = !kRest && columns == 0 && chunk == 0;
       block.bring(p.partials, kRest ? 0 : p.first, end, columns, first_chunk, slope, [](int, Acc&, Acc&) {});

@@ -225,8 +225,8 @@ class CellBlock {
     __syncthreads();
   }
 
-  // Brings a gradient of classes [begin, end) to the nodes. slope(k, r, z) is that of row r by its score z of class k;
-  // finish(k, sum, weighted) completes the thread's moments of class k.
+  // Brings a gradient of classes [begin, end) to the nodes. slope(k, r, z, part) sets the gradient of row r by its score
+  // z of class k, and returns false where there is none; finish(k, sum, weighted) completes the thread's moments of k.
   template <class Slope, class Finish>
   __device__ __forceinline__ void bring(
       const Pointer<Acc>& partials, int begin, int end, int columns, bool first_chunk, const Slope& slope,
@@ -239,7 +239,8 @@ class CellBlock {
         ends(group + i, a, d);
 #pragma unroll
         for (int r = 0; r < kCellRows; ++r) {
-          const Acc part = slope(group + i, r, a + weight[r] * d);
+          Acc part;
+          if (!slope(group + i, r, a + weight[r] * d, part)) continue;
           sum += part;
           weighted += part * weight[r];
         }

@@ -113,10 +113,11 @@ __device__ __forceinline__ void cross_entropy_slopes(
     bool first_chunk) {
   using Acc = Accumulate<T>;
   const int classes = p.cells.classes;
-  const auto slope = [&](int k, int r, Acc z) {
-    const Acc part = power_of_two(z - rows.most[r]) * rows.part[r];
-    // The logits of an ignored pixel may be anything.
-    return rows.label[r] < 0 ? Acc(0) : rows.label[r] == k ? part - rows.wanted[r] : part;
+  const auto slope = [&](int k, int r, Acc z, Acc& part) {
+    part = power_of_two(z - rows.most[r]) * rows.part[r];
+    if (rows.label[r] == k) part -= rows.wanted[r];
+    part = rows.label[r] < 0 ? Acc(0) : part;  // the logits of an ignored pixel may be anything
+    return true;
   };
   const auto smooth = [&](int k, Acc& sum, Acc& weighted) {
     if (p.smoothing == 0) return;
