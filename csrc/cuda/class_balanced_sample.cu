@@ -100,7 +100,7 @@ __device__ __forceinline__ void list_chunks(const ClassList& s, i64 list) {
 }
 
 // The steps of a draw: clear, the first stream's, the second's (of a share only), then the three of the lists.
-constexpr int kListStep = 1 + 2 * kDrawSteps, kDrawEnd = kListStep + 3;
+constexpr int kListStep = 1 + 2 * kDrawSteps;
 
 __host__ __device__ __forceinline__ int next_draw_step(int step, bool by_share) {
   return step == kDrawSteps && !by_share ? kListStep : step + 1;
@@ -138,6 +138,8 @@ template __global__ void draw_pixels<kDrawThreads>(ClassList, u32, int, int);
 
 #if !defined(FASTUDA_KERNELS_ONLY)
 namespace fastuda::cuda {
+
+constexpr int kDrawEnd = kListStep + 3;  // behind the last step
 
 struct DrawProblem {
   PixelBuffer labels;  // (images, pixels)
