@@ -18,7 +18,7 @@ FAULTS = [
     Fault("class_moments", "channels transposed wrongly", ROWS, "        transpose<Acc>($block);\n", ""),
     Fault("class_moments", "counts of one tile", SOURCE, "$counts[$k] += $work.starts", "$counts[$k] = $work.starts"),
     Fault("class_moments", "only the first chunk", SOURCE, "$chunk < $problem.chunks; ++$chunk) {\n    const double", "$chunk < 1; ++$chunk) {\n    const double"),
-    Fault("class_moments", "negative labels are classes", PIXELS, "($label >= 0) & ($label < $classes)", "($label < $classes)"),
+    Fault("class_moments", "negative labels are classes", "labels.h", "($label >= 0) & ", ""),
     Fault("class_moments", "rows joined across a gap", PIXELS, " || $g.row_stride == $g.width * $g.column_stride", " || $g.column_stride > 0"),
     Fault("class_moments_full", "pivot not subtracted", FULL, "store(x -= $pivot, $p.packed", "store(x, $p.packed"),
     Fault("class_moments_full", "last rows of a panel left out", FULL, "$p.rows = std::min(kPanelRows, $starts[$k + 1] - $begin);", "$p.rows = std::min(kPanelRows, $starts[$k + 1] - $begin - 1);"),

@@ -9,7 +9,7 @@ SOURCE = "cuda/class_balanced_sample.cu"
 
 FAULTS = [
     Fault("class_balanced_sample", "a bit left out", DRAW, "31 - kDigitBits * (pass + 1)", "30 - kDigitBits * (pass + 1)"),
-    Fault("class_balanced_sample", "labels below 0", DRAW, "$label >= 0 && $label < $labels.classes", "$label < $labels.classes"),
+    Fault("class_balanced_sample", "labels below 0", "labels.h", "($label >= 0) & ", ""),
     Fault("class_balanced_sample", "every image the first", DRAW, "$random.of($image * $d.pixels + $pixel, $stream)", "$random.of($pixel, $stream)"),
     Fault("class_balanced_sample", "keys without the pixel", DRAW, "static_cast<$u64>($bits) << 32 | $pixel;", "static_cast<$u64>($bits) << 32;"),
     Fault("class_balanced_sample", "bounds of the first image", DRAW, "$d.first.bound[static_cast<$i64>($image) * $d.classes + $label];", "$d.first.bound[$label];"),

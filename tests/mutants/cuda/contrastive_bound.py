@@ -15,7 +15,7 @@ FAULTS = [
     Fault("contrastive_bound", "statistics taken as dense", PREPARE, "+ $c * $channel_stride", "+ $c"),
     Fault("contrastive_bound", "length 0 divides", PREPARE, "$squares > 0 ? ", "$squares >= 0 ? "),
     Fault("contrastive_bound", "no barrier before staging", FORWARD_KERNEL, "      __syncthreads();  // $offsets $are $there; $the $step $before is $used $up\n", ""),
-    Fault("contrastive_bound", "one channel too many", FORWARD_KERNEL, "if ($c >= $width) continue;", "if ($c > $width) continue;"),
+    Fault("contrastive_bound", "one channel too many", "cuda/pixel_stage.h", "if ($c >= $width) continue;", "if ($c > $width) continue;"),
     Fault("contrastive_bound", "own logit with covariance", FORWARD_KERNEL, "$own = first;", "$own = first + two[k] * inverse * inverse;"),
     Fault("contrastive_bound", "sum not brought to the new maximum", FORWARD_KERNEL, "    $total *= exponential($largest - $next);\n", ""),
     Fault("contrastive_bound", "norm of the last channel", FORWARD_KERNEL, "$squares[$i] += $square[$i];", "$squares[$i] = $square[$i];"),

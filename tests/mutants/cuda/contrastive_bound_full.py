@@ -19,7 +19,7 @@ FAULTS = [
     Fault("contrastive_bound_full", "no weights", KERNELS, "kWeights ? $value.at[$j] * $weight[$j] : $value.at[$j]", "$value.at[$j]"),
     Fault("contrastive_bound_full", "lower triangle once", KERNELS, "$channel >= $twice ? Acc(2) : Acc(1)", "Acc(1)"),
     Fault("contrastive_bound_full", "diagonal square twice", KERNELS, "$a.twice = $c0 + Tile::$width;", "$a.twice = $c0;"),
-    Fault("contrastive_bound_full", "slope at the first channels", KERNELS, "$p.to + (($c0 + Tile::at(Tile::y(), $i)) * $p.pitch", "$p.to + (Tile::at(Tile::y(), $i) * $p.pitch"),
+    Fault("contrastive_bound_full", "slope at the first channels", KERNELS, "$p.to + ($c0 * $p.pitch + $pixel0)", "$p.to + $pixel0"),
     Fault("contrastive_bound_full", "quadratic term of the first tile of classes", CONTRASTIVE_BOUND_FORWARD_KERNEL, "$f.quadratic[$pixel * $classes + $k0 + $k]", "$f.quadratic[$pixel * $classes + $k]"),
     Fault("contrastive_bound_full", "quadratic term not read", CONTRASTIVE_BOUND_FORWARD_KERNEL, "if ($f.quadratic && pixel < in.pixels) {", "if (false) {"),
     Fault("contrastive_bound_full", "slope of another group's pixels", CONTRASTIVE_BOUND_BACKWARD_KERNEL, "($first - $b.begin) + y * kQuad", "$first + y * kQuad"),

@@ -4,14 +4,13 @@
 
 from mutants.planted import Fault
 
-UPSAMPLE = "cuda/upsample.h"
 DENSE_STRIP = "cuda/dense_strip.h"
 SOURCE = "cuda/pseudo_labels.cu"
 
 FAULTS = [
-    Fault("pseudo_labels", "corners beyond the last score", UPSAMPLE, "$at * ($source - 1);", "$at * $source;"),
-    Fault("pseudo_labels", "corners of one pixel more", UPSAMPLE, "$size > 1 ? $size - 1 : 1;", "$size;"),
-    Fault("pseudo_labels", "positions at a pixel's edge", UPSAMPLE, "(2 * $at + 1) * $source", "(2 * $at) * $source"),
+    Fault("pseudo_labels", "corners beyond the last score", "upsample_position.h", "$i * ($source - 1);", "$i * $source;"),
+    Fault("pseudo_labels", "corners of one pixel more", "upsample_position.h", "$size > 1 ? $size - 1 : 1;", "$size;"),
+    Fault("pseudo_labels", "positions at a pixel's edge", "upsample_position.h", "(2 * $i + 1) * $source", "(2 * $i) * $source"),
     Fault("pseudo_labels", "from the lower score only", DENSE_STRIP, "$weight < Acc(0.5) ? $weight : $weight - 1;", "$weight;"),
     Fault("pseudo_labels", "the farther score's step", DENSE_STRIP, "($step < 0 ? $b : $a) + $step", "($step > 0 ? $b : $a) + $step"),
     Fault("pseudo_labels", "both scores of a column the same", DENSE_STRIP, "$left = $from + $t.lower", "$left = $from + $t.upper"),

@@ -23,7 +23,7 @@ FAULTS = [
     Fault("upsample_cross_entropy", "rows below the cell", SOURCE, "const bool $inside = $block.inside && $block.row + r < $block.row_end;", "const bool $inside = $block.inside;"),
     Fault("upsample_cross_entropy", "a map of columns outside", SOURCE, "if ($p.with_map && $block.inside && $block.row", "if ($p.with_map && $block.row"),
     Fault("upsample_cross_entropy", "ignored pixels in the gradient", SOURCE, "$slope = $rows.label[$r] < 0 ? Acc(0) : $slope;", ";"),
-    Fault("upsample_cross_entropy", "no label in the gradient", SOURCE, "if ($rows.label[$r] == $group + $i) $slope -= $rows.wanted[$r];", ""),
+    Fault("upsample_cross_entropy", "no label in the gradient", SOURCE, "if ($rows.label[$r] == $k) $part -= $rows.wanted[$r];", ""),
     Fault("upsample_cross_entropy", "divisor of the loss", UPSAMPLE_CELLS, "$sums + blockIdx.x * $blocks;", "$sums;"),
     Fault("upsample_cross_entropy", "strides of weights", SOURCE, "at<Acc>($k * $weight_stride)", "at<Acc>($k)"),
 ]  # fmt: skip
