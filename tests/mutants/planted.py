@@ -43,6 +43,8 @@ class Fault:
 def pattern(search: str, exact_lines: bool) -> re.Pattern[str]:
     """The regular expression of a fault's ``search``; ``exact_lines``: line ends are literal, as in Python."""
     parts, names = [], set()
+    if not exact_lines:  # else what is removed would take the end of the line before it along
+        search = search.strip()
     for token in TOKENS.finditer(search):
         name, space, word, sign = token.group("name", "space", "word", "sign")
         if name:
@@ -64,7 +66,8 @@ def planted(fault: Fault, text: str) -> str:
     if len(places) != 1:
         raise ValueError(f"{fault.title}: its pattern matches at {len(places)} places of {fault.file}, not at one")
     (place,) = places
-    replacement = re.sub(r"\$([A-Za-z_]\w*)", lambda name: place[name[1]], fault.replace)
+    replace = fault.replace if fault.file.endswith(".py") else fault.replace.strip()
+    replacement = re.sub(r"\$([A-Za-z_]\w*)", lambda name: place[name[1]], replace)
     return text[: place.start()] + replacement + text[place.end() :]
 
 

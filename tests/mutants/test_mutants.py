@@ -93,6 +93,8 @@ def test_a_pattern_survives_renaming_and_reformatting(search, exact_lines, text,
 def test_a_fault_without_one_place_is_refused_and_names_are_carried_over():
     fault = planted.Fault("op", "one too many", "cpu/x.h", "$row < $end", "$row <= $end")
     assert planted.planted(fault, "while (i < n)") == "while (i <= n)"
+    removed = planted.Fault("op", "no b", "cpu/x.h", "  b();\n", "")
+    assert planted.planted(removed, "a();\n  b();\n#pragma unroll\n") == "a();\n  \n#pragma unroll\n"
     for text, places in (("", 0), ("a < b < c; d < e", 2)):
         with pytest.raises(ValueError, match=f"op: one too many: its pattern matches at {places} places of cpu/x.h"):
             planted.planted(fault, text)
