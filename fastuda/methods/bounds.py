@@ -1,4 +1,4 @@
-"""Ranges of configuration values, checked when a configuration is made: long before the stage that uses them."""
+"""Ranges of configuration values, checked when a configuration is made, long before the stage that uses them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the methods are configured by: frozen dataclasses, filled from presets, task files and the command line."""
+"""The methods' configuration: frozen dataclasses, filled from presets, task files and the command line."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Schedule:
     iterations: int
     learning_rate: float  # of the backbone at the first iteration
     horizon: float = 1.0  # iterations at which the polynomial schedule would reach 0, over ``iterations``
-    ramp: int = 0  # iterations of linear increase before the polynomial decay is felt in full
+    ramp: int = 0  # iterations over which the learning rate first increases linearly
     batch: int = 4  # images of each domain a step
 
     def __post_init__(self) -> None:
@@ -160,7 +160,7 @@ class SPCLConfig:
 
 @dataclass(frozen=True)
 class Portions:
-    """How much of the target a round of pseudo labels names."""
+    """The share of the target's pixels that a round labels."""
 
     portion: float = 0.2  # p: share of each class that is labelled in the first round
     portion_step: float = 0.05  # and more in each further one
@@ -191,7 +191,7 @@ class DRSLConfig(TestTimeAugmentation, Portions):
     embedding: float = 0.25  # weight β
     classification: float = 0.1  # weight η
     consistency: float = 0.1  # weight γ, of drsl+ alone
-    triplets: int = 1024  # N_e: target embeddings a step that look for partners
+    triplets: int = 1024  # N_e: target embeddings a step for which partners are drawn
 
     # The swap stands in for translated images: 0 is what one sets where data.source.translated gives them.
     style: float = 0.5  # share of source images shown in the target's low frequencies (FDA); 0 = none
@@ -231,11 +231,11 @@ class MLSLConfig(Portions):
     rounds: int = 6
     patches: int = 50  # K random patches of an image (released: 25); 0: the whole image alone (ablation)
     patch: tuple[int, int] = (512, 512)  # their height and width
-    patch_batch: int = 8  # patches that the network sees at once
+    patch_batch: int = 8  # patches in one batch of the network
     whole_image: bool = False  # the whole image as one more vote (released)
     presence: float = 0.025  # λ_Fcl of the image-level loss; 0 is SISC alone
     head_width: int = 2048  # channels of the image-level head
-    least_share: float = 0.05  # η: a class shows if it covers more than this part of its mean share on the source
+    least_share: float = 0.05  # η: a class is present if it covers more than this part of its mean share on the source
     norm: Norm = "same"  # batch norm's mode in the rounds
 
     def __post_init__(self) -> None:
@@ -257,7 +257,7 @@ class CPSLConfig:
     """Class-balanced pixel-level self-labelling.
 
     Where the paper is silent: α of the class distribution, strengths of the strong view, schedules. Features are those
-    that the classifier sees, of whatever width the network has; prototypes are compared by cosines.
+    that the classifier gets, of the network's width; prototypes are compared by cosines.
     """
 
     schedule: Schedule = Schedule(80_000, 1e-4)
@@ -313,7 +313,7 @@ class CPSLConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides what is learnt from the data."""
+    """All settings that decide what is learnt from the data."""
 
     # A name of `fastuda --list-methods`, or package.module:Class of your own (docs/extending.md).
     method: str = "sdca"

@@ -73,7 +73,7 @@ class CPSL(Source):
         return [self.warm_up_stage(), label, *(self.distil_stage(number + 1) for number in range(rounds))]
 
     def train(self, mode: bool = True) -> CPSL:
-        """The teacher never trains: its batch norms use what the student's have gathered."""
+        """The teacher stays in evaluation mode: its batch norms use the averaged running statistics."""
         super().train(mode)
         self.teacher.eval()
         return self
@@ -123,7 +123,7 @@ class CPSL(Source):
         labels = self.rectified(cosines, target)
         losses = {"self_label": self.config.self_label * self.self_label_loss(features, labels)}
         self.update_share(labels)
-        # Eq. 2 has the prediction of the image itself, and the image itself is what the statistics are to be of.
+        # Eq. 2 is about the undistorted image, and so should be the batch-norm statistics.
         losses["pseudo_ce"] = self.target_loss(self.run(target.images, "target").logits, labels)
         yield {"network": losses}
 
@@ -144,7 +144,7 @@ class CPSL(Source):
         """
         tau, assignments = self.config.temperature, self.config.regularise == "assignments"
         view = self.strong_view(images, cosines / tau if assignments else weak.logits)
-        # Teacher and evaluation normalise images as they are by these statistics, which distorted colours would shift.
+        # Teacher and evaluation normalise undistorted images with these statistics; distorted colours would shift them.
         with untracked(self.network):
             strong = self.run(view.images, "target")
         if not assignments:
@@ -162,16 +162,16 @@ class CPSL(Source):
     def self_label_loss(self, features: Tensor, labels: Tensor) -> Tensor:
         """L_SL of M pixels of each image, whose labels Sinkhorn finds beside the bank's (Eq. 4-6)."""
         config = self.config
-        # Drawn for the images of all processes, so that how many there are decides nothing.
+        # Drawn for the images of all processes together, so that the number of processes does not change the draws.
         pixels = share(self.sample(gather(resize_labels(labels, features.shape[-2:]))))
-        # An image with fewer valid pixels shows them several times; one without any counts nothing.
+        # An image with fewer than M valid pixels repeats them; one without any does not count in the loss.
         valid = (pixels >= 0).sum(1, keepdim=True)
         turn = torch.arange(config.samples, device=pixels.device) % valid.clamp(min=1)
         pixels = pixels.gather(1, turn).clamp(min=0).unsqueeze(1).expand(-1, features.shape[1], -1)
         rows = features.flatten(2).gather(2, pixels).transpose(1, 2).flatten(0, 1)
         with torch.no_grad():
             weight = F.normalize(self.head.weight, dim=1)
-            # Every process has the same bank and labels the rows of all: the bank is most of what there is to do.
+            # Every process has the same bank and assigns the rows of all processes; most of the work is the bank's.
             everyone = gather(rows)
             scores = self.bank.scores(weight, everyone)
             wanted = sinkhorn(
@@ -189,7 +189,7 @@ class CPSL(Source):
         """M pixels of each image (N, M), by the image's own class distribution (Eq. 8-9) or, as released, uniformly."""
         if self.config.balanced:
             return class_balanced_sample(labels, self.config.samples, self.num_classes)
-        # All valid pixels are of one class, so that nothing but chance chooses among them.
+        # With all valid pixels in one class the draw is uniform.
         valid = torch.where(labels < self.num_classes, 0, IGNORE).to(torch.uint8)
         return class_balanced_sample(valid, self.config.samples, 1)
 
@@ -199,15 +199,15 @@ class CPSL(Source):
         counts = torch.stack([(labels == k).sum((1, 2)) for k in range(self.num_classes)], 1)
         valid = counts.sum(1, keepdim=True)
         images = total((valid > 0).sum())
-        of_batch = total((counts / valid.clamp(min=1)).sum(0)) / images.clamp(min=1)
+        batch_share = total((counts / valid.clamp(min=1)).sum(0)) / images.clamp(min=1)
         momentum = torch.where(images > 0, self.config.share_momentum, 1.0)
-        self.share.mul_(momentum).add_((1 - momentum) * of_batch)
+        self.share.mul_(momentum).add_((1 - momentum) * batch_share)
 
     @torch.no_grad()
     def strong_view(self, images: Tensor, logits: Tensor) -> StrongView:
         """RandAugment, colour jitter and blur of standardised images, then CutMix and Cutout (Sec. 3.4).
 
-        Of all processes' images, among which CutMix mixes; each keeps its own.
+        CutMix mixes the images of all processes; each process keeps its share of the result.
         """
         config = self.config
         images, logits = gather(images), gather(logits)
@@ -219,7 +219,7 @@ class CPSL(Source):
 
     @torch.no_grad()
     def ema_update(self) -> None:
-        """The moving averages of network and head: of the statistics too, since they are those of averaged weights."""
+        """Update the moving averages of network and head, parameters and running statistics."""
         for teacher, student in ((self.teacher, self.network), (self.teacher_head, self.head)):
             pairs = list(zip(_tensors(teacher), _tensors(student), strict=True))
             counters = [pair for pair in pairs if not pair[0].is_floating_point()]
@@ -269,6 +269,6 @@ def _tensors(module: nn.Module) -> list[Tensor]:
 
 def project(features: Tensor, prototypes: Tensor) -> Tensor:
     """Cosines (N, K, h, w) of unit features (N, A, h, w) and prototypes (K, A) of any length, in their precision."""
-    # A temperature of 0.08 makes half a logit of what bf16 rounds off a cosine.
+    # Divided by a temperature of 0.08, the rounding of a cosine to bf16 would be half a logit.
     with torch.autocast(features.device.type, enabled=False):
         return torch.einsum("nahw,ka->nkhw", features, F.normalize(prototypes, dim=1))

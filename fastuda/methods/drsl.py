@@ -51,13 +51,13 @@ class DRSL(Rounds):
         optimisers = super().optimisers(schedule, norm)
         rate = schedule.learning_rate * self.recipe.optimiser.classifier_factor
         optimisers["network"].add_param_group({"params": self.embedding.parameters(), "lr": rate})
-        # The modes are places, which decay would pull towards the origin.
+        # Modes are positions in the embedding, which weight decay would pull towards the origin.
         optimisers["network"].add_param_group({"params": [self.modes], "lr": rate, "weight_decay": 0.0})
         return optimisers
 
     @torch.no_grad()
     def label_target(self, passes: Passes, number: int) -> None:
-        """Labels of the share p of each class with the largest quotients p_c / k_c: CBST, which Sec. 3.1 builds on."""
+        """Label the share p of each class with the largest quotients p_c / k_c (CBST, which Sec. 3.1 builds on)."""
         config = self.config
         histogram = ConfidenceHistogram(self.num_classes).to(self.device)
         for batch in passes.target():
@@ -94,7 +94,7 @@ class DRSL(Rounds):
         return {"pseudo_ce": cross_entropy(output.logits, target.labels)} | losses, embeddings, modes
 
     def styled(self, source: Tensor, target: Tensor) -> Tensor:
-        """Source images, a share of them in the colours of the target's, as translated ones stand beside originals."""
+        """Source images, a share of them with the target's low frequencies, as translated images beside originals."""
         if not self.config.style:
             return source
         partners = torch.arange(len(source), device=source.device) % len(target)
@@ -109,14 +109,14 @@ class DRSL(Rounds):
         """
         height, width = (max(size // 2, 1) for size in labels.shape[-2:])
         half = resize_labels(labels, (height, width))
-        # Drawn for the images of all processes, so that how many there are decides nothing.
+        # Drawn for the images of all processes together, so that the number of processes does not change the draws.
         pixels = share(sample_per_class(gather(half), self.config.per_class, self.num_classes))
         drawn = pixels.clamp(min=0).flatten(1)
         x = (drawn % width) * (2 / max(width - 1, 1)) - 1
         y = (drawn // width) * (2 / max(height - 1, 1)) - 1
         embedded = self.embedding(features)
         with torch.autocast(features.device.type, enabled=False):
-            # The four convolutions compute as the network does; places between pixels, and all distances, in full.
+            # The convolutions run in the network's precision; interpolation and distances in float32.
             embedded = embedded.float()
             points = torch.stack([x, y], -1).unsqueeze(2).to(embedded.dtype)
             rows = F.grid_sample(embedded, points, mode="bilinear", padding_mode="border", align_corners=True)
@@ -143,9 +143,9 @@ class DRSLPlus(DRSL):
     def adapt(self, source: Batch, target: Batch) -> Iterator[Losses]:
         """Both domains at once: the consistency loss ties their embeddings."""
         losses, of_source, source_modes = self.source_terms(source, target)
-        more, of_target, target_modes = self.target_terms(target)
+        target_losses, of_target, target_modes = self.target_terms(target)
         loss = self.consistency(of_source, source_modes.own_mode, of_target, target_modes.own_mode)
-        yield {"network": losses | more | {"consistency": self.config.consistency * loss}}
+        yield {"network": losses | target_losses | {"consistency": self.config.consistency * loss}}
 
     def consistency(self, source: Embeddings, source_mode: Tensor, target: Embeddings, target_mode: Tensor) -> Tensor:
         """L_mcl over N_e random target embeddings (Eq. 6), with partners from the images of all processes."""

@@ -48,8 +48,8 @@ class MLSL(Rounds):
     def label_target(self, passes: Passes, number: int) -> None:
         """SISC pseudo labels of CBST's class-balanced share, and each image's weak labels (Sec. 3.2 and 3.3.1).
 
-        Two passes of the network: the first counts confidences, the second selects, and no probability is kept between
-        them.  Patches lie where the image's number and the round say, the same in both.
+        Two passes of the network: the first counts confidences, the second selects labels; no probabilities are stored
+        between them.  The patches' positions follow from the image's number and the round, so both passes agree.
         """
         if number == 0:
             self.estimate_shares(passes)

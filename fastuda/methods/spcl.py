@@ -69,19 +69,19 @@ class SPCL(SelfTraining):
         return self.optimisers(schedule) | {"discriminator": adam}
 
     def align(self, source: Batch, target: Batch) -> Iterator[Losses]:
-        """Source labels, and a target whose softmax the discriminator takes for the source's (AdaptSegNet)."""
+        """The loss on source labels, and the adversarial losses of target and discriminator (AdaptSegNet)."""
         logits = self.run(source.images, "source").logits
         yield {"network": self.supervised(logits, source.labels)}
-        of_source = logits.detach().float().softmax(1)
+        source_softmax = logits.detach().float().softmax(1)
 
-        of_target = self.run(target.images, "target").logits.float().softmax(1)
+        target_softmax = self.run(target.images, "target").logits.float().softmax(1)
         self.discriminator.requires_grad_(False)
-        fooled = self.domain_loss(of_target, 1.0)
+        fooled = self.domain_loss(target_softmax, 1.0)
         yield {"network": {"adversarial": self.config.adversarial.weight * fooled}}
 
         self.discriminator.requires_grad_(True)
-        told_apart = (self.domain_loss(of_source, 1.0) + self.domain_loss(of_target.detach(), 0.0)) / 2
-        yield {"discriminator": {"discriminator": told_apart}}
+        discriminated = (self.domain_loss(source_softmax, 1.0) + self.domain_loss(target_softmax.detach(), 0.0)) / 2
+        yield {"discriminator": {"discriminator": discriminated}}
 
     def domain_loss(self, maps: Tensor, domain: float) -> Tensor:
         """Mean binary cross entropy of the discriminator's patches against ``domain``: 1 source, 0 target."""
@@ -122,7 +122,7 @@ class SPCL(SelfTraining):
     def target_mask(self, logits: Tensor) -> Tensor:
         """Predictions above σ_c = min(median confidence of class c in this batch, the cap), 255 elsewhere (Eq. 5)."""
         labels, confidence = pseudo_labels(logits, return_confidence=True)
-        # A median is no sum: it is found of the pixels of all processes.
+        # A median cannot be summed over processes: it is taken of the pixels of all of them.
         thresholds = class_thresholds(
             gather(confidence), gather(labels), self.num_classes, rule="median", cap=self.config.confidence_cap
         )

@@ -71,7 +71,7 @@ class ConfidenceHistogram(nn.Module):
         self.counts = total(self.counts)
 
     def pooled(self) -> ConfidenceHistogram:
-        """The histogram of all pixels as if of one class, (1, bins): for a threshold that no class has of its own."""
+        """The histogram of all classes' pixels together, (1, bins), for one threshold of all classes."""
         pooled = ConfidenceHistogram(1, self.bins)
         pooled.counts = self.counts.sum(0, keepdim=True)
         return pooled

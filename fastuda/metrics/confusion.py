@@ -110,6 +110,6 @@ def count_pairs(prediction: Tensor, truth: Tensor, num_classes: int) -> Tensor:
     """
     prediction, truth = (t if t.dtype in LABEL_DTYPES else t.long() for t in (prediction, truth))
     counts = confusion_matrix(prediction, truth, num_classes)
-    # Counted as the rest of each true class, so that no map of pixels is made.
-    own = confusion_matrix(truth, truth, num_classes).diagonal()
-    return torch.cat([counts, (own - counts.sum(1)).unsqueeze(1)], 1)
+    # The misses are the rest of each true class, which needs no map of pixels.
+    labelled = confusion_matrix(truth, truth, num_classes).diagonal()
+    return torch.cat([counts, (labelled - counts.sum(1)).unsqueeze(1)], 1)

@@ -1,4 +1,4 @@
-"""How sure a network is: the mean entropy of its softmax."""
+"""How certain a network is: the mean entropy of its softmax."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class SelfEntropy(nn.Module):
     def update(self, logits: Tensor, labels: Tensor | None = None) -> None:
         """Add the pixels of logits (N, K, h, w), K > 1, or of those the ones that ``labels`` (N, h, w) do not ignore.
 
-        Labels of 255 or outside 0..K-1 leave a pixel out: with pseudo labels it is the entropy of what they keep.  No
+        Pixels whose label is 255 or outside 0..K-1 are left out: with pseudo labels, those without one.  No
         host synchronisation.  Raises ValueError for shapes that do not fit.
         """
         if logits.dim() != 4 or logits.shape[1] < 2:
             raise ValueError(f"logits must be (N, K, h, w) with K > 1, got {tuple(logits.shape)}")
         log = logits.float().log_softmax(1)
-        # An impossible class adds nothing: 0 log 0 = 0.
+        # A class of probability 0 adds 0 log 0 = 0.
         entropy = -(log.exp() * log.clamp(min=torch.finfo(torch.float32).min)).sum(1) / math.log(logits.shape[1])
         if labels is None:
             valid = torch.ones_like(entropy, dtype=torch.bool)

@@ -39,8 +39,8 @@ class PixelDiscrimination(nn.Module):
         PDD(k) = mean_{x in k} cos(x, mu_k) / sum_{i != k} cos(x, mu_i)
 
     mean: (K, A) class centres, as a first pass with ``class_moments`` or ``ClassStatistics`` finds them.  High is good.
-    Buffers: ``total`` float64 (K,) and ``count`` int64 (K,); ranks merge by adding.  The sum in the denominator has no
-    sign of its own: features that are not positive, unlike those after a ReLU, can make it vanish.
+    Buffers: ``total`` float64 (K,) and ``count`` int64 (K,); ranks merge by adding.  The sum in the denominator
+    can vanish for features that are not positive, unlike those after a ReLU.
     """
 
     def __init__(self, mean: Tensor) -> None:
@@ -65,11 +65,11 @@ class PixelDiscrimination(nn.Module):
         for part, label in zip(rows.split(_CHUNK), labels.flatten().split(_CHUNK), strict=True):
             label = label.long()
             valid = (label >= 0) & (label < classes)
-            own = label.where(valid, 0)
+            index = label.where(valid, 0)
             cosines = (F.normalize(part.float(), dim=1) @ self.centres.T).double()
-            mine = cosines.gather(1, own.unsqueeze(1)).squeeze(1)
-            ratio = (mine / (cosines.sum(1) - mine)).where(valid, 0.0)
-            one_hot = F.one_hot(own, classes).to(torch.float64) * valid.unsqueeze(1)
+            to_centre = cosines.gather(1, index.unsqueeze(1)).squeeze(1)
+            ratio = (to_centre / (cosines.sum(1) - to_centre)).where(valid, 0.0)
+            one_hot = F.one_hot(index, classes).to(torch.float64) * valid.unsqueeze(1)
             self.total += ratio @ one_hot
             self.count += one_hot.sum(0).long()
 

@@ -29,7 +29,7 @@ class PixelSample(nn.Module):
 
     @torch.no_grad()
     def update(self, features: Tensor, labels: Tensor) -> None:
-        """Show it pixels: features (N, A, H, W) or (P, A), labels at their resolution; those outside 0..K-1 stay out.
+        """Add pixels: features (N, A, H, W) or (P, A), labels at their resolution; those outside 0..K-1 are left out.
 
         No host synchronisation beyond the keys' copy to the device.  Memory: four float64 numbers a pixel.  Raises
         ValueError for what does not fit.

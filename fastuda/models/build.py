@@ -77,7 +77,7 @@ def _network(config: ModelConfig, num_classes: int) -> nn.Module:
         norm = norm_factory(config.norm, graph.frozen_eps if config.norm == "frozen" else 1e-5)
         backbone = resnet(int(config.name.removeprefix("deeplab_resnet")), config.width, norm, graph)
     elif config.name == "efficientnet_lite0":
-        # The published momentum remembers hundreds of steps, the whole of a short fine-tuning: torch's own serves here.
+        # The published momentum averages over hundreds of steps, more than a short fine-tuning has: torch's is used.
         stride = config.stride or (32 if config.decoder in DECODERS else 8)
         backbone = EfficientNetLite0(config.width, norm_factory(config.norm, EPS), stride)
     else:

@@ -1,4 +1,4 @@
-"""What a network is, as the command line and the YAML files see it."""
+"""The settings of a network, on the command line and in YAML files."""
 
 from __future__ import annotations
 

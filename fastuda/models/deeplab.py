@@ -45,7 +45,7 @@ class DeepLab(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        # Between features and classifier, so that whoever reads the features sees none of its noise.
+        # Between features and classifier, so that the features themselves have no noise.
         self.dropout = Dropout(dropout) if dropout else nn.Identity()
         self.classifier = classifier(backbone.channels, num_classes)
         self.feature_channels = backbone.channels

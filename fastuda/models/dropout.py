@@ -11,7 +11,7 @@ from fastuda.ranks import share, world
 class Dropout(nn.Dropout):
     """``torch.nn.Dropout``; inside ``fastuda.ops.global_batch`` each process draws the masks of the whole batch.
 
-    They draw from the same seed: of their own images alone, all would drop the same places.
+    All processes draw from the same seed: masks of the own images alone would be the same on each.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -31,6 +31,6 @@ class Dropout2d(nn.Dropout2d):
 
 def _ones(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     ones = torch.ones(len(x) * world(), *shape, dtype=x.dtype, device=x.device)
-    # Random numbers are drawn in the order of the memory.
+    # torch draws random numbers in the order of the elements in memory.
     last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
     return ones.contiguous(memory_format=torch.channels_last) if last else ones

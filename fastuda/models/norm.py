@@ -1,4 +1,4 @@
-"""Batch normalisation that knows which domain it sees."""
+"""Batch normalisation with statistics of its own for each domain."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class BatchNorm(nn.Module):
 
 
 class _SplitBatchNorm(torch.autograd.Function):
-    """Batch norm by the statistics of the pixels of all processes, on any device; torch's own wants GPUs.
+    """Batch norm by the statistics of the pixels of all processes, on any device; torch's SyncBatchNorm needs GPUs.
 
         dx = w r (dy - sum dy / n - x^ sum(dy x^) / n),  x^ = r (x - mean),  r = (var + eps)^-1/2
 
@@ -102,15 +102,15 @@ class _SplitBatchNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad, *_):
         x, weight, mean, var, count = ctx.saved_tensors
-        slope, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+        slope, weight_slope, bias_slope = torch.ops.aten.native_batch_norm_backward(
             grad, x, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
         )
-        all_weight, all_bias = (total(torch.stack([of_weight, of_bias]).double()) / count).to(mean.dtype)
+        all_weight, all_bias = (total(torch.stack([weight_slope, bias_slope]).double()) / count).to(mean.dtype)
         scale = (var + ctx.eps).rsqrt()
         factor = scale * scale * weight * all_weight
         offset = scale * weight * all_bias - factor * mean
         slope = slope - torch.addcmul(offset.view(1, -1, 1, 1), x, factor.view(1, -1, 1, 1)).to(slope.dtype)
-        return slope, of_weight, of_bias, None
+        return slope, weight_slope, bias_slope, None
 
 
 def _pooled(pixels: int, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -157,7 +157,7 @@ class _Recorder:
         batches.fill_(self.batches)
 
     def pool(self) -> None:
-        """Take in what the other processes have seen; one with fewer batches than processes may have seen nothing."""
+        """Pool the statistics of all processes; with fewer batches than processes some have none."""
         zero = torch.zeros_like(self.layer.weight, dtype=torch.float32)
         mean, var = (zero, zero) if self.mean is None else (self.mean, self.var)
         _, self.mean, self.var = _pooled(self.pixels, mean, var)
@@ -262,16 +262,16 @@ def statistics_state(model: nn.Module) -> dict[str, Tensor]:
 @torch.no_grad()
 def load_statistics_state(model: nn.Module, state: dict[str, Tensor]) -> None:
     """Write back what ``statistics_state`` returned. ValueError if names or shapes are those of another model."""
-    own = {
+    buffers = {
         f"{name}.{key}" if name else key: buffer
         for name, layer in batch_norms(model).items()
         for key, buffer in layer.named_buffers(recurse=False)
     }
-    wrong = [key for key in own.keys() | state.keys() if key not in own or key not in state]
-    wrong += [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
+    wrong = [key for key in buffers.keys() | state.keys() if key not in buffers or key not in state]
+    wrong += [key for key in buffers.keys() & state.keys() if buffers[key].shape != state[key].shape]
     if wrong:
         raise ValueError(f"batch-norm statistics are of another model: {len(wrong)} entries differ, e.g. {min(wrong)}")
-    for key, buffer in own.items():
+    for key, buffer in buffers.items():
         buffer.copy_(state[key])
 
 

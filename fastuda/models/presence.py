@@ -1,4 +1,4 @@
-"""Which classes an image shows: the image-level head of MLSL."""
+"""Which classes occur in an image: the image-level head of MLSL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights on disk: reading the families that users already have, writing our own."""
+"""Weights on disk: reads the published families of checkpoints, writes this package's own."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _NUMPY_SCALARS = [
     (np.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"),
     (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),
 ]
-GRAPH = ("name", "width", "graph", "decoder", "stride")  # settings of a network that its weights are of no use without
+GRAPH = ("name", "width", "graph", "decoder", "stride")  # settings without which a network's weights cannot be used
 _PREFIXES = ("module.", "Scale.", "backbone.", "feature_extractor.")
 _IMAGENET_HEAD = re.compile(r"(fc|_fc|_conv_head|_bn1|classifier\.\d+)\.(weight|bias|running_mean|running_var)")
 _NUMBERED = re.compile(r"(?:features\.)?(\d+)\.(weight|bias)")
@@ -46,7 +46,7 @@ class Report:
 
     share: matched backbone tensors over the backbone's own (step counters, statistics of the target domain and layers
     that no ImageNet network has are left out of both).
-    network: ``GRAPH`` of the network that ``save_weights`` was told of; empty for any other file.
+    network: the settings ``GRAPH`` that ``save_weights`` wrote; empty for any other file.
     """
 
     matched: tuple[str, ...]
@@ -78,16 +78,16 @@ def load_weights(model: nn.Module, path: str | Path) -> Report:
     path = Path(path)
     content, network = _read(path)
     state, family = _unwrap(content, path)
-    own = model.state_dict()
-    named = _rename(state, own)
-    fit = {key: value for key, (_, value) in named.items() if own[key].shape == value.shape}
+    model_state = model.state_dict()
+    named = _rename(state, model_state)
+    fit = {key: value for key, (_, value) in named.items() if model_state[key].shape == value.shape}
     mismatch = tuple(key for key in named if key not in fit)
-    backbone = _backbone_keys(model, own)
+    backbone = _backbone_keys(model, model_state)
     matched = [key for key in backbone if key in fit]
     used = {source for source, _ in named.values()}
     report = Report(
         matched=tuple(fit),
-        missing=tuple(key for key in own if key not in named and not _derived(key)),
+        missing=tuple(key for key in model_state if key not in named and not _derived(key)),
         unexpected=tuple(key for key in state if key not in used and not _leftover(key)),
         shape_mismatch=mismatch,
         share=len(matched) / max(1, len(backbone)),
@@ -97,9 +97,9 @@ def load_weights(model: nn.Module, path: str | Path) -> Report:
     if report.share < MIN_SHARE:
         raise ValueError(_refusal(path, report, backbone, len(matched)))
     for key, value in fit.items():
-        _check_numbers(path, key, value, own[key])
+        _check_numbers(path, key, value, model_state[key])
     for key, value in fit.items():
-        own[key].copy_(value)
+        model_state[key].copy_(value)
     for name, layer in batch_norms(model).items():
         if layer.mode == "per_domain" and f"{name}.target_running_mean" not in fit:
             copy_source_statistics(layer)
@@ -107,7 +107,7 @@ def load_weights(model: nn.Module, path: str | Path) -> Report:
 
 
 def _read(path: Path) -> tuple[object, dict[str, Any]]:
-    """What the file holds, and what it says of its network."""
+    """The content of the file, and the settings of its network that it holds."""
     if not path.exists():
         raise FileNotFoundError(f"weights file {path} does not exist")
     if not path.is_file():
@@ -118,10 +118,10 @@ def _read(path: Path) -> tuple[object, dict[str, Any]]:
                 return {key: file.get_tensor(key) for key in file.keys()}, _network(file.metadata())
         with torch.serialization.safe_globals(_NUMPY_SCALARS):
             return torch.load(path, map_location="cpu", weights_only=True), {}
-    except Exception as error:  # torch.load raises whatever a broken file makes of the unpickler
+    except Exception as error:  # torch.load raises exceptions of many types for broken files
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if type(error).__name__ == "UnpicklingError":
-            # torch's own words advise to switch the check off, which would run whatever the file says.
+            # torch's message advises to switch the check off, which would execute code from the file.
             reason = (
                 "it is damaged, or holds objects that are no tensors and could execute code; "
                 "save its state dict alone, best as safetensors"
@@ -129,11 +129,11 @@ def _read(path: Path) -> tuple[object, dict[str, Any]]:
         raise ValueError(f"{path} cannot be read as weights: {reason}") from error
 
 
-def _check_numbers(path: Path, key: str, value: Tensor, own: Tensor) -> None:
-    """ValueError unless the tensor is made of plain finite numbers of its place's kind."""
+def _check_numbers(path: Path, key: str, value: Tensor, parameter: Tensor) -> None:
+    """ValueError unless the tensor is dense and finite and fits the parameter's kind of numbers."""
     if value.is_meta or value.layout != torch.strided or value.is_quantized:
         raise ValueError(f"{path} holds no plain numbers in {key}, but a tensor that is sparse, quantized or empty")
-    if own.is_floating_point() and value.dtype not in _FLOATS:
+    if parameter.is_floating_point() and value.dtype not in _FLOATS:
         raise ValueError(f"{path} holds {value.dtype} numbers in {key}, not float16, bfloat16, float32 or float64")
     if value.is_floating_point() and not torch.isfinite(value).all():
         raise ValueError(f"{path} holds non-finite numbers in {key}")
@@ -176,8 +176,8 @@ def _strip(key: str) -> str:
     return key
 
 
-def _rename(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, tuple[str, Tensor]]:
-    """Our name → (the file's name, tensor), for what the model has a place for."""
+def _rename(state: dict[str, Tensor], model_state: Mapping[str, Tensor]) -> dict[str, tuple[str, Tensor]]:
+    """The model's name → (the file's name, tensor), for the entries that the model has."""
     stripped = {key: _strip(key) for key in state}
     without_pools = any(key in ("29.weight", "features.29.weight") for key in stripped.values())
     named = {}
@@ -189,13 +189,13 @@ def _rename(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, tu
             short = f"{place or f'features.{number}'}.{kind}"
         head = short.removeprefix("layer5.")
         candidates = (key, short, f"backbone.{short}", f"classifier.{head}")
-        if name := next((name for name in candidates if name in own), None):
+        if name := next((name for name in candidates if name in model_state), None):
             named[name] = (key, value)
     return named
 
 
 def _derived(key: str) -> bool:
-    """Entries that many families lack and that nothing is lost without."""
+    """Entries that many families lack and that can be derived from the others."""
     name = key.rpartition(".")[2]
     return name == "num_batches_tracked" or name.startswith("target_")
 
@@ -204,12 +204,12 @@ def _leftover(key: str) -> bool:
     return _derived(key) or _IMAGENET_HEAD.fullmatch(_strip(key)) is not None
 
 
-def _backbone_keys(model: nn.Module, own: Mapping[str, Tensor]) -> list[str]:
+def _backbone_keys(model: nn.Module, model_state: Mapping[str, Tensor]) -> list[str]:
     heads = {id(parameter) for parameter in model.classifier_parameters()}
     modules = {name.rpartition(".")[0] for name, parameter in model.named_parameters() if id(parameter) in heads}
     fresh = tuple(f"backbone.{name}." for name in getattr(getattr(model, "backbone", None), "fresh", ()))
     return [
-        key for key in own
+        key for key in model_state
         if key.rpartition(".")[0] not in modules and not _derived(key) and not key.startswith(fresh)
     ]  # fmt: skip
 

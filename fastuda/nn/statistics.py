@@ -37,14 +37,14 @@ class ClassStatistics(nn.Module):
         self.register_buffer("m2", None if covariance is None else torch.zeros(shape))
 
     def _apply(self, fn, recurse: bool = True) -> ClassStatistics:
-        """Where a model is moved or converted its statistics follow, but sums over pixels do not fit 16 bits."""
+        """Moves and converts the buffers with the model, but not to 16 bits, which cannot hold sums over pixels."""
         precise = {name: buffer.dtype for name, buffer in self.named_buffers() if buffer.is_floating_point()}
         kept = {name: getattr(self, name) for name in precise}
         super()._apply(fn, recurse)
         for name, dtype in precise.items():
-            now = getattr(self, name)
-            if now.dtype.itemsize < 4:
-                setattr(self, name, kept[name].to(now.device, dtype))
+            converted = getattr(self, name)
+            if converted.dtype.itemsize < 4:
+                setattr(self, name, kept[name].to(converted.device, dtype))
         return self
 
     @torch.no_grad()
@@ -66,7 +66,7 @@ class ClassStatistics(nn.Module):
 
     @torch.no_grad()
     def moments(self, features: Tensor, labels: Tensor, **options) -> Moments:
-        """The batch's own moments, to be merged later: with other ranks' by ``all_reduce(moments)``, for example."""
+        """The moments of a batch, to be merged later, for example after ``all_reduce(moments)`` over the ranks."""
         if features.dim() in (2, 4) and features.shape[1] != self.mean.shape[1]:
             raise ValueError(f"features have {features.shape[1]} channels, the statistics {self.mean.shape[1]}")
         return class_moments(features, labels, self.num_classes, covariance=self.kind, **options)
@@ -86,7 +86,7 @@ class ClassStatistics(nn.Module):
             step = moments.mean.to(self.mean.dtype) - self.mean
             self.m2 += moments.m2.to(self.m2.dtype)
             _add_squares(self.m2, between, step)
-        # A new tensor, not in place: a loss that still waits for its backward keeps the mean it was computed with.
+        # Not in place: a loss that was computed with the old mean may still need it in its backward pass.
         self.mean = torch.lerp(self.mean, moments.mean.to(self.mean.dtype), share.to(self.mean.dtype).unsqueeze(1))
         self.count = count
 

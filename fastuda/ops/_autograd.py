@@ -1,4 +1,4 @@
-"""What the operators' autograd functions share: they are differentiable once, and say so."""
+"""The operators' autograd functions are differentiable once; a second derivative raises an error."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class _Refuse(torch.autograd.Function):
-    """The identity, whose own gradient is an error."""
+    """The identity, whose gradient raises an error."""
 
     @staticmethod
     def forward(ctx, slope: Tensor, name: str) -> Tensor:
@@ -30,13 +30,13 @@ def differentiable_once(name: str) -> Callable[[Callable[..., Any]], Callable[..
     """For ``backward`` of an operator's autograd function: differentiating its results is an error that names it.
 
     torch's ``once_differentiable`` returns a gradient without a graph where the incoming gradient needs none, so that a
-    penalty on the gradient would change nothing, without a word.
+    penalty on the gradient would silently have no effect.
     """
 
     def decorate(backward: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(backward)
         def wrapped(ctx, *grads):
-            second = torch.is_grad_enabled() and not torch.compiler.is_compiling()  # torch.compile refuses it by itself
+            second = torch.is_grad_enabled() and not torch.compiler.is_compiling()  # torch.compile raises anyway
             with torch.no_grad():
                 slopes = backward(ctx, *grads)
             if not second:

@@ -9,7 +9,7 @@ from fastuda.ops import _dispatch, _library
 def backend_report() -> dict[str, dict[str, str]]:
     """``{operator: {"CPU": ..., "CUDA": ...}}``: "compiled", the GPU backends by preference, or "reference".
 
-    A form of an operator that has GPU kernels of its own (``contrastive_bound_full_forward``) is a row without "CPU".
+    A form of an operator with separate GPU kernels (``contrastive_bound_full_forward``) is a row without "CPU".
     FASTUDA_BACKEND=reference (read at import) keeps every operator on its plain PyTorch reference; "cuda" or "triton"
     forces one backend on GPUs, as ``use_backend`` does for a block of code.
     """

@@ -1,7 +1,7 @@
-"""Which implementation serves which raw operator on a GPU: what _table.py prefers, its overrides and its report.
+"""Which implementation serves which raw operator on a GPU, by the order in _table.py and what overrides it.
 
-A raw operator X keeps one kernel for the CUDA key: a function that looks here.  CUDA C++ is registered as ``X_cuda`` by
-csrc/cuda, Triton's launchers are found by name when they are first wanted.
+A raw operator X has one kernel for the CUDA key, a function that calls the chosen implementation.  CUDA C++ is
+registered as ``X_cuda`` by csrc/cuda; Triton's launchers are imported by name at their first use.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ OLDEST_TRITON: Capability = (7, 0)
 TABLE: dict[str, tuple[tuple[Capability, tuple[str, ...]], ...]] = {
     form: tuple((row.oldest, row.order) for row in rows) for form, rows in groupby(ROWS, lambda row: row.form)
 }
-# Form of a raw operator -> module of fastuda.kernels, its launcher, and whether that takes the arguments.
+# Form of a raw operator -> module of fastuda.kernels, its launcher, and its check of the arguments.
 TRITON: dict[str, tuple[str, str, str]] = {
     "class_moments": ("class_moments", "class_moments", "serves"),
     "class_moments_full": ("class_moments_full", "class_moments_full", "serves"),
@@ -55,18 +55,18 @@ TRITON: dict[str, tuple[str, str, str]] = {
     "prototype_rectify": ("prototype_rectify", "prototype_rectify", "serves"),
     "aggregate_patches": ("aggregate_patches", "aggregate_patches", "serves"),
 }
-# Form -> whether its CUDA C++ kernel takes the arguments; those that take all are not here.
+# Form -> check of whether its CUDA C++ kernel takes the arguments; forms that take all have none.
 CUDA: dict[str, Callable[..., bool]] = {}
 
 _forced: list[str] = []
 _warned: set[str] = set()
-_held: set[str] = set()  # forms whose CUDA C++ kernel was found: it stays, whereas one that is missing may come
+_held: set[str] = set()  # forms whose CUDA C++ kernel was found; a missing one may be registered later
 
 
 def serve(name: str, forms: tuple[str, ...] = (), form_of: Callable[..., str] | None = None) -> None:
-    """Let the table decide who runs the defined operator ``name`` on CUDA tensors.
+    """Register for the defined operator ``name`` on CUDA tensors the implementation that the table chooses.
 
-    forms: names in the table of kernels that share the operator's schema, told apart by ``form_of(*arguments)``.
+    forms: names in the table of kernels that share the operator's schema; ``form_of(*arguments)`` chooses one.
     """
     for form in forms or (name,):
         _library.define_alias(name, f"{form}_cuda")
@@ -83,7 +83,7 @@ def _run(name: str, form: str, arguments: tuple):
 
 
 def choose(form: str, capability: Capability, arguments: tuple = ()) -> str:
-    """The backend for one call: what was forced, else the table's first that can, else the reference, said once.
+    """The backend for one call: the forced one, else the table's first that can, else the reference, with a warning.
 
     Raises RuntimeError if the forced backend cannot serve the call.
     """
@@ -124,7 +124,7 @@ def preferred(form: str, capability: Capability) -> tuple[str, ...]:
 
 
 def requested() -> str:
-    """What ``use_backend`` or FASTUDA_BACKEND asks for, or "auto"."""
+    """The backend of ``use_backend`` or FASTUDA_BACKEND, or "auto"."""
     return _forced[-1] if _forced else _ext.requested_backend()
 
 

@@ -60,12 +60,12 @@ def spread(grad: Tensor, divisor: Tensor | int | None, shape: torch.Size) -> Ten
 
 
 def of_process(reduction: Reduction) -> Reduction:
-    """How a process reduces its own pixels: a mean over several processes has its divisor from ``over_processes``."""
+    """The reduction of one process's pixels: a sum where ``over_processes`` divides by the pixels of all processes."""
     return "sum" if reduction == "mean" and ranks.world() > 1 else reduction
 
 
 def over_processes(total: Tensor, count: Tensor, reduction: Reduction) -> Tensor:
-    """The wanted reduction of what ``of_process`` made; count: the pixels that count here."""
+    """The reduction over all processes of a result of ``of_process``; count: this process's pixels that count."""
     if reduction == "mean" and ranks.world() > 1:
         return total / ranks.divisor(count).to(total.dtype)
     return total

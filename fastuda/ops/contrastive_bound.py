@@ -46,7 +46,7 @@ _backward = _library.define(
     _reference.backward,
     _fake_backward,
 )
-# The low-rank form is an operator of its own: the kernels of the other forms never see it.
+# The low-rank form is a separate operator, so that the kernels of the other forms need not handle it.
 _forward_low_rank = _library.define(
     "contrastive_bound_low_rank_forward(Tensor features, Tensor labels, Tensor mean, Tensor diag, Tensor factors, "
     "float temperature, bool normalize, int ignore_index) -> (Tensor loss, Tensor posterior)",
@@ -61,10 +61,10 @@ _backward_low_rank = _library.define(
 )
 
 
-def _serve(name: str, at: int) -> None:
-    """A full covariance, argument number ``at``, has GPU kernels of its own."""
+def _serve(name: str, covariance: int) -> None:
+    """A full covariance has other GPU kernels; ``covariance``: its position among the arguments."""
     full = name.replace("bound", "bound_full")
-    _dispatch.serve(name, (name, full), lambda *a: full if a[at] is not None and a[at].dim() == 3 else name)
+    _dispatch.serve(name, (name, full), lambda *a: full if getattr(a[covariance], "ndim", 0) == 3 else name)
 
 
 _serve("contrastive_bound_forward", 3)

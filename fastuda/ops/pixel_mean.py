@@ -13,8 +13,8 @@ def _fake(losses, others, labels, num_classes, ignore_index, mean):
     return result, losses.new_empty(0 if others is None else ()), labels.new_empty((), dtype=torch.int64)
 
 
-# Not differentiable: the gradient of each pixel is the incoming one, over the divisor, and whoever made the losses
-# gives ignored pixels none.
+# Not differentiable: the gradient of each pixel is the incoming one, over the divisor, and the caller's
+# backward gives ignored pixels none.
 pixel_mean = _library.define(
     "pixel_mean(Tensor losses, Tensor? others, Tensor labels, int num_classes, int ignore_index, bool mean) "
     "-> (Tensor value, Tensor other_value, Tensor divisor)",

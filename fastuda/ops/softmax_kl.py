@@ -107,8 +107,8 @@ def _divergence(
     symmetric: bool,
     reduction: _losses.Reduction,
 ) -> Tensor:
-    own = reduction if mask is None else _losses.of_process(reduction)
-    loss, count = _SoftmaxKL.apply(logits, other, mask, temperature, symmetric, own)
+    local_reduction = reduction if mask is None else _losses.of_process(reduction)
+    loss, count = _SoftmaxKL.apply(logits, other, mask, temperature, symmetric, local_reduction)
     return loss if count is None else _losses.over_processes(loss, count, reduction)
 
 

@@ -85,6 +85,6 @@ def triplet_consistency_loss(
     if len({t.device for t in (target, source, positive, negative, valid)}) > 1:
         raise ValueError("target, source, positive, negative and valid must be on one device")
     _losses.check_reduction(reduction)
-    own = _losses.of_process(reduction)
-    loss, count = _Triplets.apply(target, source, positive, negative, valid, float(margin), own)
+    local_reduction = _losses.of_process(reduction)
+    loss, count = _Triplets.apply(target, source, positive, negative, valid, float(margin), local_reduction)
     return loss if count is None else _losses.over_processes(loss, count, reduction)

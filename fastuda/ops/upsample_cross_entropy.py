@@ -117,6 +117,6 @@ def upsample_cross_entropy(
     if reduction == "none":
         return _Map.apply(logits, target, weight, pixel_weight, options)
     with_slope = torch.is_grad_enabled() and logits.requires_grad
-    own = _losses.of_process(reduction)
-    total, divisor = _Total.apply(logits, target, weight, pixel_weight, options, with_slope, own)
+    local_reduction = _losses.of_process(reduction)
+    total, divisor = _Total.apply(logits, target, weight, pixel_weight, options, with_slope, local_reduction)
     return _losses.over_processes(total, divisor, reduction)

@@ -44,8 +44,8 @@ def sample_per_class(labels: Tensor, seed: Tensor, num_classes: int, per_class: 
     number = torch.arange(pixels, device=labels.device).expand(images, -1)
     # Among the chosen, the rank by pixel number is the place in the result; all others fall into a last, dropped place.
     place = _rank_in_class(label.masked_fill(~chosen, num_classes), number, sizes.clamp(max=per_class))
-    to = (label * per_class + place).masked_fill(~chosen, num_classes * per_class)
-    result = number.new_full((images, num_classes * per_class + 1), -1).scatter(1, to, number)
+    position = (label * per_class + place).masked_fill(~chosen, num_classes * per_class)
+    result = number.new_full((images, num_classes * per_class + 1), -1).scatter(1, position, number)
     return result[:, :-1].contiguous().view(images, num_classes, per_class)
 
 

@@ -83,11 +83,11 @@ def forward(
                 logits = first + second.mul_(inverse).mul_(inverse).div_(2 * temperature**2)
             y = pixels(labels, part)
             valid, index = usable(y, len(mean), ignore_index)
-            own = first.gather(1, index.unsqueeze(1)).squeeze(1)
-            each = (logits.logsumexp(1) - own).where(valid, 0.0)
+            of_label = first.gather(1, index.unsqueeze(1)).squeeze(1)
+            each = (logits.logsumexp(1) - of_label).where(valid, 0.0)
             block(loss, part).copy_(each.view(labels[part].shape))
-            to = block(posterior, part)
-            to.copy_(logits.softmax(1).view(to.shape))
+            target = block(posterior, part)
+            target.copy_(logits.softmax(1).view(target.shape))
     return loss, posterior
 
 
@@ -115,9 +115,9 @@ def backward(
             q = rows(features, part).to(dtype)
             p = block(posterior, part).reshape(len(q), len(mean))
             valid, index = usable(pixels(labels, part), len(mean), ignore_index)
-            own = torch.zeros_like(p).scatter_(1, index.unsqueeze(1), 1.0)
+            one_hot = torch.zeros_like(p).scatter_(1, index.unsqueeze(1), 1.0)
             inverse = _inverse_norm(q) if normalize else q.new_ones(len(q), 1)
-            slope = ((p - own) @ mean).div_(temperature)
+            slope = ((p - one_hot) @ mean).div_(temperature)
             if covariance is not None:
                 _add_second(slope, q, p * scale * (inverse / temperature**2), covariance)
             if normalize:  # chain rule of q / |q|: remove the part along q, then divide by |q|
@@ -125,8 +125,8 @@ def backward(
                 slope.addcmul_(q, along, value=-1).mul_(inverse)
             slope.mul_(pixels(grad, part).to(dtype).unsqueeze(1))
             slope.masked_fill_(~valid.unsqueeze(1), 0.0)
-            to = block(result, part, channels=True)
-            to.copy_(slope.view(to.shape))
+            target = block(result, part, channels=True)
+            target.copy_(slope.view(target.shape))
     return result
 
 

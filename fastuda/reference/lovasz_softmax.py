@@ -136,11 +136,11 @@ def _binned(error: Tensor, foreground: Tensor, valid: Tensor, bins: int) -> Tens
     flat = (place + offset).masked_fill(~valid, beyond).reshape(-1)
     # Integer adds are exact in any order; bincount would wait for the device to learn its largest bin.
     one, none = flat.new_ones(1), flat.new_zeros(beyond + 1)
-    pixels, own = (
+    pixels, of_class = (
         none.scatter_add(0, index, one.expand_as(index))[:-1].view(-1, bins)
         for index in (flat, flat.masked_fill(~foreground.reshape(-1), beyond))
     )
-    seen, rank = own.flip(1).cumsum(1), pixels.flip(1).cumsum(1)  # from the largest error down
+    seen, rank = of_class.flip(1).cumsum(1), pixels.flip(1).cumsum(1)  # from the largest error down
     total = seen[:, -1:]
     jaccard = 1 - (total - seen).double() / (total + rank - seen).clamp(min=1).double()
     step = jaccard.diff(dim=1, prepend=torch.zeros_like(jaccard[:, :1])).flip(1)

@@ -35,12 +35,12 @@ def mode_losses(
     dtype = compute_dtype(embeddings)
     e, v = embeddings.to(dtype), modes.to(dtype)
     distance, nearest = _class_distances(e, v)
-    valid, own = usable(labels, len(v), ignore_index)
-    mine, rival, best = _own_and_rival(distance, own)
-    triplet = (mine - best + margin).clamp(min=0)
+    valid, index = usable(labels, len(v), ignore_index)
+    own_distance, rival, best = _own_and_rival(distance, index)
+    triplet = (own_distance - best + margin).clamp(min=0)
     exponent = distance.square() if square else distance
-    cross_entropy = F.cross_entropy(-exponent / (2 * sigma2), own, reduction="none")
-    mode = nearest.gather(1, own.unsqueeze(1)).squeeze(1)
+    cross_entropy = F.cross_entropy(-exponent / (2 * sigma2), index, reduction="none")
+    mode = nearest.gather(1, index.unsqueeze(1)).squeeze(1)
     return (
         triplet.where(valid, 0.0),
         cross_entropy.where(valid, 0.0),
@@ -67,22 +67,22 @@ def forward(
     with torch.autocast(features.device.type, enabled=False):
         for part in chunks(features):
             distance, mode = _class_distances(rows(features, part).to(dtype), modes.to(dtype))
-            valid, own = usable(pixels(labels, part), classes, ignore_index)
-            mine, other, best = _own_and_rival(distance, own)
+            valid, index = usable(pixels(labels, part), classes, ignore_index)
+            own_distance, other, best = _own_and_rival(distance, index)
             logits = (distance.square() if square else distance) / (-2 * sigma2)
-            slope = (F.one_hot(own, classes) - logits.softmax(1)) / (2 * sigma2)
+            slope = (F.one_hot(index, classes) - logits.softmax(1)) / (2 * sigma2)
             slope = slope * (2 * distance) if square else slope
             results = {
-                triplet: (mine - best + margin).clamp(min=0).where(valid, 0.0),
-                cross_entropy: F.cross_entropy(logits, own, reduction="none").where(valid, 0.0),
-                own_mode: mode.gather(1, own.unsqueeze(1)).squeeze(1).where(valid, -1),
+                triplet: (own_distance - best + margin).clamp(min=0).where(valid, 0.0),
+                cross_entropy: F.cross_entropy(logits, index, reduction="none").where(valid, 0.0),
+                own_mode: mode.gather(1, index.unsqueeze(1)).squeeze(1).where(valid, -1),
                 rival: other.where(valid, -1),
                 weight: slope.masked_fill(~valid.unsqueeze(1), 0.0),
                 nearest: mode.masked_fill(~valid.unsqueeze(1), 0),
             }
-            for to, value in results.items():
-                to = block(to, part)
-                to.copy_(value.view(to.shape))
+            for result, value in results.items():
+                target = block(result, part)
+                target.copy_(value.view(target.shape))
     return triplet, cross_entropy, own_mode, rival, weight, nearest
 
 
@@ -111,17 +111,17 @@ def backward(
         v = modes.to(dtype).flatten(0, 1)
         for part in chunks(features):
             e = rows(features, part).to(dtype)
-            valid, own = usable(pixels(labels, part), classes, ignore_index)
+            valid, index = usable(pixels(labels, part), classes, ignore_index)
             hinge = pixels(grad_triplet, part).to(dtype).where(valid & (pixels(triplet, part) > 0), 0.0).unsqueeze(1)
             other = pixels(rival, part)
-            sign = F.one_hot(own, classes) - F.one_hot(other.clamp(min=0), classes) * (other >= 0).unsqueeze(1)
+            sign = F.one_hot(index, classes) - F.one_hot(other.clamp(min=0), classes) * (other >= 0).unsqueeze(1)
             scale = pixels(grad_cross_entropy, part).to(dtype).where(valid, 0.0).unsqueeze(1)
             g = 2 * (block(weight, part).reshape(len(e), classes) * scale + sign * hinge)
             chosen = block(nearest, part).reshape(len(e), classes).long() + first
             spread = e.new_zeros(len(e), classes * per_class).scatter_(1, chosen, g)
             e = e.masked_fill(~valid.unsqueeze(1), 0.0)  # nothing of an ignored pixel, be it NaN, reaches a sum
-            to = block(slope, part, channels=True)
-            to.copy_((e * g.sum(1, keepdim=True) - spread @ v).view(to.shape))
+            target = block(slope, part, channels=True)
+            target.copy_((e * g.sum(1, keepdim=True) - spread @ v).view(target.shape))
             total += v * spread.sum(0).unsqueeze(1) - spread.T @ e
     return slope, total.view(modes.shape)
 
@@ -133,9 +133,9 @@ def _class_distances(e: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     return found.values, found.indices
 
 
-def _own_and_rival(distance: Tensor, own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _own_and_rival(distance: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """D of the own class, the nearest other class (-1 if there is none) and its D (infinite if there is none)."""
-    mine = distance.gather(1, own.unsqueeze(1)).squeeze(1)
-    others = distance.scatter(1, own.unsqueeze(1), torch.inf)
+    own_distance = distance.gather(1, index.unsqueeze(1)).squeeze(1)
+    others = distance.scatter(1, index.unsqueeze(1), torch.inf)
     best, rival = others.min(1)
-    return mine, rival.where(best < torch.inf, -1), best
+    return own_distance, rival.where(best < torch.inf, -1), best

@@ -37,7 +37,7 @@ def next_scaling(log_sums: Tensor, marginal: Tensor) -> Tensor:
 
 
 def inverse(log: Tensor) -> Tensor:
-    """log(1 / x), and still nothing of nothing: minus infinity for x = 0."""
+    """log(1 / x), but minus infinity for x = 0: a row or class without mass gets none."""
     return torch.where(log == -torch.inf, log, -log)
 
 

@@ -69,16 +69,16 @@ def _block(up: Tensor, valid: Tensor, index: Tensor, weight: Tensor | None, scal
     classes = up.shape[1]
     weight = up.new_ones(classes) if weight is None else weight.to(up.dtype)
     log_p = up.log_softmax(1)
-    own, even = (1 - smoothing) * weight[index], smoothing / classes * weight
+    label_weight, even = (1 - smoothing) * weight[index], smoothing / classes * weight
     scale = valid.to(up.dtype) if scale is None else scale.to(up.dtype).where(valid, 0.0)
     share = weight[index].where(valid, 0.0)
     smooth = torch.einsum("k,nkhw->nhw", even, log_p) if smoothing else 0.0
     # Selected again at the end: logits of an ignored pixel may be infinite.
-    loss = (-scale * (own * log_p.gather(1, index.unsqueeze(1)).squeeze(1) + smooth)).where(valid, 0.0)
+    loss = (-scale * (label_weight * log_p.gather(1, index.unsqueeze(1)).squeeze(1) + smooth)).where(valid, 0.0)
 
     def slope() -> Tensor:
-        wanted = even.view(-1, 1, 1).expand_as(up).scatter_add(1, index.unsqueeze(1), own.unsqueeze(1))
-        slope = (log_p.exp() * (own + even.sum()).unsqueeze(1) - wanted) * scale.unsqueeze(1)
+        wanted = even.view(-1, 1, 1).expand_as(up).scatter_add(1, index.unsqueeze(1), label_weight.unsqueeze(1))
+        slope = (log_p.exp() * (label_weight + even.sum()).unsqueeze(1) - wanted) * scale.unsqueeze(1)
         return slope.where(valid.unsqueeze(1), 0.0)
 
     return loss, share, slope
