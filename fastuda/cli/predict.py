@@ -26,6 +26,7 @@ from fastuda.data.classes import ClassSet
 from fastuda.data.errors import DataError
 from fastuda.data.files import read_image
 from fastuda.data.layouts import image_files
+from fastuda.labels import IGNORE
 from fastuda.nn.windows import Size
 from fastuda.train.checkpoint import write_json
 from fastuda.train.pictures import colour, save_png
@@ -106,7 +107,7 @@ def predict_photos(
     manifest: dict[str, Any] = {
         "classes": list(classes.names),
         "colours": classes.palette.tolist(),
-        "ignored": 255,
+        "ignored": IGNORE,
         "run": restored.description(),
         "images": [],
     }

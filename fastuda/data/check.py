@@ -15,6 +15,7 @@ from fastuda.data.config import DataConfig, DatasetConfig, find_task, from_dict,
 from fastuda.data.dataset import Dataset, FileDataset, Unlabelled
 from fastuda.data.errors import DataError, SizeMismatch, UnknownId
 from fastuda.data.translated import WithTranslated
+from fastuda.labels import IGNORE
 
 _SHOWN = 5  # messages of one kind
 
@@ -34,7 +35,7 @@ class Findings:
     @property
     def unlabelled(self) -> bool:
         """Whether labels were read and every pixel of them is ignored: nothing can be learnt or scored from them."""
-        return bool(self.pixels[255]) and not self.pixels[:255].any()
+        return bool(self.pixels[IGNORE]) and not self.pixels[:IGNORE].any()
 
     @property
     def clean(self) -> bool:
@@ -146,4 +147,4 @@ def _shares(classes: ClassSet, pixels: np.ndarray) -> str:
         f"{name} {100 * count / total:.2f} %" if count else f"{name} never"
         for name, count in zip(classes.names, pixels, strict=False)
     ]
-    return ", ".join([*shares, f"ignored {100 * pixels[255] / total:.2f} %"])
+    return ", ".join([*shares, f"ignored {100 * pixels[IGNORE] / total:.2f} %"])
