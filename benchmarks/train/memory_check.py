@@ -2,15 +2,15 @@
 
 Two comparisons, written to benchmarks/results/memory_check_cpu.json:
 
-- "process": the records of step_memory.py, VmHWM of one ResNet-101 step, against the forecast of the same step; what
-  the process held before the step is taken from the record.  The process also holds what no tensor is: scratch of
-  convolutions and the holes of malloc.  In SDCA's fp32 steps that is 2 % of it; in bf16 3 to 27 %, in a checkpointed
-  step 43 %: there torch's own allocator held 1106.7 MiB at most, forecast 1106.5, so all of that is no tensor's.
-- "tensors": one step of a small network of each method, run here under torch.profiler, which sees every allocation of
-  torch's CPU allocator; what a convolution takes and gives back within one call (oneDNN's scratch) is told apart, and
-  what the operators' C++ takes by itself is not among them.
+- "process": the records of step_memory.py, VmHWM of one ResNet-101 step, against the forecast of the same step plus
+  the memory of the process before it.  The process also holds memory of no tensor: scratch of convolutions and gaps of
+  malloc.  That is 2 % of SDCA's fp32 steps, 3 to 27 % in bf16 and 43 % of a checkpointed step, for which torch's own
+  allocator held at most 1106.7 MiB and the forecast is 1106.5.
+- "tensors": one step of a small network of each method under torch.profiler, which records every allocation of torch's
+  CPU allocator.  Memory that a convolution allocates and frees within one call (oneDNN's scratch) is counted apart; the
+  workspaces of the operators' C++ are not included.
 
-The CPU is forecast by its own rules: no rounding of blocks, no workspaces of GPU kernels, no foreach optimisers.
+The forecast is that of a CPU: no rounding of blocks, no workspaces of GPU kernels, no foreach optimisers.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CPU = torch.device("cpu")
 
 
 def setting(method: str, model: str, source, target, checkpointing=False, covariance="diag", amp=False) -> Config:
-    """One image of each domain at these sizes, without colours: as step_memory.py makes them."""
+    """One image of each domain at these sizes and no colour augmentation, as in step_memory.py."""
     config = split_batches(task_config("gta5_cityscapes", method), 1)
     data = config.data
     data = replace(
@@ -62,7 +62,7 @@ def stage_of(walk: Walk, name: str) -> Stage:
 
 
 def forecast_growth(config: Config, stage: str) -> int:
-    """Bytes by which one step of a stage grows over what lives before it, its images included."""
+    """The forecast peak of one step of a stage, its images included, over the bytes before it."""
     trace = MemoryTrace(block=1)
     with tracing(trace):
         walk = Walk(config, CPU, precision(config), trace)
@@ -73,22 +73,22 @@ def forecast_growth(config: Config, stage: str) -> int:
 
 
 def images_bytes(config: Config) -> int:
-    """Of the images and labels of a step, which step_memory.py makes before it starts to count."""
+    """Bytes of a step's images and labels, which step_memory.py allocates before it starts to count."""
     sides = (config.data.source.size, config.data.target.size)
     return sum(height * width * (3 * 4 + 1) for height, width in sides)
 
 
 def measured_growth(config: Config, stage: str) -> tuple[int, int]:
-    """The same as ``forecast_growth`` of a real step: without and with the scratch of convolutions."""
+    """``forecast_growth`` measured in a real step: without and with the scratch of convolutions."""
     torch.manual_seed(0)
     walk = Walk(config, CPU, precision(config), Watcher())
     return most_allocated(lambda: walk.steps(stage_of(walk, stage), 1))
 
 
 def most_allocated(run: Callable[[], None]) -> tuple[int, int]:
-    """Most bytes of torch's CPU allocator that ``run`` held at once: without and with the scratch of convolutions.
+    """The most bytes of torch's CPU allocator in use during ``run``: without and with the scratch of convolutions.
 
-    Scratch is what one call of a convolution takes and gives back: oneDNN's buffers and reordered weights.
+    Scratch is memory that one call of a convolution allocates and frees: oneDNN's buffers and reordered weights.
     """
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()

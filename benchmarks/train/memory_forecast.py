@@ -1,8 +1,9 @@
 """Forecast peaks of every method with ResNet-101 at the papers' sizes: python benchmarks/train/memory_forecast.py
 
-GTA5 at 1280x720 to Cityscapes at 1024x512, AMP, one image of each domain at once and with each bundle of ``--memory``.
-"usual" is SDCA as it is usually written: its feature statistics by an N x K x A tensor of class-masked features and one
-of their squared deviations, and every operator in plain PyTorch.  Nothing here was measured on a GPU.
+GTA5 at 1280x720 to Cityscapes at 1024x512 with AMP: the recipe's batch and each bundle of ``--memory``, and for SDCA
+also one image of each domain.  "usual" is SDCA in the field's usual form: feature statistics by an N x K x A tensor of
+class-masked features and one of their squared deviations, and every operator in plain PyTorch.  These are forecasts:
+nothing here was measured on a GPU.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ RESULTS = Path(__file__).resolve().parents[1] / "results/memory_forecast.json"
 
 
 def settings(method: str) -> dict[str, Config]:
-    """Name → configuration: the recipe, one image at once, and each bundle."""
+    """{name: configuration}: the recipe, for SDCA one image of each domain, and each bundle."""
     config = replace(task_config("gta5_cityscapes", method), amp=True)
     bundles = {f"memory {name}": bundled(replace(config, memory=name)) for name in BUNDLES}
-    # The comparison with the usual form is of a step: passes of one image, so that theirs are not the peak.
+    # The comparison with the usual form is of a step: with passes of one image these are not the peak.
     one = {"batch 1+1": replace(split_batches(config, 1), pass_batch=1)} if method == "sdca" else {}
     return {"recipe": config, **one, **bundles}
 

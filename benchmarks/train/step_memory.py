@@ -3,13 +3,13 @@
     python benchmarks/train/step_memory.py --method METHOD [--model resnet38] [--amp] [--checkpointing] [--output FILE]
     python benchmarks/train/step_memory.py --method sdca --form ours|usual [--covariance full|diag] [--output FILE]
 
-One image of each domain in a process of its own: the peak is VmHWM.  The network is ResNet-101 unless --model says
-otherwise (resnet38 is MLSL's own).  The stage's preparation passes over small images of noise, and CPSL's bank
-is full, so that the step's state has the size that it has in training; pseudo labels are random.
+The step has one image of each domain and runs in a process of its own, whose peak is VmHWM.  The network is ResNet-101
+unless --model names another one (resnet38 is that of MLSL's paper).  The stage's preparation passes over small images
+of noise, and CPSL's bank is filled, so that the step's state has its size in training; pseudo labels are random.
 
-"usual" computes SDCA's class statistics of the same features as the field does, by an N x K x A tensor of class-masked
-features and one of their squared deviations; it is written from the formulas and takes its memory truthfully, so
-expect 14 GiB for one 1280x720 image.  Records without a method are of SDCA.
+"usual" computes SDCA's class statistics in the field's usual form, with an N x K x A tensor of class-masked features
+and one of their squared deviations, written from the formulas: it needs 14 GiB for one 1280x720 image.  Records without
+a method are of SDCA.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from fastuda.train.precision import Precision, choose_precision
 from fastuda.train.step import StepListener, TrainingStep
 
 CLASSES = 19
-# Records that agree in these are of the same measurement.
+# A record replaces an earlier one with the same values of these fields.
 SETTINGS = ("method", "form", "covariance", "precision", "checkpointing", "model", "source", "target", "threads")
 Size = tuple[int, int]  # height, width
 PASS_SIZE: Size = (128, 256)  # of the images of a preparation
@@ -77,7 +77,7 @@ def usual_statistics(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def use_usual_statistics(method: Method) -> None:
-    """Compute SDCA's feature statistics in the usual form as well."""
+    """Make SDCA compute its feature statistics in the usual form as well."""
     ours = method.feature_statistics.moments
 
     def moments(features: Tensor, labels: Tensor) -> Moments:
@@ -89,7 +89,7 @@ def use_usual_statistics(method: Method) -> None:
 
 
 def batch(size: Size, labelled: float) -> Batch:
-    """One image of noise, of which about a share ``labelled`` has labels, in blocks; 0 = none at all."""
+    """One image of noise with blocks of random labels on a share ``labelled`` of its pixels; 0: without labels."""
     images = torch.randn(1, 3, *size).contiguous(memory_format=torch.channels_last)
     blocks = torch.randint(0, CLASSES, (1, max(size[0] // 40, 1), max(size[1] // 40, 1)), dtype=torch.uint8)
     blocks[torch.rand(blocks.shape) >= labelled] = 255
@@ -119,21 +119,21 @@ class SmallPasses:
 
 @torch.no_grad()
 def prepare(method: Method, stage: Stage, target: Batch) -> Batch:
-    """The stage's own preparation on small images, with feature banks full; the target batch with scores if it has any.
+    """Run the stage's preparation on small images and fill feature banks; returns the target batch, with scores if used.
 
-    Small images keep the preparation below the peak of the step, which is what is measured.
+    With small images the preparation needs less memory than the step, which is to be measured.
     """
     method.eval()
     method.prepare(stage, SmallPasses())
     for bank in (module for module in method.modules() if isinstance(module, FeatureBank)):
-        # In parts: all rows at once beside the bank would be the peak.
+        # In parts, since all rows at once would need more memory than the step.
         for first in range(0, bank.size, 1024):
             rows = min(1024, bank.size - first)
             bank.insert(F.normalize(torch.randn(rows, bank.channels), dim=1))
     method.train()
     if not stage.target.scores:
         return target
-    # As they are saved, of a whole image of 512x1024 at stride 8.
+    # Saved scores are of the whole image: 512x1024 at stride 8.
     return replace(target, scores=torch.randn(1, CLASSES, 64, 128).softmax(1).half())
 
 
@@ -166,7 +166,7 @@ def measure(recipe: Recipe, sizes: Measured, precision: Precision, usual: bool =
     if usual:
         use_usual_statistics(method)
     stage = next(stage for stage in method.stages() if stage.name == sizes.stage)
-    # Rounds of pseudo labels end with half of the pixels.
+    # In the last round half of the pixels have a pseudo label.
     pseudo = 0.5 if stage.target.labels == "pseudo" else 0.0
     source, target = batch(sizes.source, 1.0), prepare(method, stage, batch(sizes.target, pseudo))
     before, start = resident("VmRSS"), time.perf_counter()
@@ -185,10 +185,10 @@ def measure(recipe: Recipe, sizes: Measured, precision: Precision, usual: bool =
 
 
 def papers_recipe(options: argparse.Namespace) -> Recipe:
-    """The method's paper preset, which is about GTA5 and Cityscapes, with the options' network."""
+    """The method's recipe for GTA5 and Cityscapes by the preset "paper", with the options' network."""
     recipe = task_config("gta5_cityscapes", options.method)
     model = replace(recipe.model, name=options.model, checkpointing=options.checkpointing)
-    # An untrained network is never sure: every target pixel counts.
+    # An untrained network is confident of no pixel: use every target pixel.
     sdca = replace(recipe.sdca, covariance=options.covariance, confidence=0.0)
     # A step does not depend on the number of patches, and the preparation takes as long as they are many.
     return replace(recipe, model=model, sdca=sdca, mlsl=replace(recipe.mlsl, patches=2))
@@ -205,7 +205,7 @@ def main() -> None:
     parser.add_argument("--output", type=records.output, help="put the record into this JSON list")
     options = parser.parse_args()
     if options.form == "usual" and options.method != "sdca":
-        parser.error("--form usual is of --method sdca alone")
+        parser.error("--form usual needs --method sdca")
     precision = choose_precision(torch.device("cpu"), options.amp)
     figures = measure(papers_recipe(options), PAPERS[options.method], precision, options.form == "usual")
     record = {

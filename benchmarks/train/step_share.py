@@ -1,11 +1,11 @@
-"""Where the time of a training step goes on the CPU: the network, or what stands around it.
+"""How the time of a training step on the CPU is divided between the networks and all other code.
 
     python benchmarks/train/step_share.py --method METHOD [--amp] [--steps 3] [--output FILE]
     python benchmarks/train/step_share.py --form usual ...      SDCA with its statistics in the usual form
 
-A real run of the trainer with ResNet-101 at the papers' sizes, one image of each domain a step, on a few drawn images
-that lie as PNG in a temporary directory: loading, augmentation, losses, optimiser and log are those of a user.  The
-stages before the one that is measured have no steps.  The first step, which pays for first touches, is left out.
+A real run of the trainer with ResNet-101 at the papers' sizes, with one image of each domain a step, on a few random
+PNG images in a temporary directory: loading, augmentation, losses, optimiser and log are those of a user's run.  The
+stages before the measured one have no steps.  The first step, which allocates memory, is not counted.
 
 network     the forward passes of all networks, and the backward pass from the first gradient of an output on
 outside     everything else but the optimiser's update: data, augmentation, operators, losses, log
@@ -45,7 +45,7 @@ FILES = {"source": (1052, 1914), "target": (1024, 2048)}  # height, width: those
 
 
 class Clock:
-    """Seconds by part of the steps between two calls of ``begin``."""
+    """Seconds of each part of the steps."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -61,7 +61,7 @@ class Clock:
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
     def timed(self, function: Callable, name: str) -> Callable:
-        """``function``, whose time counts for ``name``."""
+        """``function``, with its time added to part ``name``."""
 
         def call(*arguments, **options):
             with self.part(name):
@@ -70,7 +70,7 @@ class Clock:
         return call
 
     def timed_block(self, block: Callable, name: str) -> Callable:
-        """The context manager ``block``, inside which time counts for ``name``."""
+        """The context manager ``block``, with the time inside it added to part ``name``."""
 
         @contextmanager
         def call(*arguments):
@@ -80,7 +80,7 @@ class Clock:
         return call
 
     def watch(self, network: torch.nn.Module) -> None:
-        """Time a network's forward passes, and note when gradients first reach an output of it."""
+        """Time a network's forward passes, and record when gradients first reach an output of it."""
         forward = network.forward
 
         def call(*inputs):
@@ -97,7 +97,7 @@ class Clock:
         self.output_reached = self.output_reached or time.perf_counter()
 
     def backward(self, function: Callable) -> Callable:
-        """The trainer's backward: the losses' part ends where the first gradient reaches a network's output."""
+        """The trainer's backward pass; the part of the losses ends when a gradient first reaches a network's output."""
 
         def call(*arguments, **options):
             start, self.output_reached = time.perf_counter(), 0.0
@@ -111,7 +111,7 @@ class Clock:
 
 
 def write_images(root: Path) -> None:
-    """A few labelled images of blocks of colour, of the data sets' sizes."""
+    """Write a few labelled images of coloured blocks, in the sizes of the data sets."""
     draw = np.random.default_rng(0)
     for domain, (height, width) in FILES.items():
         for kind in ("images", "labels"):
@@ -144,7 +144,7 @@ def configuration(options: argparse.Namespace, root: Path) -> Config:
     recipe = papers_recipe(options)
     schedule = replace(recipe.warm_up.schedule, iterations=0, batch=1)
     name = options.method.rstrip("+")
-    # The paper's rate would make NaN of an untrained network with frozen statistics at its first update.
+    # With the paper's rate, an untrained network with frozen statistics becomes NaN at its first update.
     own = replace(getattr(recipe, name).schedule, iterations=options.steps + 1, batch=1, learning_rate=1e-12)
     changed = {name: replace(getattr(recipe, name), schedule=own)}
     if name == "spcl":
@@ -187,7 +187,7 @@ class Measured(Run):
                 begun.append(time.perf_counter())
 
         save = self.save
-        # The checkpoint at a stage's end is none of a step's.
+        # The time ends before the checkpoint at the stage's end.
         with (
             mock.patch.object(self, "report", report),
             mock.patch.object(self, "save", lambda *state: self.end(begun, save, *state)),
@@ -234,7 +234,7 @@ def main() -> None:
     parser.add_argument("--method", choices=list(PAPERS), default="sdca")
     parser.add_argument("--form", choices=("ours", "usual"), default="ours", help="of SDCA's statistics")
     parser.add_argument("--amp", action="store_true")
-    parser.add_argument("--steps", type=int, default=3, help="that count; one more is made before them")
+    parser.add_argument("--steps", type=int, default=3, help="steps that are timed, after a first one")
     parser.add_argument("--output", type=records.output, help="put the record into this JSON list")
     parser.set_defaults(model="deeplab_resnet101", checkpointing=False, covariance="diag")
     options = parser.parse_args()
