@@ -119,7 +119,7 @@ class SmallPasses:
 
 @torch.no_grad()
 def prepare(method: Method, stage: Stage, target: Batch) -> Batch:
-    """Run the stage's preparation on small images and fill feature banks; returns the target batch, with scores if used.
+    """Run the stage's preparation on small images and fill feature banks; the target batch, with scores if used.
 
     With small images the preparation needs less memory than the step, which is to be measured.
     """

@@ -317,9 +317,9 @@ def analyse(
     Raises ValueError if the run lacks what is needed.
     """
     console, inputs, config = console or Console(quiet=True), restored.inputs, restored.inputs.config
-    own = getattr(restored.method, "labelling", SelfTrainingConfig())
-    quantile = own.quantile if quantile is None else quantile
-    cap = own.threshold_cap if cap is None else cap
+    labelling = getattr(restored.method, "labelling", SelfTrainingConfig())
+    quantile = labelling.quantile if quantile is None else quantile
+    cap = labelling.threshold_cap if cap is None else cap
     for name, value in (("--quantile", quantile), ("--cap", cap)):
         if not 0 <= value <= 1:
             raise ValueError(f"{name} must be between 0 and 1, got {value}")

@@ -9,12 +9,12 @@ No data set has to exist.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
+from fastuda.train.checkpoint import write_json
 from fastuda.train.config import Config, parse
 from fastuda.train.memory.bundle import bundled, split_batches
 from fastuda.train.memory.forecast import card_bytes, forecast, remedies
@@ -43,36 +43,43 @@ def arguments(given: Sequence[str] | None = None) -> tuple[argparse.Namespace, C
     parser.add_argument("--no-remedies", action="store_true", help="skip the forecasts of what each remedy would save")
     parser.add_argument("--measure", action="store_true", help="run on this machine's GPU, with no more than --card")
     parser.add_argument("--snapshot", type=Path, help="with --measure: write the allocator's history to this file")
-    own, others = parser.parse_known_args(given)
+    options, others = parser.parse_known_args(given)
     if "--task" not in " ".join(others).replace("=", " ").split():
         others = ["--task", "gta5_cityscapes", *others]
-    if own.batch < 0:
-        raise ValueError(f"--batch must be at least 1, or 0 for the recipe's, not {own.batch}")
-    if own.snapshot and not own.measure:
+    if options.batch < 0:
+        raise ValueError(f"--batch must be at least 1, or 0 for the recipe's, not {options.batch}")
+    if options.snapshot and not options.measure:
         raise ValueError("--snapshot needs --measure: a forecast allocates nothing")
-    if own.png and own.measure:
+    if options.png and options.measure:
         raise ValueError("--png draws a forecast, not --measure: pytorch.org/memory_viz draws a --snapshot")
-    card_bytes(own.card)
+    card_bytes(options.card)
     config = bundled(parse(others))
-    return own, split_batches(config, own.batch) if own.batch and not config.memory else config
+    if options.batch and not config.memory:
+        config = split_batches(config, options.batch)
+    return options, config
 
 
 def main(given: Sequence[str] | None = None) -> None:
     """The command line."""
     console = Console()
     with one_sentence():
-        own, config = arguments(given)
-        if own.measure:
+        options, config = arguments(given)
+        if options.measure:
             console.print(headline(config), highlight=False, soft_wrap=True)
-            phases = measure(config, own.card, own.snapshot)
+            phases = measure(config, options.card, options.snapshot)
             print_measured(console, phases)
-            values = {"kind": "measured", "what": headline(config), "card": own.card, "phases": measured_json(phases)}
+            values = {
+                "kind": "measured",
+                "what": headline(config),
+                "card": options.card,
+                "phases": measured_json(phases),
+            }
         else:
             found = forecast(config)
-            changes = [] if own.no_remedies else remedies(config, found.owner)
-            print_forecast(console, config, found, own.card, changes)
-            values = as_json(config, found, own.card, changes)
-            if own.png:
-                save_png(own.png, found, own.card, headline(config))
-        if own.json:
-            own.json.write_text(json.dumps(values, indent=1) + "\n")
+            changes = [] if options.no_remedies else remedies(config, found.owner)
+            print_forecast(console, config, found, options.card, changes)
+            values = as_json(config, found, options.card, changes)
+            if options.png:
+                save_png(options.png, found, options.card, headline(config))
+        if options.json:
+            write_json(options.json, values)

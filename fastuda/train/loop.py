@@ -146,7 +146,7 @@ class Run:
                 self.inputs.check_prepared(stage)
 
     def stage(self, stage: Stage) -> None:
-        """Prepare, train and evaluate one stage, continuing where the position says."""
+        """Prepare, train and evaluate one stage, continuing at the run's position."""
         position = self.position
         snapshot = self.work_dir / f"out_of_memory_{rank()}.pickle" if self.device.type == "cuda" else None
         with out_of_memory(self.config, lambda: f" in {self.phase(stage)}", snapshot, self.checkpoint):
@@ -203,15 +203,16 @@ class Run:
                 meter.skipped += step.take(iteration, batches)
                 watch.end(optimisers.scale.broken)
                 position.iteration = iteration + 1
-                asked = self.agree(stage, watch, position.iteration % config.checkpoint_every == 0)
+                saves = position.iteration % config.checkpoint_every == 0
+                signal = self.agreed_signal(stage, watch, saves)
                 self.report(line, meter, optimisers)
-                if asked or position.iteration % config.checkpoint_every == 0:
+                if signal or saves:
                     self.save(optimisers.state())
-                self.leave_if_asked(asked)
+                self.leave_if_asked(signal)
         # The evaluation that follows can be long: save the trained weights first.
         self.save()
 
-    def agree(self, stage: Stage, watch: Watch, saves: bool) -> int:
+    def agreed_signal(self, stage: Stage, watch: Watch, saves: bool) -> int:
         """The number of a signal that any rank received, or 0; ends the run if any rank has a loss that is not finite.
 
         All ranks must leave at the same iteration, or some would wait for the others for ever.  saves: a checkpoint
@@ -219,13 +220,13 @@ class Run:
         """
         iteration = self.position.iteration
         wait = saves or iteration % self.config.log_every == 0 or iteration == stage.iterations
-        asked = distributed.all_reduce_max(NOT_FINITE if watch.first_bad(wait) else self.signals.received or 0)
-        if asked and not wait:
-            asked = distributed.all_reduce_max(NOT_FINITE if watch.first_bad(wait=True) else asked)
-        if asked == NOT_FINITE:
+        signal = distributed.all_reduce_max(NOT_FINITE if watch.first_bad(wait) else self.signals.received or 0)
+        if signal and not wait:
+            signal = distributed.all_reduce_max(NOT_FINITE if watch.first_bad(wait=True) else signal)
+        if signal == NOT_FINITE:
             about = {"stage": stage.name, "seed": self.config.seed, "precision": self.precision.reason}
             fail(watch, about, partial(self.batches_of, stage), partial(self.recompute, stage), self.checkpoint)
-        return asked
+        return signal
 
     def batches_of(self, stage: Stage, iteration: int) -> Iterator[tuple[int, Batches]]:
         """The batches of an iteration, counted from 1, loaded once more; each with its number in the stage."""
@@ -252,14 +253,14 @@ class Run:
         else:
             line.update(iteration)
 
-    def leave_if_asked(self, asked: int | None = None) -> None:
+    def leave_if_asked(self, agreed: int | None = None) -> None:
         """Raise Interrupted if a signal was received.
 
-        asked: its number or 0, agreed on by all ranks; None: use what this rank received, where no other rank waits.
+        agreed: its number or 0, agreed on by all ranks; None: use what this rank received, where no other rank waits.
         """
-        number = self.signals.received if asked is None else asked
+        number = self.signals.received if agreed is None else agreed
         if number:
-            if asked:
+            if agreed:
                 distributed.wait()
             where = f"stage {self.position.stage} at iteration {self.position.iteration}"
             raise Interrupted(

@@ -150,13 +150,13 @@ def fail(
     bad = watch.first_bad(wait=True)
     iteration = -distributed.all_reduce_max(-(bad.iteration if bad else watch.steps[-1].iteration))
     step = next(step for step in watch.steps if step.iteration == iteration)
-    mean, own = _mean_over_ranks(step), {name: loss.item() for name, loss in step.losses.items()}
+    mean, local = _mean_over_ranks(step), {name: loss.item() for name, loss in step.losses.items()}
     # A loss over all ranks' images is NaN on every rank; the rank with the most such losses holds the bad image, so it
     # writes the file. Of several, the first one does.
-    score = world() * sum(map(_is_bad, own.values())) + world() - 1 - rank()
+    score = world() * sum(map(_is_bad, local.values())) + world() - 1 - rank()
     writes = score == distributed.all_reduce_max(score)
     # The losses may need sums over the ranks, so that all of them compute them again.
-    content = {**about, "iteration": iteration, "losses": own, **_inputs_of(iteration, load, recompute)}
+    content = {**about, "iteration": iteration, "losses": local, **_inputs_of(iteration, load, recompute)}
     path = checkpoint.with_name(FILE)
     where = f"the batch, the losses and the inputs of the operators are in {path}"
     if writes:

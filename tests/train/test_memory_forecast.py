@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import builtins
+import errno
 import json
+import os
 import re
 import sys
 from dataclasses import replace
@@ -155,6 +157,22 @@ def test_the_command_writes_text_json_and_picture(tmp_path, capsys):
     assert told["largest"][0]["bytes"] >= told["largest"][-1]["bytes"] > 0
     assert "fits into 8g" in text and "not measured yet" in text and told["owner"]["stage"] in text
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("option", ["--json", "--png"])
+def test_a_full_disk_leaves_the_earlier_output(option, tmp_path, monkeypatch, capsys):
+    def full(handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    if option == "--png":
+        pytest.importorskip("matplotlib")
+    output = tmp_path / "memory"
+    output.write_text("earlier")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(SystemExit):
+        memory.main(["--method", "source", "--no-remedies", *SMALL, option, str(output)])
+    assert f"cannot write {output}: No space left on device" in capsys.readouterr().err
+    assert output.read_text() == "earlier" and list(tmp_path.iterdir()) == [output]
 
 
 def test_a_picture_without_matplotlib_is_refused_in_a_sentence(tmp_path, monkeypatch, capsys):

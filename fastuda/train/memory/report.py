@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from fastuda.train.checkpoint import write_atomically
 from fastuda.train.config import Config
 from fastuda.train.memory.bundle import batches
 from fastuda.train.memory.forecast import (
@@ -147,7 +148,7 @@ def save_png(path: Path, found: Forecast, card: str, title: str) -> None:
     axes.legend(handles, list(colours), fontsize=7, loc="upper right")
     figure.suptitle(title, fontsize=9)
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120))
     pyplot.close(figure)
 
 
