@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -137,3 +139,10 @@ def test_losses_alone_change_nothing(weight):
     with torch.no_grad():
         found = [losses["network"] for losses in losses_of(stage, batch(2), None, FP32)]
     assert [list(terms) for terms in found] == [["first"], ["second"]] and weight.grad is None
+
+
+def test_no_other_code_takes_a_step():
+    """The loop, the forecast and the benchmarks call this one."""
+    root = Path(__file__).resolve().parents[2]
+    files = [path for room in ("fastuda", "benchmarks") for path in (root / room).rglob("*.py")]
+    assert [p.name for p in files if re.search(r"stage\.step\(", p.read_text())] == ["step.py"]
