@@ -41,6 +41,7 @@ class Inputs:
         self.classes = class_set(data.classes)
         self.workers = auto_workers(data.workers, device)
         self.datasets, self.caches = {}, {}
+        self._weights: dict[str, np.ndarray] = {}
         for name in (*DOMAINS, "validation"):
             wanted = getattr(data, name)
             if wanted.kind == "none":
@@ -108,13 +109,19 @@ class Inputs:
             stage=number,
             domain=DOMAINS.index(domain),
             augment=view.augment,
-            weights=image_weights(dataset, cache) if view.rare_first else None,
+            weights=self._image_weights(domain) if view.rare_first else None,
             labels=self.read_pseudo_labels if view.labels == "pseudo" else None,
             scores=self.read_scores if view.scores else None,
             cache=cache,
         )
         steps = self.config.accumulate
         return loader(stream, start * steps, stage.iterations * steps, self.workers)
+
+    def _image_weights(self, domain: str) -> np.ndarray:
+        # Every label is read for them, so they are computed once, not in each stage.
+        if domain not in self._weights:
+            self._weights[domain] = image_weights(self.datasets[domain], self.caches[domain])
+        return self._weights[domain]
 
     def check_split(self, stages: list[Stage]) -> None:
         """Raises ValueError for a batch that cannot be split over the ranks, or whose images differ in size."""
