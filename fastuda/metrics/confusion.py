@@ -28,6 +28,7 @@ class Scores:
     miou: mean of ``iou`` over the classes that have one, as cityscapesScripts, torchmetrics and mmsegmentation take it.
     accuracy: share of pixels that are right; mean_accuracy: mean over the classes of the truth of that share (MPA).
     subsets: mean IoU over named parts of the class set, like ``miou`` over those that have one; None where none has.
+    confusion: pixels by true class and predicted class (K rows of K + 1), the last column for predictions of no class.
     """
 
     iou: dict[str, float | None]
@@ -35,9 +36,10 @@ class Scores:
     accuracy: float
     mean_accuracy: float
     subsets: dict[str, float | None] = field(default_factory=dict)
+    confusion: list[list[int]] = field(default_factory=list)
 
     def row(self) -> dict[str, Any]:
-        """The scores as plain values, ready for JSON."""
+        """The scores as plain values, ready for JSON, without the counts."""
         row = {"miou": self.miou, "iou": dict(self.iou), "accuracy": self.accuracy, "mean_accuracy": self.mean_accuracy}
         return row | ({"subsets": dict(self.subsets)} if self.subsets else {})
 
@@ -82,7 +84,8 @@ class ConfusionMatrix(nn.Module):
         """
         if len(classes.names) != self.num_classes:
             raise ValueError(f"the class set has {len(classes.names)} classes, the matrix {self.num_classes}")
-        matrix, names = self.matrix.cpu().double(), list(classes.names)
+        counts, names = self.matrix.cpu(), list(classes.names)
+        matrix = counts.double()
         right, truth = matrix.diagonal(), matrix.sum(1)
         if not truth.any():
             raise ValueError("no labelled pixel was counted, so there is nothing to score")
@@ -100,6 +103,7 @@ class ConfusionMatrix(nn.Module):
             accuracy=(right.sum() / truth.sum()).item(),
             mean_accuracy=(right / truth)[truth > 0].mean().item(),
             subsets={group: mean([names.index(name) for name in members]) for group, members in classes.groups.items()},
+            confusion=counts.tolist(),
         )
 
 

@@ -41,7 +41,7 @@ def run_page(run: RunFiles, pictures: Pictures) -> str:
         section("Scores", charts(score_charts(run, marks))),
         section("Losses", charts(loss_charts(run, marks))),
         section("Classes", *class_table(run)),
-        section("Confusion matrix", *confusion(pictures.confusion, run.classes)),
+        section("Confusion matrix", *confusion(pictures.confusion or run.confusion, run.classes)),
         section("Pseudo labels", *pseudo_labels(run)),
         section("Images", *gallery(pictures, run.classes)),
         section("Speed and memory", charts(rate_charts(run, marks))),
@@ -148,7 +148,7 @@ def rate_charts(run: RunFiles, marks: Sequence[tuple[int, str]]) -> list[Html]:
 
 def confusion(matrix: Sequence[Sequence[int]] | None, classes: ClassSet) -> list[Html]:
     """Where each class's pixels went, in per cent of the class, the darker the more."""
-    if matrix is None:
+    if matrix is None or len(matrix) != classes.num_classes:
         return []
     rows = []
     for name, counts in zip(classes.names, matrix, strict=True):

@@ -52,6 +52,11 @@ class RunFiles:
         rows = self.of("evaluation") if self.result is None else self.result["stages"]
         return list({row["name"]: row for row in rows if {"name", "miou", "iou"} <= row.keys()}.values())
 
+    @property
+    def confusion(self) -> list[list[int]] | None:
+        """Pixels (K, K + 1) by true and predicted class, of the latest evaluation; None where it was not logged."""
+        return next((row["confusion"] for row in reversed(self.of("evaluation")) if row.get("confusion")), None)
+
     @cached_property
     def stage_ends(self) -> list[tuple[int, str]]:
         """(step, name) of the last logged step of each stage; steps count on from stage to stage."""

@@ -279,7 +279,7 @@ class Run:
         )
         row = {"name": name, **scores.row()}
         self.position.rows = [r for r in self.position.rows if r["name"] != name] + [row]
-        self.log.write("evaluation", row)
+        self.log.write("evaluation", row | {"confusion": scores.confusion})
         self.console.print(f"{name}: mIoU {row['miou']:.2%}", highlight=False, markup=False)
 
     def save(self, optimisers: dict[str, Any] | None = None) -> None:

@@ -90,7 +90,12 @@ def test_scores_that_are_logged_at_steps_make_curves(make_run):
 def test_a_confusion_matrix_is_shares_of_each_true_class(make_run):
     pictures = Pictures("", [], [[30, 10, 0], [0, 0, 0]])
     table = pages.cells(pages.sections(page_of(make_run(), pictures))["Confusion matrix"])
-    assert table[1:] == [['road <b>"wet"</b>', "75", "25", "", "40"], ["car & van", "", "", "", "0"]]
+    expected = [['road <b>"wet"</b>', "75", "25", "", "40"], ["car & van", "", "", "", "0"]]
+    assert table[1:] == expected
+    log = line("evaluation", name="source", miou=0.1, iou={}, confusion=[[9, 9, 9], [9, 9, 9]])
+    log += line("evaluation", name="adapted", miou=0.1, iou={}, confusion=pictures.confusion)
+    copied = page_of(make_run("copied", log=log), Pictures(""))  # a machine without the data
+    assert pages.cells(pages.sections(copied)["Confusion matrix"])[1:] == expected
 
 
 @pytest.mark.parametrize(

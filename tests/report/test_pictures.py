@@ -20,6 +20,7 @@ from fastuda.train.restore import restore
 def test_the_validation_split_gives_the_scores_of_the_run_and_its_extremes(real_run):
     restored, run = restore(real_run), read_run(real_run)
     pictures = of_validation(restored)
+    assert run.confusion == pictures.confusion
     matrix = ConfusionMatrix(restored.classes.num_classes)
     matrix.matrix += matrix.matrix.new_tensor(pictures.confusion)
     assert matrix.scores(restored.classes).miou == pytest.approx(run.stages[-1]["miou"], abs=1e-12)
