@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,10 +10,8 @@ from torch import Tensor
 IGNORE = 255
 """The label of a pixel without a class, in uint8 label maps and by default in every operator."""
 
-Positions = TypeVar("Positions")
 
-
-def nearest_pixels(positions: Positions, new: int, old: int) -> Positions:
+def nearest_pixels(positions: Any, new: int, old: int) -> Any:
     """The pixel of ``old`` in a row that each of ``positions``, pixels of ``new``, takes: floor(position * old / new).
 
     positions: integers, as a number, a NumPy array or a tensor.  Integer arithmetic, so exact; torch's "nearest" rounds

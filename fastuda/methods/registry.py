@@ -72,17 +72,17 @@ def _imported(name: str) -> object:
 
 def _check_config(name: str, method: type[Method]) -> None:
     """Raises ValueError unless the method's section and its dataclass can be part of a configuration."""
-    own, section = method.Config, method.section
-    if own is None:
+    config, section = method.Config, method.section
+    if config is None:
         if section and not hasattr(Recipe, section):
             raise ValueError(f"--method {name}: the section '{section}' needs a dataclass, the attribute Config")
         return
     if not re.fullmatch(r"[a-z][a-z0-9_]*", section):
         raise ValueError(f"--method {name}: section must be a name of small letters, digits and _, not '{section}'")
-    if not dataclasses.is_dataclass(own) or not own.__dataclass_params__.frozen:
+    if not dataclasses.is_dataclass(config) or not config.__dataclass_params__.frozen:
         raise ValueError(f"--method {name}: Config must be a dataclass with frozen=True")
     try:
-        own()
+        config()
     except TypeError as error:
         raise ValueError(f"--method {name}: every field of Config must have a default ({error})") from error
 
