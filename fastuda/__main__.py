@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(*packaged_tasks(), sep="\n")
     else:
-        from fastuda.data.config import close_name
+        from fastuda.data.strict import close_name
 
         print(f"error: there is no command '{first}'{close_name(first, COMMANDS)}\n\n{USAGE}", end="", file=sys.stderr)
         return 2

@@ -23,9 +23,9 @@ MAY_IMPORT = {
     "ops": {"reference", "labels", "ranks", "_ext"},
     "nn": {"ops", "labels", "ranks"},
     "models": {"ops", "ranks", "_paths"},
-    "data": {"ops", "labels", "_paths"},
+    "data": {"ops", "labels", "_paths", "_outside"},
     "metrics": {"ops", "labels", "ranks"},
-    "methods": {"ops", "labels", "ranks", "nn", "models", "data", "metrics"},
+    "methods": {"ops", "labels", "ranks", "nn", "models", "data", "metrics", "_outside"},
     "train": {"ops", "labels", "ranks", "nn", "models", "data", "metrics", "methods", "_paths"},
     "report": {"ops", "labels", "ranks", "nn", "models", "data", "metrics", "methods", "train", "_paths"},
     "cli": {"ops", "labels", "ranks", "nn", "models", "data", "metrics", "methods", "train", "report", "_paths"},
@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "_ext": {"_C"},
     "_C": set(),
     "_paths": set(),
+    "_outside": set(),
     "__init__": set(),
 }
 # What ``python -m fastuda.NAME`` runs: a module, or a room's __main__, that hands over to a command in cli.

@@ -34,7 +34,7 @@ from warm_up import SHARED, share
 
 from fastuda.data.build import build_dataset
 from fastuda.data.classes import class_set
-from fastuda.data.config import load_yaml
+from fastuda.data.strict import load_yaml
 from fastuda.methods import METHODS, find_method
 from fastuda.train.checkpoint import write_json
 from fastuda.train.config import difference, parse, task_config, to_dict

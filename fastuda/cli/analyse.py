@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from fastuda.cli.evaluate import add_roots
 from fastuda.data.augment import resize_label
 from fastuda.data.build import build_dataset
 from fastuda.data.classes import ClassSet
@@ -328,7 +329,7 @@ def analyse(
     if train_labels:
         if not kind:
             raise ValueError(f"--train-labels: the run saved no pseudo labels in {inputs.pseudo_labels} to compare")
-        truth = build_dataset(replace(config.data.target, labelled=True), inputs.classes)
+        truth = build_dataset(replace(config.data.target, labelled=True), inputs.classes, config.data.root)
     return {
         "method": config.method,
         "preset": config.preset,
@@ -345,7 +346,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with one_sentence():
         if options.tsne:
             require_tsne()
-        restored = restore(options.work_dir)
+        restored = restore(options.work_dir, options.roots)
         output = options.output or options.work_dir / "analysis.json"
         for path in filter(None, (output, options.tsne)):
             if path.is_dir() or not path.parent.is_dir():
@@ -384,6 +385,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--quantile", type=float, help="validation: quantile of each class's confidence above which pixels count"
     )
     parser.add_argument("--cap", type=float, help="validation: a confidence that always suffices")
+    add_roots(parser)
     parser.add_argument("--tsne", type=Path, metavar="FILE", help="PNG of the pixel features on a plane by t-SNE")
     parser.add_argument("--tsne-pixels", type=int, default=200, help="pixels of each class that it shows")
     return parser.parse_args(arguments)

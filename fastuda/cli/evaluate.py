@@ -24,14 +24,26 @@ def add_window(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_roots(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data.root",
+        dest="roots",
+        action="append",
+        default=[],
+        metavar="OLD=NEW",
+        help="the run's data that lay in the directory OLD on its machine lie in NEW here; may be given several times",
+    )
+
+
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m fastuda.evaluate", description=__doc__)
     parser.add_argument("work_dir", type=Path, help="directory of a training run, or its checkpoint.pt")
     add_window(parser)
+    add_roots(parser)
     options = parser.parse_args(arguments)
     with one_sentence(), distributed.ranks("auto"):
-        restored = distributed.together(lambda: restore(options.work_dir))
+        restored = distributed.together(lambda: restore(options.work_dir, options.roots))
         stream, classes = distributed.together(restored.inputs.validation_stream), restored.classes
         scores = evaluate(restored.method, stream, classes, restored.device, restored.precision, window=options.window)
         Console(quiet=not distributed.is_first()).print(iou_table([{"name": "checkpoint", **scores.row()}]))

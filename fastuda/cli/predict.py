@@ -25,7 +25,7 @@ from fastuda.data.augment import resize_image
 from fastuda.data.classes import ClassSet
 from fastuda.data.errors import DataError
 from fastuda.data.files import read_image
-from fastuda.data.layouts import image_files
+from fastuda.data.listing import image_files
 from fastuda.labels import IGNORE
 from fastuda.nn.windows import Size
 from fastuda.train.checkpoint import write_json

@@ -11,9 +11,10 @@ import numpy as np
 
 from fastuda.data.build import build_dataset
 from fastuda.data.classes import ClassSet, class_set
-from fastuda.data.config import DataConfig, DatasetConfig, find_task, from_dict, load_yaml
+from fastuda.data.config import DataConfig, DatasetConfig, find_task, load_task
 from fastuda.data.dataset import Dataset, FileDataset, Unlabelled
 from fastuda.data.errors import DataError, SizeMismatch, UnknownId
+from fastuda.data.strict import from_dict
 from fastuda.data.translated import WithTranslated
 from fastuda.labels import IGNORE
 
@@ -45,7 +46,7 @@ class Findings:
 def data_config(name_or_path: str | Path) -> DataConfig:
     """The ``data`` section of a task's YAML file. Raises ValueError for whatever is wrong with it."""
     path = find_task(name_or_path)
-    content = load_yaml(path)
+    content = load_task(path)
     if "data" not in content:
         raise DataError(f"{path} has no section 'data'")
     return from_dict(DataConfig, content["data"], f"{path.name}: data")
@@ -84,7 +85,7 @@ def check(config: DataConfig, limit: int = 0, say: Callable[[str], None] = print
             say(f"{name}: none, so nothing will be scored")
             continue
         try:
-            dataset = build_dataset(part, classes)
+            dataset = build_dataset(part, classes, config.root)
         except (ValueError, OSError) as error:
             say(f"{name}: {error}")
             good = False

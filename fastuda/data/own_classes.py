@@ -21,9 +21,9 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 from fastuda.data.classes import IGNORE, ClassSet
-from fastuda.data.config import close_name
 from fastuda.data.errors import DataError
 from fastuda.data.files import Read
+from fastuda.data.strict import close_name
 from fastuda.data.tables import COLOURS, IDS, IdTable
 
 MOST_CLASSES = 254  # 254 and 255 have meanings of their own in a byte of labels

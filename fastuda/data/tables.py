@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from fastuda.data.classes import IGNORE, TRAIN_ID_NAMES, ClassSet
-from fastuda.data.config import load_yaml
 from fastuda.data.errors import DataError, UnknownId
 from fastuda.data.files import Read
+from fastuda.data.strict import load_yaml
 
 _OUTSIDE = 254  # marks ids that a table does not name; no class set has so many classes
 IDS, COLOURS = 1 << 16, 1 << 24  # values that an id can have, and one made of a colour
@@ -93,17 +93,21 @@ def own_table(name: str, classes: ClassSet) -> IdTable:
     raise DataError(f"the own classes have {asked}: {there}")
 
 
+TRAIN_IDS = IdTable("trainids", {i: i for i in range(len(TRAIN_ID_NAMES))})
+# GTA5 and Cityscapes have ids 0..34; those that train nothing are ignored.
+CITYSCAPES = IdTable("cityscapes", {i: _CITYSCAPES.get(i, IGNORE) for i in range(35)})
+# 0..22: void, ..., lane marking.
+SYNTHIA = IdTable("synthia", {i: _SYNTHIA.get(i, IGNORE) for i in range(23)})
+_NAMED = {table.name: table for table in (TRAIN_IDS, CITYSCAPES, SYNTHIA)}
+
+
 def id_table(name: str, root: Path) -> IdTable:
     """A built-in table (``trainids``, ``cityscapes``, ``synthia``) or one read from a YAML file of ``id: train id``.
 
     A relative file name is looked up below ``root``. Raises ValueError for a missing file or entries that are no ids.
     """
-    if name == "trainids":
-        return IdTable(name, {i: i for i in range(len(TRAIN_ID_NAMES))})
-    if name == "cityscapes":  # GTA5 and Cityscapes have ids 0..34; those that train nothing are ignored
-        return IdTable(name, {i: _CITYSCAPES.get(i, IGNORE) for i in range(35)})
-    if name == "synthia":  # 0..22: void, ..., lane marking
-        return IdTable(name, {i: _SYNTHIA.get(i, IGNORE) for i in range(23)})
+    if name in _NAMED:
+        return _NAMED[name]
     path = root / name
     if not path.is_file():
         raise DataError(f"the id table '{name}' is neither trainids, cityscapes or synthia nor a file ({path})")

@@ -10,7 +10,7 @@ import numpy as np
 from fastuda.data.dataset import FileDataset
 from fastuda.data.errors import DataError, SizeMismatch, UnreadableFile
 from fastuda.data.files import image_size, read_image, same_aspect
-from fastuda.data.layouts import image_files
+from fastuda.data.listing import image_files
 
 _SLACK = 2  # pixels a side: networks that want sides in multiples of four round them
 

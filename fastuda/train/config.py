@@ -12,7 +12,8 @@ from typing import Literal
 
 import tyro
 
-from fastuda.data.config import DataConfig, find_task, from_dict, load_yaml
+from fastuda.data.config import DataConfig, find_task, load_task
+from fastuda.data.strict import from_dict, load_yaml
 from fastuda.methods import find_method
 from fastuda.methods.config import Recipe
 from fastuda.methods.presets import PRESETS
@@ -96,7 +97,7 @@ def task_config(task: str, method: str | None = None, preset_name: str | None = 
     method, preset, key or value, naming the file and the key.
     """
     path = find_task(task)
-    content = load_yaml(path)
+    content = load_task(path)
     # The preset of the method comes below the rest of the file, so both are read from it first.
     chosen = from_dict(Config, {key: content[key] for key in ("method", "preset") if key in content}, str(path))
     method, preset_name = method or chosen.method, preset_name or chosen.preset
@@ -145,7 +146,7 @@ def config_from_dict(values: Mapping, where: str) -> Config:
 def difference(saved: Mapping, now: Mapping, prefix: str = "") -> str:
     """The first difference of two ``to_dict`` mappings that would change the trained weights, in words; "" if none."""
     for key in sorted(saved.keys() | now.keys()):
-        if not prefix and key in RUNTIME_FIELDS or prefix == "data." and key in ("cache_mib", "workers"):
+        if not prefix and key in RUNTIME_FIELDS or prefix == "data." and key in ("root", "cache_mib", "workers"):
             continue
         old, new = saved.get(key), now.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):

@@ -48,7 +48,7 @@ class Inputs:
                 continue
             if name == "source" and find_method(config.method).labelled_domain == "target":
                 wanted = replace(data.target, labelled=True)
-            self.datasets[name] = build_dataset(wanted, self.classes)
+            self.datasets[name] = build_dataset(wanted, self.classes, data.root)
             self.caches[name] = ImageCache(self.datasets[name], wanted.size, data.cache_mib / 3)
 
         if self.validated:

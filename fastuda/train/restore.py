@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -57,14 +57,18 @@ class Restored:
         return {"directory": str(self.work_dir), "method": config.method, "task": config.task, "seed": config.seed}
 
 
-def restore(run: Path) -> Restored:
-    """Open the checkpoint of a run's directory, or the file itself; ValueError if it is missing or damaged."""
+def restore(run: Path, roots: Sequence[str] = ()) -> Restored:
+    """Open the checkpoint of a run's directory, or the file itself; ValueError if it is missing or damaged.
+
+    roots: further entries ``OLD=NEW`` of ``data.root``, for a run whose data lie elsewhere on this machine.
+    """
     work_dir = run.parent if run.is_file() else run
     path = run if run.is_file() else run / "checkpoint.pt"
     state = load_run(path)
     config = config_from_dict(state["config"], str(path))
     # The checkpoint holds all weights: the file of initial weights may be gone.
     config = replace(config, model=replace(config.model, weights=""))
+    config = replace(config, data=replace(config.data, root=(*config.data.root, *roots)))
     device, classes = choose_device(config.device), class_set(config.data.classes)
     method = build_method(config, classes.num_classes)
     fill_method(method, state["method"], path)

@@ -68,7 +68,10 @@ def test_a_missing_directory_does_not_hide_the_rest(task, files, capsys):
     ("content", "message"),
     [
         ("data: {clases: common11}", "task.yaml: data: unknown field 'clases' (did you mean 'classes'?)"),
-        ("data: {source: {kind: gta6}}", "task.yaml: data.source.kind: 'gta6' is none of"),
+        (
+            "data: {source: {kind: gta6}}",
+            "task.yaml: data.source: there is no data layout 'gta6' (did you mean 'gta5'?)",
+        ),
         ("data: {classes: common12}", "unknown class set 'common12'"),
         ("method: {}", "has no section 'data'"),
     ],

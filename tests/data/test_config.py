@@ -8,7 +8,8 @@ from typing import Literal
 
 import pytest
 
-from fastuda.data.config import Augment, DataConfig, DatasetConfig, find_task, from_dict, load_yaml
+from fastuda.data.config import Augment, DataConfig, DatasetConfig, find_task
+from fastuda.data.strict import from_dict, load_yaml
 
 
 @dataclass(frozen=True)

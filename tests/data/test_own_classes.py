@@ -9,7 +9,8 @@ from PIL import Image
 
 from fastuda.data.build import build_dataset
 from fastuda.data.classes import class_set
-from fastuda.data.config import DataConfig, DatasetConfig, from_dict
+from fastuda.data.config import DataConfig, DatasetConfig
+from fastuda.data.strict import from_dict
 from fastuda.metrics import ConfusionMatrix
 
 OWN = {

@@ -9,9 +9,10 @@ import yaml
 from fastuda.cli.data import main
 from fastuda.data.build import build_dataset
 from fastuda.data.classes import class_set
-from fastuda.data.config import Augment, DataConfig, DatasetConfig, from_dict
+from fastuda.data.config import Augment, DataConfig, DatasetConfig
 from fastuda.data.dataset import Dataset
 from fastuda.data.stream import TrainStream, image_weights
+from fastuda.data.strict import from_dict
 
 
 @pytest.fixture

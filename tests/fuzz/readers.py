@@ -17,8 +17,9 @@ from fuzz.inputs import Inputs
 from PIL import Image
 from torch import nn
 
-from fastuda.data.config import DataConfig, from_dict, load_yaml
+from fastuda.data.config import DataConfig
 from fastuda.data.files import image_size, read_image, read_label_ids
+from fastuda.data.strict import from_dict, load_yaml
 from fastuda.data.tables import id_table
 from fastuda.models.weights import load_weights
 from fastuda.train.checkpoint import CheckpointError, load_run, save_checkpoint

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fastuda.data.batch import Batch
 from fastuda.data.classes import class_set
 from fastuda.data.config import DatasetConfig
+from fastuda.data.layouts import find_layout
 from fastuda.data.photometric import Photometric, standardise
 from fastuda.methods import build_method
 from fastuda.methods.protocol import Losses, Method, Stage, View
@@ -29,10 +30,6 @@ from fastuda.train.scoring import predict_labels
 from fastuda.train.step import Batches, StepListener, TrainingStep
 
 Size = tuple[int, int]
-NATIVE: dict[str, Size] = {
-    "streets": (96, 192), "cityscapes": (1024, 2048), "crosscity": (1024, 2048), "gta5": (1052, 1914),
-    "synthia": (760, 1280), "synscapes": (720, 1440),
-}  # fmt: skip
 TARGET_IMAGES = 1  # of which a method keeps state: a few bytes an image, nothing beside a step
 STEPS = 2  # of each stage: the first allocates the optimiser's state, the second has it
 
@@ -41,9 +38,17 @@ def image_size(data: DatasetConfig) -> Size:
     """(height, width) of a data set's images; ValueError if it can only be read from the files."""
     if data.size != (0, 0):
         return data.size
-    if data.kind not in NATIVE:
+    native = find_layout(data.kind).image_size
+    if native is None:
         raise ValueError(f"the images of a data set of kind {data.kind!r} have no known size: set its size")
-    return NATIVE[data.kind]
+    return native
+
+
+def label_size(data: DatasetConfig) -> Size:
+    """(height, width) of a data set's labels, which keep the size of their files whatever images are resized to."""
+    layout = find_layout(data.kind)
+    native = layout.label_size or layout.image_size
+    return native if layout.in_files and native is not None else image_size(data)
 
 
 def view_size(view: View, data: DatasetConfig) -> Size:
@@ -119,8 +124,7 @@ class Walk:
         self.method.eval()
         data = self.config.data.validation
         confusion = ConfusionMatrix(self.num_classes).to(self.device)
-        # Images may be resized, labels keep the size of their files.
-        truth = self.labels(1, NATIVE.get(data.kind, image_size(data)))
+        truth = self.labels(1, label_size(data))
         images = self.images(1, image_size(data))
         confusion.update(predict_labels(self.method, images, truth.shape[-2:], self.precision), truth)
 
