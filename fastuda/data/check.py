@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -43,13 +43,17 @@ class Findings:
         return not (self.unreadable or self.mismatches or self.unknown or self.unlabelled)
 
 
-def data_config(name_or_path: str | Path) -> DataConfig:
-    """The ``data`` section of a task's YAML file. Raises ValueError for whatever is wrong with it."""
+def data_config(name_or_path: str | Path, roots: Sequence[str] = ()) -> DataConfig:
+    """The ``data`` section of a task's YAML file. Raises ValueError for whatever is wrong with it.
+
+    roots: further entries ``OLD=NEW`` of its field ``root``.
+    """
     path = find_task(name_or_path)
     content = load_task(path)
     if "data" not in content:
         raise DataError(f"{path} has no section 'data'")
-    return from_dict(DataConfig, content["data"], f"{path.name}: data")
+    config = from_dict(DataConfig, content["data"], f"{path.name}: data")
+    return replace(config, root=(*config.root, *roots))
 
 
 def examine(dataset: Dataset, limit: int = 0) -> Findings:

@@ -79,12 +79,18 @@ def _ids(image: Image.Image, path: Path, read: Read) -> np.ndarray:
     return ids // spread if spread > 1 else ids
 
 
+def is_lossy(image: Image.Image, path: Path) -> bool:
+    """Whether the codec of an opened file changes pixel values."""
+    if image.format == "WEBP":
+        return not _is_lossless_webp(path)
+    return image.format not in _LOSSLESS or (image.format == "TIFF" and image.info.get("compression") in _LOSSY_TIFF)
+
+
 def _refuse_lossy(image: Image.Image, path: Path) -> None:
-    kind = image.format
-    lossy = kind not in _LOSSLESS or kind == "TIFF" and image.info.get("compression") in _LOSSY_TIFF
-    if lossy or kind == "WEBP" and not _is_lossless_webp(path):
+    if is_lossy(image, path):
         raise DataError(
-            f"the label {path} is a lossy {kind} file, whose codec changes ids along every border: store labels as PNG"
+            f"the label {path} is a lossy {image.format} file, whose codec changes ids along every border: "
+            "store labels as PNG"
         )
 
 
