@@ -49,11 +49,14 @@ class DatasetConfig:
     look: Literal["rendered", "camera"] = "rendered"  # streets: how the world is drawn
     count: int = 0  # streets: number of scenes
     seed: int = 0  # streets: seed of the world
+    every: float = 1.0  # video: seconds between two frames
 
     def __post_init__(self) -> None:
         _size("size", self.size)
         if self.count < 0:
             raise ValueError(f"count must not be negative, not {self.count}")
+        if not 0 < self.every < float("inf"):
+            raise ValueError(f"every must be a positive number of seconds, not {self.every}")
         if self.kind == "none" or ":" in self.kind:
             return  # what is not in this package is imported when the data are opened, and not by whoever needs none
         if not find_layout(self.kind).in_files and self.translated:

@@ -15,6 +15,7 @@ from fastuda.data.layout import Layout
 from fastuda.data.streets import NATIVE, Streets
 from fastuda.data.strict import close_name
 from fastuda.data.tables import SYNTHIA, TRAIN_IDS
+from fastuda.data.video import Video
 
 if TYPE_CHECKING:  # config.py imports the layouts
     from fastuda.data.config import DatasetConfig
@@ -114,7 +115,7 @@ class CrossCity(Layout):
 
 LAYOUTS: dict[str, Layout] = {
     layout.kind: layout
-    for layout in (DrawnStreets(), Folder(), GTA5(), Synthia(), Synscapes(), Cityscapes(), CrossCity())
+    for layout in (DrawnStreets(), Folder(), GTA5(), Synthia(), Synscapes(), Cityscapes(), CrossCity(), Video())
 }
 
 

@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import ClassVar
 
 from fastuda.data.errors import DataError
-from fastuda.data.files import read_label_ids
+from fastuda.data.files import IMAGE_SUFFIXES, read_label_ids
 from fastuda.data.label_names import known_names
+from fastuda.data.listing import walk_files
 from fastuda.data.survey import (
     FLAT,
     Content,
@@ -28,7 +30,9 @@ from fastuda.data.survey import (
     pairings,
     what_is_read,
 )
+from fastuda.data.video import VIDEO_SUFFIXES, Film, find_frames
 
+EVERY = 1.0  # seconds between two frames of a film
 BLACK = 0  # as an id made of a colour: what is not labelled, in most data sets of coloured labels
 MOST_TOPS = 12  # folders that are looked into one by one; more are the parts of one collection
 SHORT_SIDE = 180  # pixels that the shorter side of an image gets: the packaged schedule and its crops are made for it
@@ -37,7 +41,7 @@ Names = dict[int, str]
 
 @dataclass
 class Photos:
-    """The photos of one data set of a task. size: (height, width) in pixels to resize to."""
+    """The photos of one data set of a task, or the frames of films. size: (height, width) in pixels to resize to."""
 
     name: str
     root: Path
@@ -45,6 +49,14 @@ class Photos:
     image_suffix: str
     count: int
     size: tuple[int, int]
+
+    kind: ClassVar[str] = "folder"
+
+
+class Films(Photos):
+    """Frames of films."""
+
+    kind = "video"
 
 
 @dataclass
@@ -132,7 +144,14 @@ class Survey:
         )  # fmt: skip
 
     def _photos(self, folder: Path) -> Photos:
-        """The photos to adapt to; of their labels, should there be any, only the names are looked at here."""
+        """The photos to adapt to, or the frames of films where there are no photos."""
+        if films := _films(folder):
+            sizes: Counter = Counter()
+            for film in films:
+                sizes[film.size] += len(film.stamps)
+            self.said.append(f"target: {sizes.total()} frames of films {folder}, one every {EVERY:g} s")
+            self._say_sizes("target", sizes)
+            return Films("target", folder.absolute(), "", "", sizes.total(), _resized(sizes))
         root, names = _tree(folder)
         found = _choose(root, names)
         if found:
@@ -147,6 +166,9 @@ class Survey:
 
     def _validation(self, target: Path, folder: Path | None) -> Labelled | None:
         """Labelled photos of the target domain; None where there are none, or none of the source's classes."""
+        if folder is None and isinstance(self.target, Films):
+            self.said.append("validation: none, since films have no labels: nothing will be scored")
+            return None
         if folder is not None:
             part = self._labelled("validation", [folder])
         else:
@@ -201,6 +223,19 @@ def _tree(*folders: Path) -> tuple[Path, tuple[str, ...]]:
     """The folder that all of them lie in, and the image files in them by their paths below it."""
     root = Path(os.path.commonpath([os.path.abspath(folder) for folder in folders]))
     return root, image_names(root, folders)
+
+
+def _films(path: Path) -> list[Film]:
+    """The films of a path that is one, or of a folder that holds films and no images; else nothing."""
+    if path.is_dir():
+        names = [name.lower() for name in walk_files(path, recursive=True)]
+        if any(name.endswith(IMAGE_SUFFIXES) for name in names):
+            return []
+        if not any(name.endswith(VIDEO_SUFFIXES) for name in names):
+            return []
+    elif not path.name.lower().endswith(VIDEO_SUFFIXES):
+        return []
+    return find_frames(path, EVERY)
 
 
 def _pattern(folder: str, suffix: str) -> str:

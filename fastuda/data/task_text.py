@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fastuda.data.config import packaged_tasks
-from fastuda.data.propose import Labelled, Photos, Survey
+from fastuda.data.propose import EVERY, Films, Labelled, Photos, Survey
 from fastuda.data.survey import Ids
 
 SCHEDULE = "carla_camvid"  # the packaged task whose network and schedules a proposal has: minutes on a CPU
@@ -68,7 +68,7 @@ def _data_sets(found: Survey, lists: Mapping[str, str]) -> Iterator[str]:
             yield "  # There is no 'validation', so nothing is scored: it would hold labelled target photos."
             continue
         yield f"  {part.name}:"
-        yield "    kind: folder"
+        yield f"    kind: {part.kind}"
         for field, value in _fields(part, lists):
             yield f"    {field}: {value}"
 
@@ -78,7 +78,10 @@ def _fields(part: Photos, lists: Mapping[str, str]) -> Iterator[tuple[str, str]]
     if part.name in lists:
         yield "split", _text(lists[part.name])
     yield "size", f"{list(part.size)} # (height, width) in pixels that images are resized to"
-    yield "images", _text(part.images or ".")
+    if isinstance(part, Films):
+        yield "every", f"{EVERY:g} # seconds between two frames"
+    else:
+        yield "images", _text(part.images or ".")
     if part.image_suffix:
         yield "image_suffix", _text(part.image_suffix)
     if isinstance(part, Labelled):

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fastuda.cli.data import main
 from fastuda.data import LAYOUTS, DatasetConfig, build_dataset, class_set, find_layout
+from fastuda.data.check import data_config
 from fastuda.data.config import DataConfig
 from fastuda.data.strict import from_dict
 
@@ -96,3 +98,23 @@ def test_every_record_is_whole_and_the_page_lists_it():
     for kind, layout in LAYOUTS.items():
         assert layout.kind == kind and type(layout).__doc__
         assert layout.label_size is None or layout.image_size is not None
+
+
+def test_the_page_shows_a_whole_layout_that_runs_as_printed(harbour, capsys):
+    page = (ROOT / "docs/extending-layouts.md").read_text()
+    code = page.split("<!-- example: layout -->\n```python\n")[1].split("```")[0]
+    task = page.split("```yaml\n")[1].split("```")[0]
+    harbour.text("harbour.py", code)
+    harbour.text("task.yaml", task)
+    for name in ("1", "2"):
+        green = harbour.ids([0, 1, 2, 3, 4])
+        harbour.image(f"harbour_data/day1/frames/{name}.jpg")
+        harbour.label(f"harbour_data/day1/masks/{name}.png", np.stack([0 * green + 9, green, 0 * green], 2))
+        harbour.image(f"photos/{name}.jpg")
+    assert main(["check", "task.yaml"]) == 0
+    assert "source: harbour:Harbour" in (out := capsys.readouterr().out) and "sky" in out
+    config = data_config("task.yaml")
+    dataset = build_dataset(config.source, class_set("cityscapes19"))
+    assert dataset.name(1) == "day1/2" and set(np.unique(dataset.label(1))) == {0, 2, 10, 11, 255}
+    with pytest.raises(ValueError, match="the harbour has no splits"):
+        build_dataset(DatasetConfig(**{**vars(config.source), "split": "x"}), class_set("cityscapes19"))
