@@ -1,8 +1,9 @@
 """What `streets` draws with: stable random numbers, a pinhole camera and a canvas of painted parts.
 
 The pictures must be the same to the byte on every machine and with every NumPy. So the random numbers come from
-Philox's raw bits (NumPy's distributions may change between versions), and pixel values see nothing but + - * / and
-integers, one operation at a time: IEEE 754 rounds these alike everywhere, unlike sines, powers and sums over an axis.
+Philox's raw bits (NumPy's distributions may change between versions), and pixel values are computed with + - * / and
+integers alone, one operation at a time: IEEE 754 rounds these alike everywhere, unlike sines, powers and sums over an
+axis.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ Colour = tuple[float, float, float]  # red, green, blue in 0..1
 
 
 class Draws:
-    """Random numbers that depend on two 64-bit keys and nothing else."""
+    """Random numbers that follow from two 64-bit keys alone."""
 
     def __init__(self, seed: int, stream: int) -> None:
         self._philox = np.random.Philox(key=np.array([seed, stream], dtype=np.uint64))
@@ -88,7 +89,7 @@ class Canvas:
         self.columns = np.arange(width) + 0.5
 
     def add(self, colour: Colour, label: int, depth: float, rough: float = 0.0) -> int:
-        """A new part. depth: metres, 0 for the ground, where the row says it. rough: strength of the texture."""
+        """A new part. depth: metres; 0 is the ground, where it follows from the row. rough: strength of the texture."""
         self._table.append((colour, label, depth, rough))
         return len(self._table) - 1
 

@@ -28,10 +28,11 @@ def resize_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 class View(NamedTuple):
-    """An augmented image and its label, and where the image's pixels come from.
+    """An augmented image and its label, and which part of the whole image it shows.
 
-    window: the first and last row's and the first and last column's places in the whole image, as fractions between its
-    first and its last pixel: (0, 1, 0, 1) is the image itself, (0, 1, 1, 0) its mirror image. Outside 0..1: padding.
+    window: (top, bottom, left, right), the places of the outermost rows and columns in the whole image, where 0 is its
+    first row or column and 1 its last. (0, 1, 0, 1) is the whole image, (0, 1, 1, 0) its mirror image; places outside
+    0..1 are padding.
     """
 
     image: np.ndarray
@@ -42,9 +43,9 @@ class View(NamedTuple):
 def geometric(image: np.ndarray, label: np.ndarray | None, augment: Augment, rng: np.random.Generator) -> View:
     """Random scale, crop and horizontal flip, the same for image and label.
 
-    Only the pixels below the crop are resized. Where the scaled image is smaller than the crop it lies at a random
-    place of it; the rest is the image's mean colour, ignored in the label. Every call takes four draws from ``rng``
-    whatever is switched on, so that switching one thing on leaves the others as they were.
+    Only the pixels inside the crop are resized. Where the scaled image is smaller than the crop, it lies at a random
+    place in it, and the rest is filled with the image's mean colour and ignored in the label. Every call takes four
+    numbers from ``rng``, so that switching one augmentation on does not change what the others draw.
 
     Args:
         image: (H, W, 3) uint8.
@@ -75,7 +76,7 @@ def geometric(image: np.ndarray, label: np.ndarray | None, augment: Augment, rng
 
 
 def _ends(part: tuple[int, int, int], crop: int, scaled: int) -> tuple[float, float]:
-    """Places of the first and last pixel of a crop along one axis, as fractions of the scaled image's last."""
+    """Where a crop's first and last pixel lie along one axis; 0 and 1 are the scaled image's first and last pixel."""
     first, last = part[0] - part[1], max(scaled - 1, 1)
     return first / last, (first + crop - 1) / last
 

@@ -1,4 +1,4 @@
-"""The one structure that travels from the data to a method."""
+"""A batch of one domain, as the data give it to a method."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Batch:
     images: (N, 3, H, W) uint8 RGB as loaded, or float32 standardised after ``Photometric``.
     labels: (N, H, W) uint8 class indices 0..K-1 with 255 = ignore, or None for an unlabelled domain.
     index:  (N,) int64, position of each sample in its data set.
-    window: (N, 4) float32, where the pixels lie in the whole images (``fastuda.data.augment.View``); None: all of them.
-    scores: (N, K, h, w) float16 class scores of the whole images as a method saved them, or None.
+    window: (N, 4) float32, which part of the whole image each one is (``fastuda.data.augment.View``); None: all of it.
+    scores: (N, K, h, w) float16 class scores of the whole images, which a method saved earlier, or None.
     """
 
     images: Tensor

@@ -16,9 +16,9 @@ _MIB = 1 << 20
 class ImageCache:
     """Decoded and resized uint8 images and labels of one data set, by index; nothing is ever evicted.
 
-    With a fixed ``size`` the cache is one block of memory shared with the loading processes that are forked from here:
-    an image decoded by one of them is decoded for all. The first images that fit the budget have a place in it, the
-    others are decoded anew each time. With native sizes each process keeps what it decodes first, up to the budget.
+    With a fixed ``size`` the cache is one block of memory that forked loading processes share: an image that one of
+    them decodes need not be decoded by the others. Only as many images as fit the budget are kept, those of the lowest
+    indices; the others are decoded each time. At native size each process keeps the images that it decodes first.
 
     Args:
         dataset: what to read.
@@ -75,7 +75,7 @@ class _Store(Protocol):
 
 
 class _Shared:
-    """Arrays of one shape for indices 0..slots-1, in memory that survives a fork as one."""
+    """Arrays of one shape for indices 0..slots-1, in memory that processes still share after a fork."""
 
     def __init__(self, slots: int, shape: tuple[int, ...]) -> None:
         self._slots = slots

@@ -79,7 +79,7 @@ def examine(dataset: Dataset, limit: int = 0) -> Findings:
 def check(config: DataConfig, limit: int = 0, say: Callable[[str], None] = print) -> bool:
     """Report on the data sets of a task; True when nothing is wrong. Target labels are never opened.
 
-    Translated source images are reported on their own; their labels are those of the originals, read once.
+    Translated source images are a part of their own in the report; the labels, which they share, are read once.
     """
     classes = class_set(config.classes)
     target = replace(config.target, labelled=False)
@@ -103,7 +103,7 @@ def check(config: DataConfig, limit: int = 0, say: Callable[[str], None] = print
 
 
 def _parts(name: str, config: DatasetConfig, dataset: Dataset) -> Iterator[tuple[str, str, Dataset]]:
-    """(title, place, data set) of what is reported on its own."""
+    """(title, place, data set) of each part of the report."""
     place = f"{config.kind} {config.root}".strip()
     if not isinstance(dataset, WithTranslated):
         yield name, place, dataset

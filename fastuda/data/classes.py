@@ -65,7 +65,7 @@ _SYNTHIA16 = (0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 15, 17, 18)
 _SYNTHIA13 = (0, 1, 2, 6, 7, 8, 10, 11, 12, 13, 15, 17, 18)
 _COMMON11 = (0, 1, 2, 4, 5, 7, 8, 10, 11, 12, 13)
 _COMMON11_NAMES = {7: "sign", 13: "vehicle"}
-# Finer train ids that the coarse classes swallow: wall -> building, light -> sign, terrain -> vegetation, ...
+# Finer train ids that count as a coarser class: wall -> building, light -> sign, terrain -> vegetation, ...
 _COMMON11_MERGED = ((3, 2), (6, 7), (9, 8), (14, 13), (15, 13), (16, 13), (17, 12), (18, 12))
 
 

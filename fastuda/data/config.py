@@ -33,7 +33,7 @@ class DatasetConfig:
     # Directory of the data set; $VARIABLES and ~ are expanded; a relative one lies beside the task file that names it.
     root: str = ""
     split: str = ""  # train | val; Cross-City: Train | Test; folder, gta5, synthia, synscapes: list file below root
-    labelled: bool = True  # False: label files are never opened, listed or looked at
+    labelled: bool = True  # False: label files are never opened or listed
     size: tuple[int, int] = (0, 0)  # (height, width) in pixels that images are resized to; (0, 0) = native
     images: str = "images"  # folder: image directory below root
     labels: str = "labels"  # folder: label directory below root
@@ -58,7 +58,7 @@ class DatasetConfig:
         if not 0 < self.every < float("inf"):
             raise ValueError(f"every must be a positive number of seconds, not {self.every}")
         if self.kind == "none" or ":" in self.kind:
-            return  # what is not in this package is imported when the data are opened, and not by whoever needs none
+            return  # a layout outside this package is imported when its data are opened, and not for a prediction
         if not find_layout(self.kind).in_files and self.translated:
             raise ValueError("translated needs source images in files, and those of streets are drawn")
 

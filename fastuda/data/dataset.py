@@ -18,7 +18,7 @@ from fastuda.data.tables import IdTable
 class Dataset(Protocol):
     """Images of one domain, decoded on demand.
 
-    An unlabelled data set never opens, lists or looks at label files.
+    An unlabelled data set never opens or lists label files, and never asks whether they exist.
     """
 
     classes: ClassSet
@@ -99,7 +99,7 @@ class FileDataset:
     def ids(self, index: int) -> np.ndarray:
         """(H, W) label ids as stored, before the table. Raises ValueError as ``label`` does."""
         path = self.label_path(index)
-        # The header's size first: a file of a few kilobytes can unpack to gigabytes.
+        # The size in the header is compared first: a file of a few kilobytes can unpack to gigabytes.
         self._check_size(index, path, label_size(path))
         return read_label_ids(path, self._table.read)
 
@@ -118,7 +118,7 @@ class FileDataset:
 
 
 class Unlabelled:
-    """The images of a data set, with its labels out of reach."""
+    """The images of a data set without its labels."""
 
     labelled = False
 

@@ -16,8 +16,8 @@ class SizeMismatch(DataError):
 
 
 class UnknownId(DataError):
-    """A label holds an id that the id table does not know."""
+    """A label holds an id that the id table does not name."""
 
 
 class LostWorker(RuntimeError):
-    """A data loading process that was killed."""
+    """A data loading process was killed."""

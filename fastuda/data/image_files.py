@@ -14,7 +14,7 @@ from fastuda._paths import check_regular
 from fastuda.data.errors import DataError, UnreadableFile
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".ppm", ".pgm", ".gif", ".jp2", ".avif")
-# Formats that Pillow decodes by itself.  Without this list a file that holds PostScript would start Ghostscript.
+# Formats that Pillow decodes by itself: without this list it would start Ghostscript for a file that holds PostScript.
 Image.init()  # Pillow registers most formats only when it meets a file that the first ones do not fit
 FORMATS = tuple(
     name

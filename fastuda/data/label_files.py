@@ -13,12 +13,12 @@ from fastuda.data.errors import DataError
 from fastuda.data.image_files import opened, unreadable
 
 Read = Literal["id", "red", "green", "blue", "colour"]
-"""What of a label file is the id: grey value or palette index ("id"), one channel of a colour image, or its colour."""
+"""Which part of a label file is the id: grey value or palette index ("id"), one channel of a colour, or the colour."""
 
 _CHANNELS = ("red", "green", "blue")
 _LOSSLESS = ("PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP")
 _LOSSY_TIFF = ("jpeg", "webp", "tiff_jpeg")  # compressions
-# Pillow spreads grey values of 2 and 4 bits over 0..255.
+# Pillow multiplies grey values of 2 and 4 bits so that they fill 0..255; here is by what.
 _SPREAD = {2: 85, 4: 17}
 
 

@@ -31,7 +31,7 @@ class _Failure(NamedTuple):
 
 
 class _Reporting:
-    """Sends a worker's data error home as a message: torch would wrap it in a page of traceback."""
+    """Returns a data error as a message: raised in a worker, torch would wrap it in a page of traceback."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
@@ -85,7 +85,7 @@ def loader(stream: Stream, start: int, stop: int, workers: int = 0) -> Iterator[
         worker_init_fn=_own_process_group,
     )
     with warnings.catch_warnings():
-        # Python warns that a fork of a process with threads may deadlock; the children never take those threads' locks.
+        # Python warns that forking a process with threads may deadlock; the workers never take those threads' locks.
         warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*fork.*")
         iterator = iter(batches)
     while True:
@@ -98,7 +98,7 @@ def loader(stream: Stream, start: int, stop: int, workers: int = 0) -> Iterator[
                 raise
             raise LostWorker(LOST_WORKER) from error
         except (ConnectionError, EOFError, FileNotFoundError) as error:
-            # Killed while it handed a batch over; what a worker cannot read comes as a failure, never as these.
+            # The worker was killed while it handed a batch over; a file that it cannot read comes as a _Failure.
             raise LostWorker(LOST_WORKER) from error
         if isinstance(batch, _Failure):
             raise DataError(batch.message)
@@ -108,11 +108,11 @@ def loader(stream: Stream, start: int, stop: int, workers: int = 0) -> Iterator[
 def is_lost_worker(error: BaseException | None) -> bool:
     """Whether an error, or one that it came from, says that a worker was killed.
 
-    torch may raise that from a signal in the middle of anything, which then fails in its own words: an archive half
-    written, a file not read.
+    torch raises that from a signal handler, wherever the program is: the operation that it interrupts, such as writing
+    an archive, then fails with an error of its own, which has the worker's as its cause.
     """
     while error is not None:
-        # What a worker itself raises comes as "Caught ... in DataLoader worker process 0".
+        # An error that a worker raised itself begins with "Caught ... in DataLoader worker process 0" instead.
         if isinstance(error, LostWorker) or str(error).startswith("DataLoader worker (pid"):
             return True
         error = error.__cause__ or error.__context__
@@ -124,6 +124,6 @@ def _as_is(batch: Batch) -> Batch:
 
 
 def _own_process_group(_worker: int) -> None:
-    # Ctrl-C and a signal to the run's process group are for the trainer, which still wants batches while it stops.
+    # Ctrl-C and signals to the run's process group are for the trainer, which still needs batches while it stops.
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)

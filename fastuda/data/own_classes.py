@@ -26,7 +26,7 @@ from fastuda.data.files import Read
 from fastuda.data.strict import close_name
 from fastuda.data.tables import COLOURS, IDS, IdTable
 
-MOST_CLASSES = 254  # 254 and 255 have meanings of their own in a byte of labels
+MOST_CLASSES = 254  # in a byte of labels, 254 marks an id that no table names, and 255 an ignored pixel
 _FIELDS, _TABLE_FIELDS = ("classes", "ids", "groups"), ("read", "map", "void")
 
 
@@ -44,7 +44,7 @@ def own_classes(content: Mapping[str, Any], where: str) -> ClassSet:
     if len(names) > MOST_CLASSES:
         raise DataError(f"{where}: there are {len(names)} classes, at most {MOST_CLASSES} are possible")
     palette = tuple(
-        _colour(colour, f"{where}: the colour of class '{name}'") if colour is not None else _chosen(k)
+        _colour(colour, f"{where}: the colour of class '{name}'") if colour is not None else _chosen_colour(k)
         for k, (name, colour) in enumerate(colours.items())
     )
     tables = content.get("ids") or {}
@@ -68,14 +68,14 @@ def _table(name: str, table: Any, names: tuple[str, ...], where: str) -> IdTable
     for class_name, ids in classes.items():
         if class_name not in names:
             raise DataError(f"{where}: there is no class '{class_name}'{close_name(class_name, names)}")
-        _enter(mapping, ids, names.index(class_name), read, f"{where}: class '{class_name}'")
+        _add_ids(mapping, ids, names.index(class_name), read, f"{where}: class '{class_name}'")
     void = table.get("void", [])
     if void != "others":
-        _enter(mapping, void, IGNORE, read, f"{where}: void")
+        _add_ids(mapping, void, IGNORE, read, f"{where}: void")
     return IdTable(name, mapping, read=read, of_classes=True, others_void=void == "others")
 
 
-def _enter(mapping: dict[int, int], ids: Any, index: int, read: Read, where: str) -> None:
+def _add_ids(mapping: dict[int, int], ids: Any, index: int, read: Read, where: str) -> None:
     single = not isinstance(ids, list) or (read == "colour" and bool(ids) and not isinstance(ids[0], list))
     for label_id in [ids] if single else ids:
         key = _colour_id(_colour(label_id, where)) if read == "colour" else label_id
@@ -119,7 +119,7 @@ def _colour_id(colour: tuple[int, int, int]) -> int:
     return colour[0] * 65536 + colour[1] * 256 + colour[2]
 
 
-def _chosen(index: int) -> tuple[int, int, int]:
+def _chosen_colour(index: int) -> tuple[int, int, int]:
     """A colour for class ``index``: hues by the golden ratio, so that neighbours differ."""
     hue, ring = (0.618034 * index) % 1.0, index % 3
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.55 + 0.2 * (ring == 1), 0.9 - 0.25 * (ring == 2))

@@ -64,7 +64,7 @@ class Photometric:
             512 rows, in proportion for other heights. Extra memory: four float32 images.
         """
         draws = generator(*key).random((first + len(images), _DRAWS))[first:]
-        # Autocast would multiply colours in bf16, whose 8 bits are fewer than the picture's.
+        # Autocast would multiply colours in bf16, which holds fewer bits of a number than the picture does.
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             return self._apply(images, draws)
 
@@ -95,7 +95,7 @@ class Photometric:
         chroma[:, 1, 2] = -saturation * np.sin(turn)
         chroma[:, 2, 1] = saturation * np.sin(turn)
         matrix = (contrast * brightness)[:, None, None] * (_FROM_YIQ @ chroma @ _TO_YIQ)
-        # The offset's factors ride along as three more columns: one copy to the device.
+        # The offset's factors are three more columns of the same array, so that one copy to the device is enough.
         packed = np.concatenate([matrix, np.tile(((1 - contrast) * brightness)[:, None, None] * _LUMA, (1, 3, 1))], 2)
         packed_on_device = torch.from_numpy(packed.astype(np.float32)).to(images.device, non_blocking=True)
         flat = images.flatten(2)
@@ -127,7 +127,7 @@ def _standard(device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def as_pixels(images: Tensor) -> Tensor:
-    """Standardised images (N, 3, H, W) as floating-point RGB of 0..255 again; the host does not wait for the device."""
+    """The inverse of ``standardise``: (N, 3, H, W) floating-point RGB of 0..255. The host does not wait."""
     scale, offset = _standard(images.device)
     return (images - offset) / scale
 

@@ -1,4 +1,4 @@
-"""Random generators that are functions of where they are used, and of nothing else.
+"""Random generators whose numbers follow from a key alone.
 
 A draw keyed by (seed, stage, iteration, slot) does not depend on what was drawn before it: that makes a resumed
 run exact and the number of loading processes irrelevant.

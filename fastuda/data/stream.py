@@ -16,7 +16,7 @@ from fastuda.data.dataset import Dataset
 from fastuda.data.errors import DataError
 from fastuda.data.seeding import generator
 
-_ORDER, _GEOMETRY = 0, 1  # what a draw is for: the last part of its key
+_ORDER, _GEOMETRY = 0, 1  # last part of a random key: the order of an epoch, or a sample's augmentation
 
 
 class TrainStream:
@@ -25,7 +25,7 @@ class TrainStream:
     Every image is seen once an epoch, in an order drawn from (seed, stage, domain, epoch); with ``weights`` an epoch is
     as many draws with replacement. Iteration t sees one batch of world * batch samples, of which this rank loads the
     slots from rank * batch on: sample ``slot`` is number t * world * batch + slot, and its augmentation is drawn from
-    (seed, stage, domain, t, slot). Nothing depends on what was loaded before, on who loads it or on how many do.
+    (seed, stage, domain, t, slot). A batch does not depend on what was loaded before, nor on the loading processes.
 
     Args:
         dataset: where images and labels come from.
@@ -106,7 +106,7 @@ class TrainStream:
             rng, n = generator(*self._key, epoch, _ORDER), len(self._dataset)
             uniform = self._probabilities is None
             order = rng.permutation(n) if uniform else rng.choice(n, n, p=self._probabilities)
-            # A batch may span several epochs of a tiny data set; older ones are not asked for again.
+            # A batch may span several epochs of a tiny data set; the orders of earlier epochs are no longer needed.
             while len(self._orders) > 1 + self._batch // n:
                 del self._orders[min(self._orders)]
             self._orders[epoch] = order
@@ -122,7 +122,7 @@ class TrainStream:
                     f"the given label of {self._dataset.name(index)} is {label.dtype} {label.shape}, "
                     f"but must be uint8 {image.shape[:2]}"
                 )
-        # The 0 was the rank's place when ranks drew for themselves: runs of one process stay as they were.
+        # The 0 stands where the key once held the rank: without it, runs of one process would draw other numbers.
         rng = generator(*self._key, iteration, 0, slot, _GEOMETRY)
         return geometric(image, label, self._augment, rng)
 

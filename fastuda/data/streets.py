@@ -36,7 +36,7 @@ class Streets:
     Raises ValueError for any other value.
     """
 
-    labelled = True  # the scenes know their labels; `fastuda.data.build` hides them where a config says so
+    labelled = True  # where a config says otherwise, `fastuda.data.layouts` wraps the scenes in `Unlabelled`
 
     def __init__(
         self,

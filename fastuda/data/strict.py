@@ -77,7 +77,7 @@ class _StrictLoader(yaml.SafeLoader):
     """PyYAML lets a repeated key silently win, and aliases multiply without bound; here both are errors."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
-        # Each node is composed once, an alias only refers to it: what counts is how often nodes are reached.
+        # An alias refers to a node that is composed once, so nodes are counted by how often they are reached.
         node = super().compose_node(parent, index)
         if parent is None:
             _count_nodes(node, {})
@@ -97,19 +97,19 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _count_nodes(node: yaml.Node, known: dict[int, int]) -> int:
-    """Nodes below and with ``node``, those behind an alias counted each time; an error where they are too many."""
-    if id(node) in known:
-        return known[id(node)]
-    known[id(node)] = MOST_NODES  # of a node that lies in itself
+def _count_nodes(node: yaml.Node, counts: dict[int, int]) -> int:
+    """How many nodes ``node`` and all below it are, those behind an alias counted each time; an error for too many."""
+    if id(node) in counts:
+        return counts[id(node)]
+    counts[id(node)] = MOST_NODES  # read only where a node lies inside itself
     parts = node.value if isinstance(node.value, list) else []
     children = [child for part in parts for child in (part if isinstance(part, tuple) else (part,))]
-    known[id(node)] = 1 + sum(_count_nodes(child, known) for child in children)
-    if known[id(node)] > MOST_NODES:
+    counts[id(node)] = 1 + sum(_count_nodes(child, counts) for child in children)
+    if counts[id(node)] > MOST_NODES:
         raise yaml.constructor.ConstructorError(
             None, None, f"its aliases unfold to more than {MOST_NODES:,} values", node.start_mark
         )
-    return known[id(node)]
+    return counts[id(node)]
 
 
 @cache

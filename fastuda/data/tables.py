@@ -28,12 +28,11 @@ _SYNTHIA = {3: 0, 4: 1, 2: 2, 21: 3, 5: 4, 7: 5, 15: 6, 9: 7, 6: 8, 1: 10, 10: 1
 class IdTable:
     """A named table from label ids (0..65535, or colours) to Cityscapes train ids (0..18, 255 = ignore).
 
-    255 belongs to every table of ids. An id that the table does not name is an error of the data, never silently
-    ignored.
+    255 is ignored in every table of ids. An id that the table does not name is an error and not silently ignored.
 
-    read: what of a label file is the id, as ``read_label_ids`` takes it.
+    read: which part of a label file is the id, as ``read_label_ids`` takes it.
     of_classes: the mapping leads to class indices and not to train ids.
-    others_void: every id that the mapping does not name is ignored.
+    others_void: whether ids that the mapping does not name are ignored instead.
     """
 
     name: str

@@ -12,7 +12,7 @@ from fastuda.data.errors import DataError, SizeMismatch, UnreadableFile
 from fastuda.data.files import image_size, read_image, same_aspect
 from fastuda.data.listing import image_files
 
-_SLACK = 2  # pixels a side: networks that want sides in multiples of four round them
+_SLACK = 2  # pixels a side: translation networks round sides to multiples of four
 
 
 class Translated:
@@ -77,8 +77,8 @@ class WithTranslated:
 def find_translated(originals: FileDataset, images: Path, directory: Path) -> list[Path]:
     """The translated image in ``directory`` of each image of ``originals``, which lie below ``images``.
 
-    It has the path of the original relative to ``images`` or the original's file name alone, with the suffix of any
-    image file. It may be smaller or larger, but as a whole: a crop would put the labels on other pixels. Reads the
+    A copy has the path of the original relative to ``images``, or the original's file name alone, and the extension of
+    any image format. It may be scaled but not cropped, which would put the labels on other pixels. Reads the
     headers of all originals and copies.
 
     Raises DataError, in one sentence that names the file, where ``directory`` holds no images, or a copy is missing,
@@ -86,7 +86,7 @@ def find_translated(originals: FileDataset, images: Path, directory: Path) -> li
     """
     files: dict[str, Path] = {}
     for path in image_files(directory, recursive=True):
-        # Of two formats of one image the first by name is as good as the other.
+        # Where an image is there in two formats, the first by name is taken.
         files.setdefault(_stem(path, directory), path)
     if not files:
         raise DataError(f"the directory of translated images {directory} holds no images")
