@@ -5,36 +5,28 @@ fastuda/data/survey.py looks at the files; here is decided what follows from the
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import ClassVar
 
 from fastuda.data.errors import DataError
-from fastuda.data.files import IMAGE_SUFFIXES, read_label_ids
+from fastuda.data.files import IMAGE_SUFFIXES
 from fastuda.data.label_names import known_names
 from fastuda.data.listing import walk_files
 from fastuda.data.survey import (
-    FLAT,
-    Content,
     Ids,
     Pairing,
     Progress,
-    content,
     count_ids,
     count_sizes,
-    image_names,
-    pairings,
-    what_is_read,
 )
+from fastuda.data.tree import Tree, pattern
 from fastuda.data.video import VIDEO_SUFFIXES, Film, find_frames
 
 EVERY = 1.0  # seconds between two frames of a film
 BLACK = 0  # as an id made of a colour: what is not labelled, in most data sets of coloured labels
-MOST_TOPS = 12  # folders that are looked into one by one; more are the parts of one collection
 SHORT_SIDE = 180  # pixels that the shorter side of an image gets: the packaged schedule and its crops are made for it
 Names = dict[int, str]
 
@@ -86,6 +78,7 @@ class Survey:
     ) -> None:
         self.said: list[str] = []
         self._progress = progress
+        self._trees: dict[tuple[Path, ...], Tree] = {}
         if target is None:
             sources, target = self._without_target(sources)
         self.source = self._labelled("source", sources)
@@ -96,7 +89,7 @@ class Survey:
         """Of two folders the one with labels is the source; where both have labels, the first."""
         if len(folders) != 2:
             raise DataError("which photos to adapt to is not said: name their folder with --target DIR")
-        having = [folder for folder in folders if _choose(*_tree(folder))]
+        having = [folder for folder in folders if self._tree(folder).best]
         if not having:
             raise DataError(
                 f"neither {folders[0]} nor {folders[1]} holds photos with labels: where these are the photos and the "
@@ -109,22 +102,31 @@ class Survey:
 
     def _labelled(self, name: str, folders: Sequence[Path]) -> Labelled:
         """Photos with labels. Raises DataError, with a reason, where the folders hold none."""
-        root, names = _tree(*folders)
-        found = _choose(root, names)
-        if found is None:
-            raise _no_labels(root, names, folders)
-        pairing, others = found
-        part = self._part(name, root, pairing)
+        tree = self._tree(*folders)
+        if not tree.pairings:
+            raise tree.why_unlabelled()
+        best, *others = tree.pairings
+        part = self._part(name, tree.root, best)
         for other in others:
-            self.said.append(f"{name}: not taken: {len(other.stems)} labels {other.labels}/*{other.label_suffix}")
+            labels = f"{len(other.stems)} labels {pattern(other.labels, other.label_suffix)}"
+            same = (other.images, other.image_suffix) == (best.images, best.image_suffix)
+            photos = "" if same else f" of {pattern(other.images, other.image_suffix)}"
+            self.said.append(f"{name}: not taken: {labels}{photos}")
+        if kind := tree.like_layout():
+            self.said.append(f"{name}: has the folders of kind: {kind}, which may fit better (docs/data.md)")
         self._say_ids(part)
         return part
+
+    def _tree(self, *folders: Path) -> Tree:
+        if folders not in self._trees:
+            self._trees[folders] = Tree(*folders)
+        return self._trees[folders]
 
     def _part(self, name: str, root: Path, pairing: Pairing) -> Labelled:
         sizes = count_sizes(root, [pairing.image(stem) for stem in pairing.stems], self._progress)
         self.said.append(
-            f"{name}: {len(pairing.stems)} photos {_pattern(pairing.images, pairing.image_suffix)} with labels "
-            f"{_pattern(pairing.labels, pairing.label_suffix)} below {root}"
+            f"{name}: {len(pairing.stems)} photos {pattern(pairing.images, pairing.image_suffix)} with labels "
+            f"{pattern(pairing.labels, pairing.label_suffix)} below {root}"
         )
         if pairing.unpaired:
             self.said.append(f"{name}: {len(pairing.unpaired)} images without a label are left out by a split list")
@@ -152,17 +154,13 @@ class Survey:
             self.said.append(f"target: {sizes.total()} frames of films {folder}, one every {EVERY:g} s")
             self._say_sizes("target", sizes)
             return Films("target", folder.absolute(), "", "", sizes.total(), _resized(sizes))
-        root, names = _tree(folder)
-        found = _choose(root, names)
-        if found:
-            images, suffix = found[0].images, found[0].image_suffix
-        else:
-            images, suffix = _photo_folder(root, names), ""
-        chosen = [name for name in names if name.endswith(suffix) and (not images or name.startswith(images + os.sep))]
-        sizes = count_sizes(root, chosen, self._progress)
-        self.said.append(f"target: {len(chosen)} photos {_pattern(images, suffix)} below {root}; no label is read")
+        tree = self._tree(folder)
+        images, suffix = tree.photos()
+        chosen = tree.below(images, suffix)
+        sizes = count_sizes(tree.root, chosen, self._progress)
+        self.said.append(f"target: {len(chosen)} photos {pattern(images, suffix)} below {tree.root}; no label is read")
         self._say_sizes("target", sizes)
-        return Photos("target", root, images, suffix, len(chosen), _resized(sizes))
+        return Photos("target", tree.root, images, suffix, len(chosen), _resized(sizes))
 
     def _validation(self, target: Path, folder: Path | None) -> Labelled | None:
         """Labelled photos of the target domain; None where there are none, or none of the source's classes."""
@@ -172,13 +170,15 @@ class Survey:
         if folder is not None:
             part = self._labelled("validation", [folder])
         else:
-            root, names = _tree(target)
-            found = _choose(root, names)
-            if found is None:
+            tree = self._tree(target)
+            if not tree.best:
                 self.said.append("validation: none, since the target's photos have no labels: nothing will be scored")
                 return None
-            part = self._part("validation", root, found[0])
-            self.said.append("validation: the target's own photos, since they have labels, which flatters the scores")
+            part = self._part("validation", tree.root, tree.held_out() or tree.best)
+            if not tree.held_out():
+                self.said.append(
+                    "validation: the target's own photos, since they have labels, which flatters the scores"
+                )
         return self._in_common(part)
 
     def _in_common(self, part: Labelled) -> Labelled | None:
@@ -219,12 +219,6 @@ class Survey:
             self.said.append(f"{part.name}: {len(ids.problems)} labels are wrong, such as: {ids.problems[0]}")
 
 
-def _tree(*folders: Path) -> tuple[Path, tuple[str, ...]]:
-    """The folder that all of them lie in, and the image files in them by their paths below it."""
-    root = Path(os.path.commonpath([os.path.abspath(folder) for folder in folders]))
-    return root, image_names(root, folders)
-
-
 def _films(path: Path) -> list[Film]:
     """The films of a path that is one, or of a folder that holds films and no images; else nothing."""
     if path.is_dir():
@@ -238,95 +232,8 @@ def _films(path: Path) -> list[Film]:
     return find_frames(path, EVERY)
 
 
-def _pattern(folder: str, suffix: str) -> str:
-    return os.path.join(folder, f"*{suffix}")
-
-
 def _resized(sizes: Counter) -> tuple[int, int]:
     """(height, width) of the most frequent size with its shorter side at SHORT_SIDE, in even numbers."""
     height, width = sizes.most_common(1)[0][0]
     factor = SHORT_SIDE / min(height, width)
     return 2 * round(height * factor / 2), 2 * round(width * factor / 2)
-
-
-@cache
-def _choose(root: Path, names: tuple[str, ...]) -> tuple[Pairing, list[Pairing]] | None:
-    """The pairing of photos and labels that a person would take, and the other labels of the same photos."""
-    looked = [found for found in _looked_at(root, names) if found[2].few]
-    # Photos of few colours, as simple renderings have, count only where there are no others: labels pair with labels.
-    good = [pairing for pairing, photos, _ in looked if not photos.few]
-    good = good or [pairing for pairing, photos, labels in looked if photos.values > labels.values]
-    most = max((len(pairing.stems) for pairing in good), default=0)
-    good = [pairing for pairing in good if 10 * len(pairing.stems) >= 9 * most]
-    ranked = sorted(good, key=lambda pairing: _rank(root, pairing))
-    if not ranked:
-        return None
-    same = (ranked[0].images, ranked[0].image_suffix)
-    return ranked[0], [pairing for pairing in ranked[1:] if (pairing.images, pairing.image_suffix) == same]
-
-
-def _looked_at(root: Path, names: Sequence[str]) -> list[tuple[Pairing, Content, Content]]:
-    """Each pairing with what its two sides hold; those whose files cannot be read are left out."""
-    found, known = [], {}
-    for pairing in pairings(names):
-        sides = []
-        for folder, suffix, name in (
-            (pairing.images, pairing.image_suffix, pairing.image),
-            (pairing.labels, pairing.label_suffix, pairing.label),
-        ):
-            if (folder, suffix) not in known:
-                try:
-                    known[folder, suffix] = content(root, [name(stem) for stem in pairing.stems])
-                except DataError:
-                    known[folder, suffix] = None
-            sides.append(known[folder, suffix])
-        if None not in sides:
-            found.append((pairing, *sides))
-    return found
-
-
-def _rank(root: Path, pairing: Pairing) -> tuple:
-    """Labels of known ids first, then single ids before colours, then short names."""
-    read = what_is_read(root, [pairing.label(stem) for stem in pairing.stems])
-    suffix = pairing.label_suffix.lower()
-    known = [end in suffix for end in ("labeltrainids", "labelids", "")].index(True)
-    return known, read == "colour", "instance" in suffix, len(suffix), pairing.labels, suffix
-
-
-def _no_labels(root: Path, names: tuple[str, ...], folders: Sequence[Path]) -> DataError:
-    """Why the folders hold no photos with labels."""
-    looked = _looked_at(root, names)
-    for pairing, photos, labels in looked:
-        if labels.lossy and labels.flat >= FLAT and labels.flat > photos.flat:
-            try:
-                read_label_ids(root / pairing.label(pairing.stems[0]))
-            except DataError as error:
-                return error
-    where = " and ".join(str(folder) for folder in folders)
-    for pairing, _, labels in looked:
-        return DataError(
-            f"no labels were found in {where}: the names of {_pattern(pairing.images, pairing.image_suffix)} and "
-            f"{_pattern(pairing.labels, pairing.label_suffix)} fit, but {root / labels.example} has {labels.values} "
-            "values, as photos have"
-        )
-    return DataError(
-        f"no labels were found in {where}: a label file needs its photo's name, such as images/0001.jpg and "
-        "labels/0001.png"
-    )
-
-
-def _photo_folder(root: Path, names: Sequence[str]) -> str:
-    """The folder below ``root`` that holds the photos: all of it, or the only one whose files are no label maps."""
-    tops: dict[str, list[str]] = {}
-    for name in names:
-        tops.setdefault(name.split(os.sep)[0] if os.sep in name else "", []).append(name)
-    if len(tops) > MOST_TOPS:
-        return ""
-    photos = [top for top, below in tops.items() if not content(root, below).few]
-    if len(photos) == len(tops) or not photos:
-        return ""
-    if len(photos) > 1:
-        raise DataError(
-            f"{root} holds photos in {' and '.join(photos)} and other pictures beside them: name one folder of photos"
-        )
-    return photos[0]

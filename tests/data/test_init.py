@@ -110,11 +110,13 @@ def test_cityscapes_names_of_files(files, capsys):
         save(files, f"cs/gtFine/train/{city}/{stem}_gtFine_color.png", np.stack([ids, 9 * ids, ids], 2))
         files.label16(f"cs/gtFine/train/{city}/{stem}_gtFine_instanceIds.png", (ids * 1000 + 1).astype(np.uint16))
     photos(files, "target", ["a"])
-    assert propose(files, capsys, "cs", "--target", "target")[0] == 0
+    code, lines, _ = propose(files, capsys, "cs", "--target", "target")
+    assert code == 0
     data, domains = accepted(files)
     assert data["source"]["images"] == "leftImg8bit" and data["source"]["label_suffix"] == "_gtFine_labelIds.png"
     assert data["classes"]["ids"]["source"]["map"] == {"road": 7, "building": 11, "car": 26}
     assert domains.source.name(0) == "train/aachen/aachen_000000_000019"
+    assert any("kind: cityscapes, which may fit better" in line for line in lines)
 
 
 def test_folders_of_images_and_of_labels_given_apart(files, capsys):
@@ -248,6 +250,30 @@ def test_labels_of_other_ids_are_no_validation(files, capsys):
     assert code == 0 and any("its labels hold none of the source's ids" in line for line in lines)
     _, domains = accepted(files)
     assert domains.validation is None and len(domains.target) == 1
+
+
+def test_train_and_validation_folders_of_the_target(files, capsys):
+    photos(files, "src/images", ["a"])
+    save(files, "src/labels/a.png", regions([0, 1]))
+    for split, names in (("train", "ab"), ("val", "cd")):
+        photos(files, f"cam/{split}/images", names)
+        for name in names:
+            save(files, f"cam/{split}/labels/{name}.png", regions([0, 1]))
+    code, lines, _ = propose(files, capsys, "src", "--target", "cam")
+    assert code == 0 and not any("flatters" in line for line in lines)
+    data, domains = accepted(files)
+    assert (data["target"]["images"], data["validation"]["images"]) == ("train/images", "val/images")
+    assert [domains.target.name(i) for i in range(2)] == ["a", "b"] and domains.validation.name(0) == "c"
+
+
+def test_a_second_look_sees_what_changed(files, capsys):
+    photos(files, "src/images", ["a"])
+    photos(files, "src/labels", ["a"])
+    photos(files, "cam", ["p"])
+    assert propose(files, capsys, "src", "--target", "cam")[0] == 1
+    (files.root / "src/labels/a.jpg").unlink()
+    save(files, "src/labels/a.png", regions([0, 1]))
+    assert propose(files, capsys, "src", "--target", "cam")[0] == 0
 
 
 @pytest.mark.parametrize(
