@@ -195,7 +195,7 @@ class Survey:
         absent = [name for name in source.names.values() if name not in part.names.values()]
         if part.void or absent:
             more = f"; it never shows {', '.join(absent)}" if absent else ""
-            self.said.append(f"validation: {len(part.void)} ids that the source lacks are ignored{more}")
+            self.said.append(f"validation: ids that the source lacks are ignored ({len(part.void)}){more}")
         return part
 
     def _say_sizes(self, name: str, sizes: Counter) -> None:
