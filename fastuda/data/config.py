@@ -160,7 +160,9 @@ def load_task(path: Path) -> dict[str, Any]:
     named = [(part, field) for part in parts for field in ("root", "translated")]
     if isinstance(data, dict) and str(data.get("classes")).endswith((".yaml", ".yml")):
         named.append((data, "classes"))
-    for mapping, field in [*named, (model, "weights")]:
+    if isinstance(model, dict) and os.path.splitext(str(model.get("weights")))[1]:
+        named.append((model, "weights"))  # one without an extension is a name, such as imagenet
+    for mapping, field in named:
         if isinstance(mapping, dict) and isinstance(mapping.get(field), str):
             mapping[field] = beside(mapping[field], path.parent)
     return content

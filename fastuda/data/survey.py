@@ -17,13 +17,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastuda.data.classes import IGNORE
 from fastuda.data.errors import DataError
 from fastuda.data.files import IMAGE_SUFFIXES, Read, image_size, read_label_ids
 from fastuda.data.image_files import opened
 from fastuda.data.label_files import is_lossy
 from fastuda.data.listing import walk_files
 from fastuda.data.own_classes import MOST_CLASSES
+from fastuda.labels import IGNORE
 
 FIRST_NAMES = 12  # file names of a folder that are looked at before a sample, whose step may skip one kind of them
 MOST_ALIKE = 12  # folders side by side: more are sequences or cities, not one of images and one of labels

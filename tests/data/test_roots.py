@@ -88,6 +88,12 @@ def test_a_task_in_another_directory(files, capsys, monkeypatch):
     assert "root must be written OLD=NEW" in capsys.readouterr().err
 
 
+def test_weights_by_name_are_no_file(tmp_path):
+    for given, expected in (("imagenet", "imagenet"), ("a.pth", str(tmp_path / "a.pth")), ("", "")):
+        (tmp_path / "task.yaml").write_text(yaml.safe_dump({"model": {"weights": given}}))
+        assert load_task(tmp_path / "task.yaml")["model"]["weights"] == expected
+
+
 def test_packaged_tasks_keep_their_variables():
     assert load_task(find_task("carla_camvid"))["data"]["source"]["root"] == "$FASTUDA_DATA/carla"
 
