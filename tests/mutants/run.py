@@ -6,8 +6,8 @@
     python tests/mutants/run.py --list-stale            prints what is stale or missing in all rooms; always succeeds
 
 An operator joins a room by a file named after its source there, with FAULTS: about ten a kernel that differ in kind,
-one of them ``quick``. A fault that changes nothing observable is not in the table. Exit status 1: less than 95 % of
-the room's faults, or less than 90 % of an operator's, are caught.
+at most one of them ``quick``. A fault that changes nothing observable is not in the table.
+Exit status 1: less than 95 % of the room's faults, or less than 90 % of an operator's, are caught.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The planted faults have a place in today's sources, and the committed records say that nearly all are caught.
 
-All of them are planted by ``python tests/mutants/run.py ROOM``; CI plants one of each operator in each room.
+All of them are planted by ``python tests/mutants/run.py ROOM``; CI plants a few in each room.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def test_every_fault_has_one_place_and_a_record(room, operator):
     module, table = run.room_of(room), run.faults_of(room)[operator]
     names = [fault.title for fault in table]
     assert len(set(names)) == len(names), "two faults have the same name"
-    assert [fault.quick for fault in table].count(True) == 1
+    assert [fault.quick for fault in table].count(True) <= 1
     for fault in table:
         text = (module.SOURCES / fault.file).read_text()
         assert planted.planted(fault, text) != text, f"{fault.title} changes nothing"
@@ -123,11 +123,23 @@ def test_stale_records_are_listed(capsys):
         )
 
 
+def quick_faults(room: str) -> list[tuple[str, str, planted.Fault]]:
+    return [(room, op, fault) for op, table in run.faults_of(room).items() for fault in table if fault.quick]
+
+
+@pytest.mark.parametrize("room", run.ROOMS)
+def test_ci_plants_some_faults_in_each_room(room):
+    assert len(quick_faults(room)) >= 5
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("room, operator", [(room, operator) for room, operator in TABLES if room != "kernels"])
-def test_the_quick_fault_is_caught(room, operator):
+@pytest.mark.parametrize(
+    "room, operator, fault",
+    [*quick_faults("cpu"), *quick_faults("cuda")],
+    ids=lambda given: getattr(given, "name", given),
+)
+def test_the_quick_faults_are_caught(room, operator, fault):
     needed.tool(not run.room_of(room).missing_tool(), "g++")
-    (fault,) = (fault for fault in run.faults_of(room)[operator] if fault.quick)
     assert run.room_of(room).catch(operator, fault), f"{fault.title} is not noticed by any check"
 
 

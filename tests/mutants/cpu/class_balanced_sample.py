@@ -8,7 +8,7 @@ SOURCE = "cpu/class_balanced_sample.cpp"
 RANDOM_BITS = "random_bits.h"
 
 FAULTS = [
-    Fault("class_balanced_sample", "32 bits instead of 31", SOURCE, "$stream) >> 1;", "$stream);", quick=True),
+    Fault("class_balanced_sample", "32 bits instead of 31", SOURCE, "$stream) >> 1;", "$stream);"),
     Fault("class_balanced_sample", "another mixer", RANDOM_BITS, "0x735A2D97u", "0x735A2D99u"),
     Fault("class_balanced_sample", "one pixel of a class too few", SOURCE, "return $keys[$n - 1] + 1", "return $keys[$n - 1]"),
     Fault("class_balanced_sample", "a pixel drawn twice", SOURCE, "$labels_.classes && !chosen($i))", "$labels_.classes)"),

@@ -7,7 +7,7 @@ from mutants.planted import Fault
 SOURCE = "cpu/class_thresholds.cpp"
 
 FAULTS = [
-    Fault("class_thresholds", "NaN counted", SOURCE, "$label[$i] = $value[$i] == $value[$i] ? $label[$i] : $none;", "", quick=True),
+    Fault("class_thresholds", "NaN counted", SOURCE, "$label[$i] = $value[$i] == $value[$i] ? $label[$i] : $none;", ""),
     Fault("class_thresholds", "1 not alone", SOURCE, "$interval.narrow($one, $one + 1)", "$interval.narrow($one - 1, $one)"),
     Fault("class_thresholds", "a digit too few", SOURCE, "std::bit_width($width - 1)) - kDigit", "std::bit_width($width - 1)) - kDigit - 1"),
     Fault("class_thresholds", "an open interval taken for closed", SOURCE, "bool open() const { return $width > 1; }", "bool open() const { return $width > 4; }"),

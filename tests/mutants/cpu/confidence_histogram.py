@@ -8,7 +8,7 @@ DENSE_LABELS = "cpu/dense_labels.h"
 SOURCE = "cpu/confidence_histogram.cpp"
 
 FAULTS = [
-    Fault("confidence_histogram", "pixels beyond the row", DENSE_LABELS, "i < std::min<int64_t>($count, $lanes)", "i < $lanes", quick=True),
+    Fault("confidence_histogram", "pixels beyond the row", DENSE_LABELS, "i < std::min<int64_t>($count, $lanes)", "i < $lanes"),
     Fault("confidence_histogram", "equal pixels beyond the row", DENSE_LABELS, "$count >= $lanes && !any_lane(other)", "!any_lane(other)"),
     Fault("confidence_histogram", "a vector counted once", DENSE_LABELS, "$counts_[$index[0]] += $lanes;", "$counts_[$index[0]] += 1;"),
     Fault("confidence_histogram", "a vector like its first pixel", DENSE_LABELS, "($index ^ $index[0]) | ~$valid", "~$valid"),

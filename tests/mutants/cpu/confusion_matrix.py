@@ -7,7 +7,7 @@ from mutants.planted import Fault
 SOURCE = "cpu/confusion_matrix.cpp"
 
 FAULTS = [
-    Fault("confusion_matrix", "a run counted one short", SOURCE, "$table[$cell[$i]] += kLane", "$table[$cell[$i]] += kLane - 1", quick=True),
+    Fault("confusion_matrix", "a run counted one short", SOURCE, "$table[$cell[$i]] += kLane", "$table[$cell[$i]] += kLane - 1"),
     Fault("confusion_matrix", "the upper half of a vector not looked at", SOURCE, "half[0] |= half[1];", ""),
     Fault("confusion_matrix", "one word of a quarter not looked at", SOURCE, "($quarter[0][0] | $quarter[0][1]) == 0", "$quarter[0][0] == 0"),
     Fault("confusion_matrix", "a run is every vector", SOURCE, "if (uniform($cells, $cell[$i])) {", "{"),

@@ -9,7 +9,7 @@ SOURCE = "cpu/lovasz_softmax.cpp"
 UPSAMPLE_TILE = "cpu/upsample_tile.h"
 
 FAULTS = [
-    Fault("lovasz_softmax", "a sort that is not stable", SWEEPS, "for (int64_t $i = 0; $i < $size; ++$i) other[", "for (int64_t $i = $size - 1; $i >= 0; --$i) other[", quick=True),
+    Fault("lovasz_softmax", "a sort that is not stable", SWEEPS, "for (int64_t $i = 0; $i < $size; ++$i) other[", "for (int64_t $i = $size - 1; $i >= 0; --$i) other["),
     Fault("lovasz_softmax", "own pixels not counted off", SWEEPS, "    $left -= $own;\n", ""),
     Fault("lovasz_softmax", "errors of one pixel", SWEEPS, "2 * ($at + $i) +", "2 * $at +"),
     Fault("lovasz_softmax", "an incomplete tile unwritten", SWEEPS, "    for (int $i = 0; $i < $count_; ++$i) $to[$i] = values[$i];\n", ""),

@@ -10,7 +10,7 @@ BACKWARD = "cpu/mode_losses_backward.h"
 MEMBERS = "cpu/mode_losses_members.h"
 
 FAULTS = [
-    Fault("modes_forward", "product not doubled", FORWARD, "= -2 * u;", "= -u;", quick=True),
+    Fault("modes_forward", "product not doubled", FORWARD, "= -2 * u;", "= -u;"),
     Fault("modes_forward", "square of the mode forgotten", FORWARD, "$sum += double($u) * $u;", "$sum += 0;"),
     Fault("modes_forward", "centre not subtracted from the pixels", FORWARD, "          $q -= $centre[$c];\n", ""),
     Fault("modes_forward", "square of the pixel forgotten", FORWARD, "best = (best + *$squared++) + $xx;", "best = best + *$squared++;"),

@@ -8,7 +8,7 @@ SOURCE = "cpu/prototype_rectify.cpp"
 DENSE_LABELS = "cpu/dense_labels.h"
 
 FAULTS = [
-    Fault("prototype_rectify", "no temperature", SOURCE, "$score * $p.scale", "$score", quick=True),
+    Fault("prototype_rectify", "no temperature", SOURCE, "$score * $p.scale", "$score"),
     Fault("prototype_rectify", "the temperature upside down", SOURCE, "static_cast<Acc>(1 / $temperature)", "static_cast<Acc>($temperature)"),
     Fault("prototype_rectify", "probabilities instead of logarithms", SOURCE, "+ log_of($share)", "+ $share"),
     Fault("prototype_rectify", "subnormal probabilities", SOURCE, "x * 0x1p64f", "x * 0x1p0f"),

@@ -8,7 +8,7 @@ SOURCE = "cpu/select_triplets.cpp"
 RANDOM_BITS = "random_bits.h"
 
 FAULTS = [
-    Fault("select_triplets", "a negative mode", SOURCE, " && m >= 0", "", quick=True),
+    Fault("select_triplets", "a negative mode", SOURCE, " && m >= 0", ""),
     Fault("select_triplets", "a mode too large", SOURCE, " && m < $modes", ""),
     Fault("select_triplets", "a negative class", SOURCE, "k >= 0 && ", ""),
     Fault("select_triplets", "the first row of the own class", SOURCE, "other < $class_first ?", "other <= $class_first ?"),

@@ -9,7 +9,7 @@ WIDE = "cpu/sinkhorn_wide.h"
 ROW_TILE = "cpu/row_tile.h"
 
 FAULTS = [
-    Fault("sinkhorn", "a wider spread than float32 holds", SOURCE, "kWidestSpread = 92", "kWidestSpread = 200", quick=True),
+    Fault("sinkhorn", "a wider spread than float32 holds", SOURCE, "kWidestSpread = 92", "kWidestSpread = 200"),
     Fault("sinkhorn", "repeated rows counted in the first sums", SOURCE, "$sum += kBlocks == 1 ? x * $weight : x", "$sum += x"),
     Fault("sinkhorn", "repeated rows counted in the later sums", SOURCE, "$u[$j] = $weight / $u[$j]", "$u[$j] = 1.0f / $u[$j]"),
     Fault("sinkhorn", "a chunk's shift forgotten", SOURCE, "$first ? std::exp2($ranges[$i].shift - $top) : 1", "1"),

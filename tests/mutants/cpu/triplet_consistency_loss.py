@@ -7,7 +7,7 @@ from mutants.planted import Fault
 SOURCE = "cpu/triplet_consistency_loss.cpp"
 
 FAULTS = [
-    Fault("triplet_consistency_loss", "no margin", SOURCE, " + static_cast<Acc>($f.margin)", "", quick=True),
+    Fault("triplet_consistency_loss", "no margin", SOURCE, " + static_cast<Acc>($f.margin)", ""),
     Fault("triplet_consistency_loss", "half the gradient", SOURCE, "return 2 * $static_cast", "return 1 * $static_cast"),
     Fault("triplet_consistency_loss", "the target's gradient reversed", SOURCE, "$slope = (z - y) * $g", "$slope = (y - z) * $g"),
     Fault("triplet_consistency_loss", "negatives drawn near", SOURCE, "$draw.is_positive ? $g : -$g", "$g"),

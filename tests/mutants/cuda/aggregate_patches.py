@@ -14,7 +14,7 @@ FAULTS = [
     Fault("aggregate_patches", "rows and columns swapped", SOURCE, "axis * $offset_strides[2]", "(1 - axis) * $offset_strides[2]"),
     Fault("aggregate_patches", "sums not cleared", SOURCE, "$sums[at($k, $r)] = 0;", "if ($k) $sums[at($k, $r)] = 0;"),
     Fault("aggregate_patches", "numbers not cleared", SOURCE, "      $number[$r] = 0;\n", ""),
-    Fault("aggregate_patches", "votes not normalised", SOURCE, "Acc(1) : 1 / $scale[$r];", "Acc(1) : Acc(1);", quick=True),
+    Fault("aggregate_patches", "votes not normalised", SOURCE, "Acc(1) : 1 / $scale[$r];", "Acc(1) : Acc(1);"),
     Fault("aggregate_patches", "votes of the last patch", SOURCE, "$sums[at($k, $r)] += $vote;", "$sums[at($k, $r)] = $vote;"),
     Fault("aggregate_patches", "rows of a strip share a sum", SOURCE, "($k * kVoteRows + $r) * $pitch", "($k * kVoteRows + $r / 2 * 2) * $pitch"),
     Fault("aggregate_patches", "strips share a sum", SOURCE, "shared<Accumulate<T>>(0) + $thread", "shared<Accumulate<T>>(0) + $thread / 2"),

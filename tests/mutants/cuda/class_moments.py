@@ -10,7 +10,7 @@ SOURCE = "cuda/class_moments.cu"
 
 FAULTS = [
     Fault("class_moments", "last pixel left out", WALK, "$at = $begin; $at < end; $at += kWarp", "$at = $begin; $at + 1 < end; $at += kWarp"),
-    Fault("class_moments", "no barrier after staging", WALK, "      __syncwarp();\n    }\n    const $u32 $valid", "    }\n    const $u32 $valid", quick=True),
+    Fault("class_moments", "no barrier after staging", WALK, "      __syncwarp();\n    }\n    const $u32 $valid", "    }\n    const $u32 $valid"),
     Fault("class_moments", "no flush when the label changes", WALK, "      flush();\n      $label = $next;", "      $label = $next;"),
     Fault("class_moments", "counts not cleared", WALK, "$tables.counts[$k] = 0;", ";"),
     Fault("class_moments", "channels in the wrong order", WALK, "$c % V * kWarp + $c / V", "$c"),

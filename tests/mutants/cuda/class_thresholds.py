@@ -18,7 +18,7 @@ FAULTS = [
     Fault("class_thresholds", "labels not looked at for gaps", SOURCE, "$p.flat($p.confidence.grid) && $p.flat($p.labels.grid)", "$p.flat($p.confidence.grid)"),
     Fault("class_thresholds", "gaps between rows", SOURCE, "($g.height == 1 || $g.row_stride == $row) &&", ""),
     Fault("class_thresholds", "gaps between images", SOURCE, "|| $g.image_stride == $image)", "|| true)"),
-    Fault("class_thresholds", "one of each count", SOURCE, "if ($count) atomicAdd($s.counts + $i, $count);", "if ($count) atomicAdd($s.counts + $i, 1);", quick=True),
+    Fault("class_thresholds", "one of each count", SOURCE, "if ($count) atomicAdd($s.counts + $i, $count);", "if ($count) atomicAdd($s.counts + $i, 1);"),
     Fault("class_thresholds", "none from the top", SOURCE, "$count - ($whole > 1 ? $whole : 1)", "$count - $whole"),
     Fault("class_thresholds", "rank rounded down", SOURCE, "$whole < $share ? $whole + 1 : $whole", "$whole"),
     Fault("class_thresholds", "numbers from 0 on", SOURCE, "$low = $bin == 0 ? 0 : $bin >", "$low = $bin >"),

@@ -10,7 +10,7 @@ CONTRASTIVE_BOUND_BACKWARD_KERNEL = "cuda/contrastive_bound_backward_kernel.h"
 SOURCE = "cuda/contrastive_bound_full.cu"
 
 FAULTS = [
-    Fault("contrastive_bound_full", "no barrier before the turned tile", KERNELS, "Acc(0);\n  }\n  __syncthreads();\n  for (int $i = threadIdx.y", "Acc(0);\n  }\n  for (int $i = threadIdx.y", quick=True),
+    Fault("contrastive_bound_full", "no barrier before the turned tile", KERNELS, "Acc(0);\n  }\n  __syncthreads();\n  for (int $i = threadIdx.y", "Acc(0);\n  }\n  for (int $i = threadIdx.y"),
     Fault("contrastive_bound_full", "norm of the first row only", KERNELS, "$row < $s.channels; $row += $s.parts", "$row < 1; $row += $s.parts"),
     Fault("contrastive_bound_full", "last part of the norm left out", KERNELS, "$part < $s.parts; ++$part", "$part < $s.parts - 1; ++$part"),
     Fault("contrastive_bound_full", "columns taken as dense", KERNELS, "from + $c * $m.column_stride", "from + $c"),

@@ -13,7 +13,7 @@ SOURCE = "cuda/lovasz_softmax.cu"
 
 FAULTS = [
     Fault("lovasz_softmax", "ignored rows below the cell", ROWS, "$block.inside && $block.row + r < $block.row_end;", "$block.inside;"),
-    Fault("lovasz_softmax", "powers of probabilities", ROWS, "$p.probabilities ? z : $power_of_two", "$power_of_two", quick=True),
+    Fault("lovasz_softmax", "powers of probabilities", ROWS, "$p.probabilities ? z : $power_of_two", "$power_of_two"),
     Fault("lovasz_softmax", "powers for probabilities", ROWS, "$unit[$r] = 1 / $unit[$r];", "$unit[$r] = 1;"),
     Fault("lovasz_softmax", "bins of an error one too high", BINS, "($at < $last ? $at : $last) : 0;", "($at < $last ? $at + 1 : $last) : 0;"),
     Fault("lovasz_softmax", "logits as probabilities", ROWS, "$probabilities ? 1 : 1.44269504088896340736", "1.44269504088896340736"),

@@ -7,7 +7,7 @@ from mutants.planted import Fault
 SOURCE = "cuda/pixel_mean.cu"
 
 FAULTS = [
-    Fault("pixel_mean", "every pixel counts", SOURCE, "    if (class_at($p.labels, $p.at($p.labels.grid, $pixel)) < 0) continue;\n", "", quick=True),
+    Fault("pixel_mean", "every pixel counts", SOURCE, "    if (class_at($p.labels, $p.at($p.labels.grid, $pixel)) < 0) continue;\n", ""),
     Fault("pixel_mean", "a pixel too many", SOURCE, "$pixel < $end; $pixel += kMeanThreads", "$pixel <= $end; $pixel += kMeanThreads"),
     Fault("pixel_mean", "the first pixel left out", SOURCE, "$pixel = $begin + threadIdx.x;", "$pixel = $begin + threadIdx.x + 1;"),
     Fault("pixel_mean", "one stretch for all", SOURCE, "$begin = blockIdx.x * $p.block_pixels;", "$begin = 0 * $p.block_pixels;"),

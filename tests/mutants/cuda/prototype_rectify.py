@@ -12,7 +12,7 @@ FAULTS = [
     Fault("prototype_rectify", "scores not scaled", SOURCE, "$key[$r] = x * $p.scale;", "$key[$r] = x;"),
     Fault("prototype_rectify", "shares below 0", SOURCE, "logarithm(x < 0 ? Acc(0) : x)", "logarithm(x)"),
     Fault("prototype_rectify", "shares below 0 as 1", SOURCE, "x < 0 ? Acc(0) : x", "x < 0 ? Acc(1) : x"),
-    Fault("prototype_rectify", "no logarithm", SOURCE, "$key[$r] + logarithm(x < 0 ? Acc(0) : x)", "$key[$r] + x", quick=True),
+    Fault("prototype_rectify", "no logarithm", SOURCE, "$key[$r] + logarithm(x < 0 ? Acc(0) : x)", "$key[$r] + x"),
     Fault("prototype_rectify", "the largest share", SOURCE, "const Acc $sum = $key[$r] + $logarithm", "const Acc $sum = $logarithm"),
     Fault("prototype_rectify", "any class where none has a share", SOURCE, "$best[$r] > $nothing ? $label[$r] : 255", "$best[$r] >= $nothing ? $label[$r] : 255"),
     Fault("prototype_rectify", "another no label", SOURCE, "$label[$r] : 255", "$label[$r] : 254"),

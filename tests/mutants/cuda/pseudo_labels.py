@@ -20,7 +20,7 @@ FAULTS = [
     Fault("pseudo_labels", "NaN is no largest", DENSE_STRIP, "x > $most || x != x;", "x > $most;"),
     Fault("pseudo_labels", "the quotient for a probability", DENSE_STRIP, "take($r, $k, x * $f, x, $key[$r]);", "take($r, $k, x * $f, x * $f, $key[$r]);"),
     Fault("pseudo_labels", "sum not divided", DENSE_STRIP, "$confidence[$r] /= $sum[$r];", "$confidence[$r] /= 1;"),
-    Fault("pseudo_labels", "a threshold that is met drops", SOURCE, "$confidence >= least", "$confidence > least", quick=True),
+    Fault("pseudo_labels", "a threshold that is met drops", SOURCE, "$confidence >= least", "$confidence > least"),
     Fault("pseudo_labels", "no threshold, a label", SOURCE, "kLeastThreshold = 1e-30;", "kLeastThreshold = 0.0;"),
     Fault("pseudo_labels", "no barrier before the thresholds", SOURCE, "__syncthreads();\n", "\n"),
     Fault("pseudo_labels", "another no label", SOURCE, "kNoLabel = 255;", "kNoLabel = 254;"),

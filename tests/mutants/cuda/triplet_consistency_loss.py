@@ -17,7 +17,7 @@ FAULTS = [
     Fault("triplet_consistency_loss", "rows without a loss", ROWS, "return $loss[$i * $loss_stride] > 0 && $t.", "return $t."),
     Fault("triplet_consistency_loss", "half the slope", ROWS, "const Acc $g = 2 * $b.grad", "const Acc $g = $b.grad"),
     Fault("triplet_consistency_loss", "negative partners among the positive ones", ROWS, "$b.keys[$b.t.rows + $i] = static_cast<$u32>($active ? $n", "$b.keys[$b.t.rows + $i] = static_cast<$u32>($active ? p"),
-    Fault("triplet_consistency_loss", "rows never go on from an earlier run", ROWS, "$begin > 0 && $b.keys[$begin - 1] == $b.keys[$begin]", "false", quick=True),
+    Fault("triplet_consistency_loss", "rows never go on from an earlier run", ROWS, "$begin > 0 && $b.keys[$begin - 1] == $b.keys[$begin]", "false"),
     Fault("triplet_consistency_loss", "sum of the rows before", ROWS, "    $sum = Pack<Acc, 4>{};\n", ""),
     Fault("triplet_consistency_loss", "one place for two sums", ROWS, "store_row($to, 2 * $run + !$before,", "store_row($to, 2 * $run,"),
     Fault("triplet_consistency_loss", "first run left out", ROWS, "part(2 * static_cast<$i64>($first) + 1);", "part(2 * static_cast<$i64>($first));"),
