@@ -16,6 +16,7 @@ import pytest
 
 needed.module("pytest_benchmark")
 
+pytestmark = pytest.mark.slow  # a session is ten seconds
 ROOT = Path(__file__).resolve().parents[2]
 ONE = [
     "benchmarks/ops/test_class_moments.py",
@@ -79,7 +80,6 @@ def test_a_steady_machine_reports(gate):
     assert "fastuda operators" in process.stdout and f"wrote {len(rows)} rows" in process.stdout
 
 
-@pytest.mark.slow
 def test_a_moving_machine_is_refused(gate, tmp_path):
     process, path = gate(80.0)
     assert process.returncode == 1 and not path.exists()
@@ -90,7 +90,6 @@ def test_a_moving_machine_is_refused(gate, tmp_path):
     assert str(kept) in process.stdout  # where every row still is
 
 
-@pytest.mark.slow
 def test_the_override_reports_but_marks_the_rows(gate):
     process, path = gate(80.0, "--ungated")
     assert process.returncode == 0 and "copy_gb_s moved" in process.stdout
@@ -127,7 +126,6 @@ def pytest_sessionstart(session):
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["raise", "hang", "abort"])
 def test_a_fault_in_one_row_loses_no_other(tmp_path, fault):
     """The session itself goes on, or the same command, given the same journal, goes on after the row that did it."""
@@ -147,7 +145,6 @@ def test_a_fault_in_one_row_loses_no_other(tmp_path, fault):
     assert {row["provider"] for row in json.loads(results.read_text())} == {"usual"}
 
 
-@pytest.mark.slow
 def test_the_process_starts_again_under_the_protocol(tmp_path):
     """Users type one command; the allocator's settings must be there before the process begins."""
     plugin = "import os\ndef pytest_sessionstart(session):\n    print({k: v for k, v in os.environ.items()})\n"
