@@ -37,12 +37,24 @@ def config(method: str = "sdca", *options: str) -> Config:
     return memory.arguments(["--method", method, *SMALL, *options])[1]
 
 
+class Forecasts(dict):
+    """Method -> its forecast, made when it is first asked for."""
+
+    def __missing__(self, method: str):
+        self[method] = forecast(config(method))
+        return self[method]
+
+
 @pytest.fixture(scope="module")
 def forecasts():
-    return {method: forecast(config(method)) for method in METHODS}
+    return Forecasts()
 
 
-@pytest.mark.parametrize("method", METHODS)
+SLOW_METHODS = [pytest.param(name, marks=pytest.mark.slow) for name in METHODS if name not in ("source", "sdca")]
+each_method = pytest.mark.parametrize("method", ["source", "sdca", *SLOW_METHODS])
+
+
+@each_method
 def test_every_stage_of_every_method(forecasts, method):
     found = forecasts[method]
     built = build_method(config(method), 19)
@@ -57,7 +69,7 @@ def test_every_stage_of_every_method(forecasts, method):
         assert ("evaluation" in parts) == bool(stage.row or stage.prepared_row)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@each_method
 def test_no_step_waits_for_the_device(forecasts, method):
     read = [(phase, line) for phase, line in forecasts[method].reads if phase.step and not HOST.search(line)]
     assert read == []
@@ -74,6 +86,7 @@ def test_parameters_gradients_and_momentum_are_as_many(forecasts):
     assert "optimizer" not in first.kinds and "gradients" not in first.kinds
 
 
+@pytest.mark.slow
 def test_the_teacher_and_the_bank_are_told(forecasts):
     kinds = forecasts["cpsl"].owner.kinds
     built = build_method(config("cpsl"), 19)
@@ -82,6 +95,7 @@ def test_the_teacher_and_the_bank_are_told(forecasts):
     assert any(s.module == "bank.features_buffer" for s in forecasts["cpsl"].owner.alive)
 
 
+@pytest.mark.slow
 def test_settings_move_the_peak():
     plain = forecast(config())
     assert forecast(config("sdca", "--model.checkpointing")).owner.bytes < plain.owner.bytes
@@ -106,6 +120,7 @@ def test_accumulation_meets_the_gradients_of_the_batch_before():
     assert again.owner.bytes > forecast(one).owner.bytes
 
 
+@pytest.mark.slow
 def test_remedies_are_forecasts_of_the_changed_run():
     given = config("sdca", "--batch", "2")
     found = forecast(given)
