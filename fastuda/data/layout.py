@@ -21,7 +21,7 @@ Size = tuple[int, int]
 
 
 class Layout:
-    """Every fact about one kind of data set. docs/extending-layouts.md shows one that lives outside this package.
+    """Every fact about one kind of data set. docs/extending.md shows one that lives outside this package.
 
     A data set of a directory of images and a directory of labels states its attributes only; one with other rules
     overrides ``entries``. Nothing here may open, list or look for label files of an unlabelled data set.
