@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import os
 import re
-import sys
 
+from fastuda._outside import import_object
 from fastuda.data.config import close_name
 from fastuda.methods.config import Recipe
 from fastuda.methods.cpsl import CPSL
@@ -43,7 +41,7 @@ def find_method(name: str) -> type[Method]:
             f"--method '{name}' is not one of {', '.join(METHODS)}, and no package.module:Class"
             f"{close_name(name, METHODS)}"
         )
-    found = _imported(name)
+    found = import_object(name, "--method")
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise ValueError(f"--method {name}: this is no subclass of fastuda.methods.Method")
     missing = [part for part in ("stages", "networks") if getattr(getattr(found, part), "__isabstractmethod__", False)]
@@ -51,23 +49,6 @@ def find_method(name: str) -> type[Method]:
         raise ValueError(f"--method {name}: the class does not define {' and '.join(f'{part}()' for part in missing)}")
     _check_config(name, found)
     return found
-
-
-def _imported(name: str) -> object:
-    module_name, _, attribute = name.partition(":")
-    if not all(part.isidentifier() for part in [*module_name.split("."), attribute]):
-        raise ValueError(f"--method '{name}' must have the form package.module:Class")
-    # The command `fastuda` does not search the directory that it is called in, as `python -m` does.
-    if not {"", os.getcwd()} & set(sys.path):
-        sys.path.append(os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # whatever the module's own code raises
-        reason = " ".join(str(error).split())
-        raise ValueError(f"--method {name}: cannot import {module_name} ({type(error).__name__}: {reason})") from error
-    if not hasattr(module, attribute):
-        raise ValueError(f"--method {name}: {module_name} ({module.__file__}) has no {attribute}")
-    return getattr(module, attribute)
 
 
 def _check_config(name: str, method: type[Method]) -> None:
