@@ -195,7 +195,6 @@ class PixelContract:
                     if self.loss is None:  # a definition under autograd need not survive it
                         torch.testing.assert_close(self.reference(dirty, labels, 3, setting), clean)
 
-    @pytest.mark.slow
     @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
     @given(data=st.data())
     def test_any_shape(self, data):

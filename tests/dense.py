@@ -235,7 +235,6 @@ class DenseContract:
                 clean = self.each(lay_out(scores, layout), labels, setting)
                 self.same(self.each(lay_out(dirty, layout), labels, setting), clean, f"it holds an ignored {value}")
 
-    @pytest.mark.slow
     @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
     @given(data=st.data())
     def test_any_shape(self, data):

@@ -18,6 +18,8 @@ import pytest
 TESTS = Path(__file__).resolve().parent
 # Folder -> how many cases of a test function are quick.
 QUICK_CASES = {"ops": 4, "cuda": 6, "kernels/interpreted": 1}
+# These trace an operator again for each case, which takes seconds: one is quick.
+TRACED = ("test_compile_fullgraph", "test_opcheck")
 # Triton's interpreter takes a second for each case: of a file there, the tests that count which launchers ran (they
 # have the fixture ``served``) and the first functions.
 QUICK_FUNCTIONS = {"kernels/interpreted": 3}
@@ -54,7 +56,7 @@ def mark(items: Sequence[pytest.Item]) -> None:
     order: dict[Path, list[str]] = defaultdict(list)
     for (path, name), cases in functions.items():
         folder = folder_of(cases[0])
-        quick = spread(len(cases), QUICK_CASES[folder])
+        quick = spread(len(cases), 1 if name.endswith(TRACED) else QUICK_CASES[folder])
         if folder in QUICK_FUNCTIONS and "served" not in cases[0].fixturenames:
             order[path].append(name)
             quick = quick if len(order[path]) <= QUICK_FUNCTIONS[folder] else set()
