@@ -278,20 +278,34 @@ __global__ void __launch_bounds__(kCellThreads, kCellBlocks<Accumulate<T>>) lova
         for (int r = 0; r < kCellRows; ++r)
           if (rows.label[r] >= 0) mean[r] = p.mean[p.pixel(block, r)];
       }
-      const auto slope = [&](int k, int r, Acc z, Acc& part) {
-        if (rows.label[r] < 0 || !(kRest || p.totals[k] > 0)) return false;
-        const Acc probability = rows.probability(p, r, z);
-        if constexpr (kRest) {
-          part = -probability * mean[r];
-        } else {
-          part = p.toward[static_cast<i64>(k - p.first) * p.pixels + p.pixel(block, r)];
-          if (!p.probabilities) part *= probability;
-          mean[r] += part;
+      // CellBlock::bring is not used here: with it the kernels in double take two registers more.
+      for (int group = kRest ? 0 : p.first; group < end; group += kCellGroup) {
+        const int count = end - group < kCellGroup ? end - group : kCellGroup;
+#pragma unroll 1
+        for (int i = 0; i < count; ++i) {
+          const int k = group + i;
+          const bool present = kRest || p.totals[k] > 0;
+          Acc a, d, sum = 0, below = 0;
+          block.ends(k, a, d);
+#pragma unroll
+          for (int r = 0; r < kCellRows; ++r) {
+            if (!present || rows.label[r] < 0) continue;
+            const Acc probability = rows.probability(p, r, a + block.weight[r] * d);
+            Acc slope;
+            if constexpr (kRest) {
+              slope = -probability * mean[r];
+            } else {
+              slope = p.toward[static_cast<i64>(k - p.first) * p.pixels + p.pixel(block, r)];
+              if (!p.probabilities) slope *= probability;
+              mean[r] += slope;
+            }
+            sum += slope;
+            below += slope * block.weight[r];
+          }
+          block.keep(i, sum, below);
         }
-        return true;
-      };
-      const bool first_chunk = !kRest && columns == 0 && chunk == 0;
-      block.bring(p.partials, kRest ? 0 : p.first, end, columns, first_chunk, slope, [](int, Acc&, Acc&) {});
+        block.gather(p.partials, group, count, columns, !kRest && columns == 0 && chunk == 0);
+      }
       if constexpr (!kRest) {
         if (p.probabilities) continue;
 #pragma unroll
