@@ -25,6 +25,8 @@ from fastuda.train.work_dir import after_restart
 RUNS = [("sdca", 2), *(pytest.param(*run, marks=pytest.mark.slow) for run in (("sdca", 3), ("drsl+", 2)))]
 # Of a loss, relative. Sums and draws are the same, but a pixel that rounds to another label draws other triplets.
 BOUNDS = {"sdca": 1e-4, "drsl+": 1e-2}
+# The one loss that is a tenth of the others and made of those triplets alone.
+TRIPLETS, TRIPLETS_BOUND = "loss_consistency", 5e-2
 NO_STEPS = [f"--{stage}.schedule.iterations=0" for stage in ("warm-up", "sdca", "sdca.self-training")]
 
 
@@ -102,8 +104,9 @@ def assert_same_curve(found: Path, expected: Path, method: str = "sdca") -> None
     left, right = losses(found), losses(expected)
     assert left.keys() == right.keys() and right
     differ = {key: abs(left[key] - value) / max(abs(value), 1e-3) for key, value in right.items()}
-    worst = max(differ, key=differ.get)
-    assert differ[worst] < BOUNDS[method], (worst, left[worst], right[worst])
+    bounds = {key: TRIPLETS_BOUND if key[-1] == TRIPLETS else BOUNDS[method] for key in differ}
+    worst = max(differ, key=lambda key: differ[key] / bounds[key])
+    assert differ[worst] < bounds[worst], (worst, left[worst], right[worst])
 
 
 def state(work_dir: Path) -> dict:
