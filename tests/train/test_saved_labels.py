@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ from PIL import Image
 from rich.console import Console
 
 from fastuda.data.stream import TrainStream
+from fastuda.train import step
 from fastuda.train.config import from_dict
 from fastuda.train.inputs import Inputs
-from fastuda.train.loop import Config, Run, train
+from fastuda.train.loop import Config, train
 from fastuda.train.signals import Interrupted
 
 ONE = {"iterations": 1, "learning_rate": 0.01, "batch": 2}
@@ -32,15 +34,15 @@ def interrupted_run(tiny: Path, work_dir: Path, method: str, monkeypatch, size=(
     task["data"]["target"]["size"] = list(size)
     task["checkpoint_every"] = 1
     config = from_dict(Config, task, "tiny")
-    losses = Run.losses
+    losses_of = step.losses_of
 
-    def stopping(run, stage, *rest):
-        yield from losses(run, stage, *rest)
+    def stopping(stage, *rest):
+        yield from losses_of(stage, *rest)
         if stage.target and (stage.target.labels == "pseudo" or stage.target.scores):
-            run.signals.received = 15
+            signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "losses", stopping)
+        patch.setattr(step, "losses_of", stopping)
         with pytest.raises(Interrupted):
             train(config, Console(quiet=True))
     return from_dict(Config, {"resume": True}, "resume", base=config)
