@@ -10,11 +10,6 @@ CARLA = (  # CARLA 0.9.14 and later
     "vegetation", "terrain", "sky", "pedestrian", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",
     "static", "dynamic", "other", "water", "road line", "ground", "bridge", "rail track", "guard rail",
 )
-CARLA_OLD = (  # before 0.9.14
-    "unlabelled", "building", "fence", "other", "pedestrian", "pole", "road line", "road", "sidewalk", "vegetation",
-    "vehicle", "wall", "traffic sign", "sky", "ground", "bridge", "rail track", "guard rail", "traffic light",
-    "static", "dynamic", "water", "terrain",
-)
 CITYSCAPES_IDS = {
     7: "road", 8: "sidewalk", 9: "parking", 10: "rail track", 11: "building", 12: "wall", 13: "fence", 14: "guard rail",
     15: "bridge", 16: "tunnel", 17: "pole", 18: "polegroup", 19: "traffic light", 20: "traffic sign", 21: "vegetation",

@@ -37,7 +37,7 @@ def label(value: float, digits: int = 4) -> str:
 
 
 def labels(values: Sequence[float]) -> list[str]:
-    """Numbers for an axis, with as many digits as tell them apart."""
+    """Numbers for an axis, with as many digits as make them differ."""
     found: list[str] = []
     for digits in range(3, 12):
         found = [label(value, digits) for value in values]

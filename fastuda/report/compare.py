@@ -30,7 +30,7 @@ def comparison_page(runs: Sequence[RunFiles]) -> str:
 
 
 def unique_names(runs: Sequence[RunFiles]) -> list[str]:
-    """The directories' names; with as many directories above as tell them apart."""
+    """The directories' names; with as many directories above as make them differ."""
     for depth in range(1, max(len(run.directory.resolve().parts) for run in runs) + 1):
         names = ["/".join(run.directory.resolve().parts[-depth:]) for run in runs]
         if len(set(names)) == len(names):

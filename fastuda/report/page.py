@@ -126,7 +126,7 @@ def score_charts(run: RunFiles, marks: Sequence[tuple[int, str]]) -> list[Html]:
     means = {name: found.pop(name) for name in SCORES if name in found}
     classes = {key.removeprefix("iou: "): found.pop(key) for key in list(found) if key.startswith("iou: ")}
     drawn = [line_chart("mIoU and accuracies", means, marks, dots=True)]
-    size = -(-len(classes) // max(1, -(-len(classes) // len(COLOURS))))  # of equal groups that colours can tell apart
+    size = -(-len(classes) // max(1, -(-len(classes) // len(COLOURS))))  # equal groups, one colour a class
     for start in range(0, len(classes), max(1, size)):
         part = dict(list(classes.items())[start : start + size])
         drawn.append(line_chart(f"IoU of classes {start + 1} to {start + len(part)}", part, marks, dots=True))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fastuda.data.classes import ClassSet, class_set
-from fastuda.data.config import load_yaml
+from fastuda.data.strict import load_yaml
 from fastuda.report.charts import Points
 
 NOT_CURVES = {"iteration", "stage", "step"}
